@@ -1,0 +1,336 @@
+"""The Raft core: pysyncobj's `SyncObj`, ticked by us. The only file that knows the library's private names.
+
+Private names change without notice, so the version is pinned and checked: an upgrade must be read before it is used
+(`tests/defects/test_version.py`). The library runs with its own thread, sockets, files, pickles and timers switched
+off; what is left is the protocol.
+
+Time: the library reads a clock from its module. `_Ambient` is that clock, and shows the time of whichever core is at
+work, so that many cores can live in one process, in virtual time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pysyncobj.syncobj as library
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj.journal import Journal
+from pysyncobj.node import Node
+from pysyncobj.version import VERSION
+
+from raftlog.config import Timing
+from raftlog.errors import ConfigError
+from raftlog.guard import Guard, Wire
+from raftlog.journal import RaftJournal
+from raftlog.machine import ENTRY_BYTES_MAX
+from raftlog.port import Member
+from raftlog.snapshots import SnapshotMeta
+from raftlog.transfers import Transfers
+
+__all__ = ["APPEND_BYTES_MAX", "LIBRARY_VERSION", "Proposed", "RaftCore", "adapt_library"]
+
+LIBRARY_VERSION = "0.3.17"
+APPEND_BYTES_MAX = 2 * ENTRY_BYTES_MAX  # an append carries at least one entry, and never an entry in pieces
+APPLY_ENTRIES_MAX = 256  # a tick: what is left follows in the next one, so that no tick holds the loop for long
+TICK_SLACK_S = 0.0005  # the library compares strictly: a tick exactly on time would do nothing
+NEVER_S = 1e12
+
+Proposed = Callable[[Any, int], None]
+"""Called once with (results, SUCCESS) or (None, FAIL_REASON): the entry was applied, or never entered the log."""
+
+
+class MemberNode(Node):  # type: ignore[misc]  # the library has no types
+    """A replica as the library sees it: equal by name, hashed alike in every process."""
+
+    def __init__(self, identity: Any) -> None:
+        if isinstance(identity, str):
+            identity = (identity, "")
+        super().__init__(identity[0])
+        self.address = identity[1]
+        self._hash = int.from_bytes(identity[0].encode()[-7:], "big")
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and self.id == other.id
+
+
+class _Codec:
+    """In the place of `pickle`: only membership entries still pass through it."""
+
+    @staticmethod
+    def dumps(value: Any, protocol: int | None = None) -> bytes:  # noqa: ARG004  # the library's signature
+        return bytes(msgpack.packb(value, default=lambda node: [node.id, node.address]))
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return msgpack.unpackb(data)
+
+
+class _Ambient:
+    """The clock of whichever core is at work."""
+
+    def __init__(self) -> None:
+        self.clock: Callable[[], float] = library.monotonicTime
+
+    def now(self) -> float:
+        return self.clock()
+
+
+class _NoPoller:
+    """The library polls its sockets at the end of each tick; it has none."""
+
+    def poll(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+
+_AMBIENT = _Ambient()
+
+
+def adapt_library() -> None:
+    """Replace what the library takes from its module: journals, pickles and the clock. Idempotent.
+
+    Raises: ConfigError unless the installed library is the one that was read.
+    """
+    if VERSION != LIBRARY_VERSION:
+        raise ConfigError(f"pysyncobj {VERSION} is installed; only {LIBRARY_VERSION} has been read and adapted")
+    library.createJournal = _pass_through
+    library.pickle = _Codec
+    library.monotonicTime = _AMBIENT.now
+
+
+def _pass_through(journal: Journal) -> Journal:
+    return journal
+
+
+def _settings(journal: RaftJournal, timing: Timing, on_state: Callable[[int, int], None]) -> SyncObjConf:
+    return SyncObjConf(
+        autoTick=False,
+        journalFile=journal,
+        appendEntriesUseBatch=True,
+        appendEntriesPeriod=timing.heartbeat_s,
+        appendEntriesBatchSizeBytes=APPEND_BYTES_MAX,
+        raftMinTimeout=timing.election_min_s,
+        raftMaxTimeout=timing.election_max_s,
+        leaderFallbackTimeout=timing.lease_s,
+        connectionTimeout=NEVER_S,
+        commandsWaitLeader=False,
+        dynamicMembershipChange=True,
+        logCompactionMinEntries=1 << 62,
+        logCompactionMinTime=NEVER_S,
+        onStateChanged=on_state,
+        useFork=False,
+    )
+
+
+class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
+    """One replica's protocol state. Nothing here waits, writes or sends; `tick` and `receive` are its only motion."""
+
+    def __init__(
+        self,
+        name: str,
+        members: tuple[Member, ...],
+        timing: Timing,
+        journal: RaftJournal,
+        wire: Wire,
+        transfers: Transfers,
+        *,
+        clock: Callable[[], float],
+        dice: random.Random,
+        apply: Callable[[int, bytes], list[Any]],
+        on_state: Callable[[], None],
+        on_members: Callable[[], None],
+    ) -> None:
+        adapt_library()
+        self._clock, self._dice = clock, dice
+        self._journal, self._wire, self._transfers = journal, wire, transfers
+        self._apply, self._on_state, self._on_members = apply, on_state, on_members
+        self.guard: Guard
+        self._enter()
+        nodes = {member.name: MemberNode((member.name, member.address)) for member in members}
+        own = nodes.pop(name, None) or MemberNode(name)
+        settings = _settings(journal, timing, self._state_changed)
+        super().__init__(own, list(nodes.values()), settings, nodeClass=MemberNode, transportClass=self._make_guard)
+        self._poller = _NoPoller()
+        self._SyncObj__serializer = transfers
+        self._SyncObj__raftLastApplied = journal.getRaftCommitIndex()
+        # The library learns of membership entries when it appends them; those on the disk were appended before.
+        for command, _, _ in journal[2:]:
+            if command[0] == library._COMMAND_TYPE.MEMBERSHIP:  # noqa: SLF001
+                self._SyncObj__doChangeCluster(_Codec.loads(command[1:]))
+
+    def _make_guard(self, _core: Any, _own: Any, _others: Any) -> Guard:
+        self.guard = Guard(self, self._journal, self._wire)
+        self.guard.addNode = self.guard.dropNode = lambda _node: self._on_members()
+        return self.guard
+
+    # Motion ----------------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        _AMBIENT.clock = self._clock
+
+    def receive(self, peer: str, message: dict[str, Any]) -> None:
+        """One message from an authenticated peer, through the guard."""
+        self._enter()
+        self.guard.receive(peer, message)
+
+    def tick(self) -> None:
+        """Elections, commit index, application, heartbeats, and entries that were proposed since the last tick."""
+        self._enter()
+        last, commit = self._journal.last_index, self.commit_index
+        self.doTick(0)
+        news = self._journal.last_index != last or self.commit_index != commit or self.guard.behind
+        if news and self.leading:
+            self.guard.behind = False
+            self._SyncObj__sendAppendEntries()  # the library would wait for the next heartbeat
+
+    def flushed(self) -> None:
+        """A batch of the journal became durable."""
+        self._enter()
+        self._journal.synced()
+        self.guard.flush_done()
+
+    def connected(self, peer: str) -> None:
+        """A peer can be reached. A leader talks to it at once."""
+        self._enter()
+        self.guard._onNodeConnected(self.node(peer))  # noqa: SLF001  # how a transport reports, by its design
+        if self.leading:
+            self._SyncObj__newAppendEntriesTime = self._clock() - 1
+
+    def disconnected(self, peer: str) -> None:
+        """A peer cannot be reached any more. If it led, it has most likely died: stand for election soon.
+
+        Standing early is safe at any time; it only costs a term if the leader lives (section 5.2).
+        """
+        self._enter()
+        self.guard._onNodeDisconnected(self.node(peer))  # noqa: SLF001
+        if not self.leading and self.leader == peer:
+            heartbeat = self.conf.appendEntriesPeriod
+            soon = self._clock() + heartbeat * (0.5 + self._dice.random())
+            self._SyncObj__raftElectionDeadline: float = min(self._SyncObj__raftElectionDeadline, soon)
+
+    def wake_at(self) -> float:
+        """When the next tick is due if nothing happens before (clock seconds)."""
+        if self.commit_index > self.applied_index and self._journal.durable_index > self.applied_index:
+            return self._clock()
+        if self.leading:
+            return float(self._SyncObj__newAppendEntriesTime) + TICK_SLACK_S
+        if self.hasQuorum:
+            return float(self._SyncObj__raftElectionDeadline) + TICK_SLACK_S
+        return self._clock() + float(self.conf.raftMinTimeout)
+
+    def propose(self, entry: bytes, proposed: Proposed) -> None:
+        """Queue one entry for the next tick; the caller has checked that we lead."""
+        self._applyCommand(entry, proposed, library._COMMAND_TYPE.REGULAR)  # noqa: SLF001
+
+    def propose_member(self, member: Member, *, add: bool, proposed: Proposed) -> None:
+        """Queue a membership change for the next tick; REQUEST_DENIED while another one is open."""
+        change = ["add" if add else "rem", member.name, [member.name, member.address]]
+        self._applyCommand(_Codec.dumps(change), proposed, library._COMMAND_TYPE.MEMBERSHIP)  # noqa: SLF001
+
+    def install(self, meta: SnapshotMeta) -> None:
+        """Begin again from a snapshot that the leader sent, already restored into the state machine."""
+        self._journal.rebase(meta)
+        self._SyncObj__raftLastApplied = meta.index
+        self._SyncObj__raftCommitIndex = max(self.commit_index, meta.index)
+        self.adopt_members(meta.members)
+
+    def adopt_members(self, members: tuple[Member, ...]) -> None:
+        """The membership as of a snapshot."""
+        nodes = [MemberNode((member.name, member.address)) for member in members if member.name != self.selfNode.id]
+        self._SyncObj__updateClusterConfiguration(nodes)
+        self._on_members()
+
+    # What others ask -------------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        return int(self._SyncObj__raftCurrentTerm)
+
+    @property
+    def leading(self) -> bool:
+        return bool(self._isLeader())
+
+    @property
+    def leader(self) -> str | None:
+        """Whom this node believes to lead; it may be out of date."""
+        node = self._getLeader()
+        return None if node is None else str(node.id)
+
+    @property
+    def commit_index(self) -> int:
+        return int(self._SyncObj__raftCommitIndex)
+
+    @property
+    def applied_index(self) -> int:
+        return int(self._SyncObj__raftLastApplied)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a leader has applied the first entry of its own term, and so every entry before it."""
+        return self.leading and self.applied_index >= self._SyncObj__noopIDx
+
+    def members(self) -> tuple[Member, ...]:
+        """The replicas as of the last membership entry in the log, this one included, by name."""
+        nodes = [self.selfNode, *self.otherNodes]
+        return tuple(sorted((Member(node.id, node.address) for node in nodes), key=lambda member: member.name))
+
+    def node(self, name: str) -> MemberNode:
+        return MemberNode(name)
+
+    def is_member(self, name: str) -> bool:
+        return MemberNode(name) in self._SyncObj__otherNodes
+
+    def next_index(self, name: str) -> int:
+        return int(self._SyncObj__raftNextIndex.get(MemberNode(name), 0))
+
+    def set_next_index(self, name: str, index: int) -> None:
+        self._SyncObj__raftNextIndex[MemberNode(name)] = index
+
+    @property
+    def transfers(self) -> Transfers:
+        return self._transfers
+
+    @property
+    def membership_open(self) -> bool:
+        """Whether a membership entry is in the log that is not applied yet."""
+        ahead = self._journal.slice(self.applied_index + 1, self._journal.last_index - self.applied_index)
+        return any(command[0] == library._COMMAND_TYPE.MEMBERSHIP for command, _, _ in ahead)  # noqa: SLF001
+
+    # What the library calls ------------------------------------------------------------------------------
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        """In the place of the library's loop: never beyond our own disk, and exactly once an entry.
+
+        The library's advances only after the callback, so an exception there applies an entry again, for ever.
+        """
+        reachable = min(self.commit_index, self._journal.durable_index)
+        count = min(reachable - self.applied_index, APPLY_ENTRIES_MAX)
+        if count > 0:
+            for command, index, term in self._journal.slice(self.applied_index + 1, count):
+                results = self._apply_entry(index, command)
+                self._SyncObj__raftLastApplied = index
+                for proposed_term, proposed in self._SyncObj__commandsWaitingCommit.pop(index, ()):
+                    if proposed_term == term:
+                        proposed(results, FAIL_REASON.SUCCESS)
+        return False
+
+    def _apply_entry(self, index: int, command: bytes) -> Any:
+        """Membership entries took effect when they were appended (Ongaro's thesis, section 4.1)."""
+        return self._apply(index, command[1:]) if command[0] == library._COMMAND_TYPE.REGULAR else None  # noqa: SLF001
+
+    def _state_changed(self, _old: int, new: int) -> None:
+        if new != library._RAFT_STATE.LEADER:  # noqa: SLF001
+            self._SyncObj__commandsWaitingCommit.clear()
+        self._on_state()
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        """Snapshots are taken by the node, off the loop."""
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
+        conf = self.conf
+        return float(conf.raftMinTimeout + (conf.raftMaxTimeout - conf.raftMinTimeout) * self._dice.random())

@@ -1,0 +1,109 @@
+"""The port to one directory of a disk: append, sync, rename, and nothing that hides when data is durable.
+
+POSIX promises little (fsync(2), rename(2)): appended bytes survive a power cut once the *file* is synced, a new,
+renamed or removed name once its *directory* is. `RealDisk` is the operating system; the tests have a disk that
+forgets everything that was not synced. Every call blocks; callers run them off the event loop.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["Disk", "File", "RealDisk"]
+
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+
+
+class File(Protocol):
+    """A file open for appending."""
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` at the end. Durable only after `sync`. Raises OSError."""
+
+    def sync(self) -> None:
+        """Make the content durable, including the length (fdatasync). Raises OSError; never call it again then."""
+
+    def close(self) -> None:
+        """Give the handle back, without syncing."""
+
+
+class Disk(Protocol):
+    """One directory, owned by one process. Names are plain file names. Every method raises OSError."""
+
+    def names(self) -> list[str]:
+        """The names in the directory, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """The whole content of a file."""
+
+    def open(self, name: str) -> File:
+        """Open for appending; a file that is not there is created (its name durable after `sync_directory`)."""
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file to `size` bytes and make that durable."""
+
+    def replace(self, old: str, new: str) -> None:
+        """Rename atomically, over an existing `new` too; durable after `sync_directory`."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; durable after `sync_directory`."""
+
+    def sync_directory(self) -> None:
+        """Make created, renamed and removed names durable."""
+
+
+class _RealFile:
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _FILE_MODE)
+
+    def append(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class RealDisk:
+    """A directory of the operating system, created if it is not there."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"RealDisk({str(self._path)!r})"
+
+    def names(self) -> list[str]:
+        return sorted(entry.name for entry in self._path.iterdir())
+
+    def read(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+    def open(self, name: str) -> File:
+        return _RealFile(self._path / name)
+
+    def truncate(self, name: str, size: int) -> None:
+        with (self._path / name).open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+
+    def replace(self, old: str, new: str) -> None:
+        (self._path / old).replace(self._path / new)
+
+    def remove(self, name: str) -> None:
+        (self._path / name).unlink()
+
+    def sync_directory(self) -> None:
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,233 @@
+"""A write-ahead log of opaque batches: checksummed, append-only, crash-safe. One write and one sync a batch.
+
+Owns the bytes on the disk and what a crash may leave of them; knows nothing of what a batch means.
+
+    file       <prefix>-<generation, 10 digits>.wal
+    file       = batch*                 the first batch is the header, the second the checkpoint of `rotate`
+    batch      = magic  kind  length  sequence  crc32  payload      (little endian, `_HEAD`)
+
+**One batch is in flight at a time**, and the next is written only after the last was synced. So a crash can tear
+the last batch and no other. What recovery finds at the first batch that does not verify:
+
+- nothing valid behind it: that is the torn tail. It was never synced, so nobody was told of it; it is cut off.
+- a *valid batch with a later sequence number* behind it: the bad batch had been synced, and what it promised is
+  lost. That is corruption, and the log refuses to open (file and offset are in the error).
+
+Damage to the very last batch cannot be told from a torn tail by any log that syncs in place; replication is what
+protects from that.
+
+**Generations.** `rotate(checkpoint)` starts a new file whose checkpoint stands for everything before it, makes it
+durable, and only then removes the old file. A crash in between leaves both; the newest one with a whole
+checkpoint wins.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from raftlog.disk import Disk, File
+from raftlog.errors import ConfigError, Corrupt, DiskFailed, invariant
+
+__all__ = ["BATCH_BYTES_MAX", "WAL_VERSION", "WriteAheadLog"]
+
+WAL_VERSION = 1
+BATCH_BYTES_MAX = 1 << 30
+
+_MAGIC = b"\xc7WAL"
+_HEAD = struct.Struct("<4sBIQI")  # magic, kind, payload length, sequence, crc32 of kind + sequence + payload
+_HEADER, _CHECKPOINT, _BATCH = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    kind: int
+    sequence: int
+    payload: bytes
+    end: int
+
+
+def _encode(kind: int, sequence: int, payload: bytes) -> bytes:
+    invariant(len(payload) <= BATCH_BYTES_MAX, "a batch is larger than the format allows")
+    return _HEAD.pack(_MAGIC, kind, len(payload), sequence, _checksum(kind, sequence, payload)) + payload
+
+
+def _checksum(kind: int, sequence: int, payload: bytes | memoryview) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<BQ", kind, sequence)))
+
+
+def _decode(data: bytes, offset: int) -> _Batch | None:
+    """The batch at `offset`, or None if there is no whole, verified batch."""
+    if len(data) - offset < _HEAD.size:
+        return None
+    magic, kind, length, sequence, crc = _HEAD.unpack_from(data, offset)
+    start, end = offset + _HEAD.size, offset + _HEAD.size + length
+    if magic != _MAGIC or end > len(data):
+        return None
+    payload = data[start:end]
+    if _checksum(kind, sequence, payload) != crc:
+        return None
+    return _Batch(kind, sequence, payload, end)
+
+
+def _later_batch(data: bytes, offset: int, sequence: int) -> bool:
+    """Whether a valid batch of `sequence` or later stands anywhere behind `offset`."""
+    at = data.find(_MAGIC, offset + 1)
+    while at >= 0:
+        batch = _decode(data, at)
+        if batch is not None and batch.sequence >= sequence:
+            return True
+        at = data.find(_MAGIC, at + 1)
+    return False
+
+
+class WriteAheadLog:
+    """The log in one directory under one `prefix`. Call `recover` first, to its end; all calls block.
+
+    `header` says whose log it is (e.g. cluster and node); a log with another header is refused with ConfigError.
+    """
+
+    def __init__(self, disk: Disk, prefix: str, header: dict[str, Any]) -> None:
+        self._disk = disk
+        self._prefix = prefix
+        self._header = header
+        self._name = re.compile(re.escape(prefix) + r"-(\d{10})\.wal")
+        self._generation = 0
+        self._sequence = 0
+        self._file: File | None = None
+        self._bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the current generation."""
+        return self._bytes
+
+    def recover(self) -> list[bytes]:
+        """Every durable payload of the newest whole generation, in order, its checkpoint first.
+
+        Cuts a torn tail, removes what a crash left of other generations, and leaves the log ready for `write`.
+
+        Raises: Corrupt, ConfigError (the log belongs to another owner or format version), DiskFailed.
+        """
+        try:
+            payloads = self._recover()
+        except OSError as error:
+            raise DiskFailed(f"cannot recover the log {self._prefix!r}: {error}") from error
+        return payloads
+
+    def write(self, payload: bytes) -> None:
+        """Append one batch and make it durable. Raises DiskFailed; the log cannot be used any more then."""
+        file = self._writable()
+        data = _encode(_BATCH, self._sequence, payload)
+        self._file = None  # only a write that ended well gives the handle back
+        try:
+            file.append(data)
+            file.sync()
+        except OSError as error:
+            raise DiskFailed(f"cannot write the log {self._prefix!r}: {error}") from error
+        self._file = file
+        self._sequence += 1
+        self._bytes += len(data)
+
+    def rotate(self, checkpoint: bytes) -> None:
+        """Start a new generation in which `checkpoint` stands for all that was written. Raises DiskFailed."""
+        self._writable().close()
+        self._file = None
+        old = self._generation
+        try:
+            self._create(old + 1, checkpoint)
+            self._disk.remove(self._file_name(old))
+            self._disk.sync_directory()
+        except OSError as error:
+            self._file = None
+            raise DiskFailed(f"cannot rotate the log {self._prefix!r}: {error}") from error
+
+    def close(self) -> None:
+        """Give the file back. What was written stays durable."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _writable(self) -> File:
+        if self._file is None:
+            raise DiskFailed(f"the log {self._prefix!r} is closed, or an earlier write to it failed")
+        return self._file
+
+    def _file_name(self, generation: int) -> str:
+        return f"{self._prefix}-{generation:010d}.wal"
+
+    def _create(self, generation: int, checkpoint: bytes | None) -> None:
+        header = msgpack.packb({"wal": WAL_VERSION, **self._header})
+        data = _encode(_HEADER, self._sequence, header)
+        self._sequence += 1
+        if checkpoint is not None:
+            data += _encode(_CHECKPOINT, self._sequence, checkpoint)
+            self._sequence += 1
+        file = self._disk.open(self._file_name(generation))
+        file.append(data)
+        file.sync()
+        self._disk.sync_directory()
+        self._file, self._generation, self._bytes = file, generation, len(data)
+
+    def _recover(self) -> list[bytes]:
+        generations = sorted(int(m[1]) for m in map(self._name.fullmatch, self._disk.names()) if m)
+        while generations:
+            newest = generations.pop()
+            data = self._disk.read(self._file_name(newest))
+            batches, end = self._verified(newest, data)
+            if self._is_whole(batches, first=newest == 1):
+                return self._adopt(newest, generations, data, batches, end)
+            if newest > 1 and not generations:
+                raise Corrupt(self._file_name(newest), end, "its checkpoint is damaged and no older file is left")
+            self._disk.remove(self._file_name(newest))  # born in the crash; its predecessor still holds everything
+            self._disk.sync_directory()
+        self._create(1, None)
+        return []
+
+    @staticmethod
+    def _is_whole(batches: list[_Batch], *, first: bool) -> bool:
+        """Whether a file holds what its creation wrote: a header and, but for the first file, a checkpoint."""
+        return bool(batches) and (first or len(batches) > 1)
+
+    def _verified(self, generation: int, data: bytes) -> tuple[list[_Batch], int]:
+        name = self._file_name(generation)
+        batches = list(self._scan(name, data))
+        end = batches[-1].end if batches else 0
+        expected = batches[-1].sequence + 1 if batches else 0
+        if end < len(data) and _later_batch(data, end, expected):
+            raise Corrupt(name, end, "a batch does not verify, but a later one does")
+        return batches, end
+
+    def _scan(self, name: str, data: bytes) -> Iterator[_Batch]:
+        offset, expected = 0, None
+        while (batch := _decode(data, offset)) is not None:
+            if expected is not None and batch.sequence != expected:
+                raise Corrupt(name, offset, f"batch {batch.sequence} where {expected} was expected")
+            yield batch
+            offset, expected = batch.end, batch.sequence + 1
+
+    def _adopt(self, generation: int, older: list[int], data: bytes, batches: list[_Batch], end: int) -> list[bytes]:
+        self._check_header(self._file_name(generation), batches[0])
+        if end < len(data):
+            self._disk.truncate(self._file_name(generation), end)
+        for left in older:
+            self._disk.remove(self._file_name(left))
+        self._disk.sync_directory()
+        self._file = self._disk.open(self._file_name(generation))
+        self._generation, self._bytes = generation, end
+        self._sequence = batches[-1].sequence + 1
+        return [batch.payload for batch in batches[1:]]
+
+    def _check_header(self, name: str, batch: _Batch) -> None:
+        if batch.kind != _HEADER:
+            raise Corrupt(name, 0, "the file does not begin with a header")
+        found = msgpack.unpackb(batch.payload)
+        expected = {"wal": WAL_VERSION, **self._header}
+        if found != expected:
+            raise ConfigError(f"{name} in {self._disk!r} belongs to {found}, not to {expected}")
