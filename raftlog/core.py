@@ -149,6 +149,8 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._clock, self._dice = clock, dice
         self._journal, self._wire, self._transfers = journal, wire, transfers
         self._apply, self._on_state, self._on_members = apply, on_state, on_members
+        self._proposals: list[tuple[bytes, Proposed]] = []
+        self._logged: dict[int, tuple[int, Proposed]] = {}  # by index: the term, and whom to tell
         self.guard: Guard
         self._enter()
         nodes = {member.name: MemberNode((member.name, member.address)) for member in members}
@@ -160,7 +162,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._SyncObj__raftLastApplied = journal.getRaftCommitIndex()
         # The library learns of membership entries when it appends them; those on the disk were appended before.
         for command, _, _ in journal[2:]:
-            if command[0] == library._COMMAND_TYPE.MEMBERSHIP:  # noqa: SLF001
+            if self._is_membership(command):
                 self._SyncObj__doChangeCluster(_Codec.loads(command[1:]))
 
     def _make_guard(self, _core: Any, _own: Any, _others: Any) -> Guard:
@@ -224,13 +226,13 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         return self._clock() + float(self.conf.raftMinTimeout)
 
     def propose(self, entry: bytes, proposed: Proposed) -> None:
-        """Queue one entry for the next tick; the caller has checked that we lead."""
-        self._applyCommand(entry, proposed, library._COMMAND_TYPE.REGULAR)  # noqa: SLF001
+        """Queue one entry for the next tick."""
+        self._proposals.append((bytes((library._COMMAND_TYPE.REGULAR,)) + entry, proposed))  # noqa: SLF001
 
     def propose_member(self, member: Member, *, add: bool, proposed: Proposed) -> None:
         """Queue a membership change for the next tick; REQUEST_DENIED while another one is open."""
-        change = ["add" if add else "rem", member.name, [member.name, member.address]]
-        self._applyCommand(_Codec.dumps(change), proposed, library._COMMAND_TYPE.MEMBERSHIP)  # noqa: SLF001
+        change = _Codec.dumps(["add" if add else "rem", member.name, [member.name, member.address]])
+        self._proposals.append((bytes((library._COMMAND_TYPE.MEMBERSHIP,)) + change, proposed))  # noqa: SLF001
 
     def install(self, meta: SnapshotMeta) -> None:
         """Begin again from a snapshot that the leader sent, already restored into the state machine."""
@@ -299,7 +301,11 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
     def membership_open(self) -> bool:
         """Whether a membership entry is in the log that is not applied yet."""
         ahead = self._journal.slice(self.applied_index + 1, self._journal.last_index - self.applied_index)
-        return any(command[0] == library._COMMAND_TYPE.MEMBERSHIP for command, _, _ in ahead)  # noqa: SLF001
+        return any(self._is_membership(command) for command, _, _ in ahead)
+
+    @staticmethod
+    def _is_membership(command: bytes) -> bool:
+        return bool(command[0] == library._COMMAND_TYPE.MEMBERSHIP)  # noqa: SLF001
 
     # What the library calls ------------------------------------------------------------------------------
 
@@ -314,9 +320,9 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
             for command, index, term in self._journal.slice(self.applied_index + 1, count):
                 results = self._apply_entry(index, command)
                 self._SyncObj__raftLastApplied = index
-                for proposed_term, proposed in self._SyncObj__commandsWaitingCommit.pop(index, ()):
-                    if proposed_term == term:
-                        proposed(results, FAIL_REASON.SUCCESS)
+                proposed_term, proposed = self._logged.pop(index, (None, None))
+                if proposed is not None and proposed_term == term:
+                    proposed(results, FAIL_REASON.SUCCESS)
         return False
 
     def _apply_entry(self, index: int, command: bytes) -> Any:
@@ -325,8 +331,21 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def _state_changed(self, _old: int, new: int) -> None:
         if new != library._RAFT_STATE.LEADER:  # noqa: SLF001
-            self._SyncObj__commandsWaitingCommit.clear()
+            self._logged.clear()
         self._on_state()
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        """In the place of the library's, which stops half-way when time is short, and at a follower forwards."""
+        queued, self._proposals = self._proposals, []
+        for command, proposed in queued:
+            if not self.leading:
+                proposed(None, FAIL_REASON.NOT_LEADER)
+            elif self._is_membership(command) and not self._SyncObj__changeCluster(_Codec.loads(command[1:])):
+                proposed(None, FAIL_REASON.REQUEST_DENIED)
+            else:
+                index = self._journal.last_index + 1
+                self._journal.add(command, index, self.term)
+                self._logged[index] = (self.term, proposed)
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
         """Snapshots are taken by the node, off the loop."""

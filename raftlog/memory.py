@@ -132,7 +132,7 @@ class MemoryGroup:
         shared.elect(name)
 
     def crash(self, name: str) -> None:
-        """End a running node at once. Its state machine is gone; what it owed its callers is Unknown."""
+        """End a running node at once: its state machine is gone, and what it owed its callers Unknown."""
         self._shared.running[name].halt("the node crashed")
 
     def lose_next_answer(self, *, applied: bool) -> None:
@@ -176,7 +176,7 @@ class MemoryLog:
         self._shared.started(self)
 
     async def stop(self) -> None:
-        """Leave the group; what is pending ends as Unknown."""
+        """Leave the group; what is in the log and not answered ends as Unknown."""
         self.halt("the node was stopped")
 
     async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
@@ -257,17 +257,16 @@ class MemoryLog:
             self._turn = self._loop.call_soon(self._take_turn)
 
     def halt(self, why: str) -> None:
-        """Stop serving at once; everything pending ends as Unknown."""
+        """Stop serving at once: what is in the log is Unknown to its callers, what is not there is refused."""
         if self._loop is None:
             return
         self._loop = None
         self._ended = True
         self._shared.ended(self)
-        waiters = [waiter for _, _, waiter in self._waiting]
-        self._waiting.clear()
-        self._answer(waiters + self._barriers, Unknown(why))
-        self._barriers.clear()
+        self._refuse_waiting(Refused(Refusal.STOPPED))
         self._lose_pending(why)
+        self._answer(self._barriers, Unknown(why))
+        self._barriers.clear()
         self._become(Leadership(Role.FOLLOWER, self._leadership.term, None))
 
     def _take_turn(self) -> None:
@@ -279,7 +278,7 @@ class MemoryLog:
             self._apply()
             self._step_up()
             self._append()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             _log.critical("log failed", node=self.name, error=repr(error), exc_info=error)
             self.halt("the node failed")
 
@@ -289,8 +288,7 @@ class MemoryLog:
         if self._leadership.term == shared.term and self._leadership.leader == shared.leader:
             return
         if self._leadership.role is Role.LEADER:
-            self._answer([w for _, _, w in self._waiting], Refused(Refusal.NOT_LEADER, shared.leader))
-            self._waiting.clear()
+            self._refuse_waiting(Refused(Refusal.NOT_LEADER, shared.leader))
             self._lose_pending("another node was elected")
         leader = shared.leader if shared.leader != self.name else None
         self._become(Leadership(Role.FOLLOWER, shared.term, leader))
@@ -358,6 +356,10 @@ class MemoryLog:
         for waiter in waiters:
             if not waiter.done():  # cancelled by its caller, or its answer was lost
                 waiter.set_result(outcome)
+
+    def _refuse_waiting(self, refused: Refused) -> None:
+        self._answer([waiter for _, _, waiter in self._waiting], refused)
+        self._waiting.clear()
 
     def _lose_pending(self, why: str) -> None:
         for waiters in self._pending.values():

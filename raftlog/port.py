@@ -141,6 +141,9 @@ class ReplicatedLog(Protocol):
     async def stop(self) -> None:
         """Leave quietly: pending proposals end as Unknown."""
 
+    async def stopped(self) -> None:
+        """Return once the node was stopped; raise what broke it if it broke. The process should then end."""
+
     async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
         """Append `command` through the leader, which must be this node.
 

@@ -133,14 +133,18 @@ class PeerTransport:
         )
 
     async def stop(self) -> None:
-        """Cut everything."""
+        """Cut everything, and wait until nothing of it runs any more."""
+        dialers = [task for _, task in self._dialers.values()]
+        self.abort()
+        await asyncio.gather(*dialers, return_exceptions=True)
+
+    def abort(self) -> None:
+        """Cut everything, at once."""
         if self._server is not None:
             self._server.close()
-        dialers = [task for _, task in self._dialers.values()]
-        self._dialers.clear()
-        for task in dialers:
+        for _, task in self._dialers.values():
             task.cancel()
-        await asyncio.gather(*dialers, return_exceptions=True)
+        self._dialers.clear()
         for connection in list(self._all):
             if connection.transport is not None:
                 connection.transport.abort()
