@@ -3,7 +3,7 @@
 Owns the bytes on the disk and what a crash may leave of them; knows nothing of what a batch means.
 
     file       <prefix>-<generation, 10 digits>.wal
-    file       = batch*                 the first batch is the header, the second the checkpoint of `rotate`
+    file       = header batch*
     batch      = magic  kind  length  sequence  crc32  payload      (little endian, `_HEAD`)
 
 **One batch is in flight at a time**, and the next is written only after the last was synced. So a crash can tear
@@ -16,9 +16,13 @@ the last batch and no other. What recovery finds at the first batch that does no
 Damage to the very last batch cannot be told from a torn tail by any log that syncs in place; replication is what
 protects from that.
 
-**Generations.** `rotate(checkpoint)` starts a new file whose checkpoint stands for everything before it, makes it
-durable, and only then removes the old file. A crash in between leaves both; the newest one with a whole
-checkpoint wins.
+**Generations.** `rotate(checkpoint)` begins a new file whose checkpoint stands for everything before it. A file gets
+its name only after its first batches are on the disk, and the old one goes after that; so every named file is whole
+but for its tail, and after a crash in between the newest one counts.
+
+**Recovery rewrites what it read** into a new generation. A batch that was written but never synced (the process was
+killed, or the sync failed) reads back from the page cache as if it were durable; it is not, and the kernel may even
+believe that it has nothing left to write (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +46,8 @@ BATCH_BYTES_MAX = 1 << 30
 
 _MAGIC = b"\xc7WAL"
 _HEAD = struct.Struct("<4sBIQI")  # magic, kind, payload length, sequence, crc32 of kind + sequence + payload
-_HEADER, _CHECKPOINT, _BATCH = 1, 2, 3
+_HEADER, _BATCH = 1, 2
+_UNFINISHED = ".tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,16 @@ def _later_batch(data: bytes, offset: int, sequence: int) -> bool:
     return False
 
 
+def _scan(name: str, data: bytes) -> Iterator[_Batch]:
+    """The batches from the beginning on, up to the first that does not verify."""
+    offset, expected = 0, None
+    while (batch := _decode(data, offset)) is not None:
+        if expected is not None and batch.sequence != expected:
+            raise Corrupt(name, offset, f"batch {batch.sequence} where {expected} was expected")
+        yield batch
+        offset, expected = batch.end, batch.sequence + 1
+
+
 class WriteAheadLog:
     """The log in one directory under one `prefix`. Call `recover` first, to its end; all calls block.
 
@@ -109,14 +124,15 @@ class WriteAheadLog:
         return self._bytes
 
     def recover(self) -> list[bytes]:
-        """Every durable payload of the newest whole generation, in order, its checkpoint first.
+        """Every payload that the newest generation holds, in order, its checkpoint first; all of it durable now.
 
         Cuts a torn tail, removes what a crash left of other generations, and leaves the log ready for `write`.
 
         Raises: Corrupt, ConfigError (the log belongs to another owner or format version), DiskFailed.
         """
         try:
-            payloads = self._recover()
+            payloads = self._read_newest()
+            self._begin(self._generation + 1, payloads)
         except OSError as error:
             raise DiskFailed(f"cannot recover the log {self._prefix!r}: {error}") from error
         return payloads
@@ -139,13 +155,9 @@ class WriteAheadLog:
         """Start a new generation in which `checkpoint` stands for all that was written. Raises DiskFailed."""
         self._writable().close()
         self._file = None
-        old = self._generation
         try:
-            self._create(old + 1, checkpoint)
-            self._disk.remove(self._file_name(old))
-            self._disk.sync_directory()
+            self._begin(self._generation + 1, [checkpoint])
         except OSError as error:
-            self._file = None
             raise DiskFailed(f"cannot rotate the log {self._prefix!r}: {error}") from error
 
     def close(self) -> None:
@@ -162,72 +174,52 @@ class WriteAheadLog:
     def _file_name(self, generation: int) -> str:
         return f"{self._prefix}-{generation:010d}.wal"
 
-    def _create(self, generation: int, checkpoint: bytes | None) -> None:
-        header = msgpack.packb({"wal": WAL_VERSION, **self._header})
-        data = _encode(_HEADER, self._sequence, header)
-        self._sequence += 1
-        if checkpoint is not None:
-            data += _encode(_CHECKPOINT, self._sequence, checkpoint)
-            self._sequence += 1
-        file = self._disk.open(self._file_name(generation))
-        file.append(data)
-        file.sync()
-        self._disk.sync_directory()
-        self._file, self._generation, self._bytes = file, generation, len(data)
-
-    def _recover(self) -> list[bytes]:
-        generations = sorted(int(m[1]) for m in map(self._name.fullmatch, self._disk.names()) if m)
-        while generations:
-            newest = generations.pop()
-            data = self._disk.read(self._file_name(newest))
-            batches, end = self._verified(newest, data)
-            if self._is_whole(batches, first=newest == 1):
-                return self._adopt(newest, generations, data, batches, end)
-            if newest > 1 and not generations:
-                raise Corrupt(self._file_name(newest), end, "its checkpoint is damaged and no older file is left")
-            self._disk.remove(self._file_name(newest))  # born in the crash; its predecessor still holds everything
-            self._disk.sync_directory()
-        self._create(1, None)
-        return []
-
-    @staticmethod
-    def _is_whole(batches: list[_Batch], *, first: bool) -> bool:
-        """Whether a file holds what its creation wrote: a header and, but for the first file, a checkpoint."""
-        return bool(batches) and (first or len(batches) > 1)
-
-    def _verified(self, generation: int, data: bytes) -> tuple[list[_Batch], int]:
+    def _begin(self, generation: int, payloads: Iterable[bytes]) -> None:
+        """Make `payloads` the whole content of a new generation, durable before it has a name; forget all others."""
         name = self._file_name(generation)
-        batches = list(self._scan(name, data))
-        end = batches[-1].end if batches else 0
-        expected = batches[-1].sequence + 1 if batches else 0
-        if end < len(data) and _later_batch(data, end, expected):
-            raise Corrupt(name, end, "a batch does not verify, but a later one does")
-        return batches, end
-
-    def _scan(self, name: str, data: bytes) -> Iterator[_Batch]:
-        offset, expected = 0, None
-        while (batch := _decode(data, offset)) is not None:
-            if expected is not None and batch.sequence != expected:
-                raise Corrupt(name, offset, f"batch {batch.sequence} where {expected} was expected")
-            yield batch
-            offset, expected = batch.end, batch.sequence + 1
-
-    def _adopt(self, generation: int, older: list[int], data: bytes, batches: list[_Batch], end: int) -> list[bytes]:
-        self._check_header(self._file_name(generation), batches[0])
-        if end < len(data):
-            self._disk.truncate(self._file_name(generation), end)
-        for left in older:
-            self._disk.remove(self._file_name(left))
+        header: bytes = msgpack.packb({"wal": WAL_VERSION, **self._header})
+        file = self._disk.open(name + _UNFINISHED)
+        size = 0
+        for kind, payload in [(_HEADER, header), *((_BATCH, payload) for payload in payloads)]:
+            data = _encode(kind, self._sequence, payload)
+            file.append(data)
+            self._sequence += 1
+            size += len(data)
+        file.sync()
+        file.close()
+        self._disk.replace(name + _UNFINISHED, name)
         self._disk.sync_directory()
-        self._file = self._disk.open(self._file_name(generation))
-        self._generation, self._bytes = generation, end
-        self._sequence = batches[-1].sequence + 1
+        for other in self._generations():
+            if other != generation:
+                self._disk.remove(self._file_name(other))
+        self._disk.sync_directory()
+        self._file, self._generation, self._bytes = self._disk.open(name), generation, size
+
+    def _generations(self) -> list[int]:
+        return sorted(int(match[1]) for match in map(self._name.fullmatch, self._disk.names()) if match)
+
+    def _read_newest(self) -> list[bytes]:
+        for name in self._disk.names():
+            if name.startswith(f"{self._prefix}-") and name.endswith(f".wal{_UNFINISHED}"):
+                self._disk.remove(name)
+        generations = self._generations()
+        if not generations:
+            return []
+        self._generation = generations[-1]
+        name = self._file_name(self._generation)
+        data = self._disk.read(name)
+        batches = list(_scan(name, data))
+        end = batches[-1].end if batches else 0
+        self._sequence = batches[-1].sequence + 1 if batches else 0
+        if end < len(data) and _later_batch(data, end, self._sequence):
+            raise Corrupt(name, end, "a batch does not verify, but a later one does")
+        self._check_header(name, batches)
         return [batch.payload for batch in batches[1:]]
 
-    def _check_header(self, name: str, batch: _Batch) -> None:
-        if batch.kind != _HEADER:
+    def _check_header(self, name: str, batches: list[_Batch]) -> None:
+        if not batches or batches[0].kind != _HEADER:
             raise Corrupt(name, 0, "the file does not begin with a header")
-        found = msgpack.unpackb(batch.payload)
+        found = msgpack.unpackb(batches[0].payload)
         expected = {"wal": WAL_VERSION, **self._header}
         if found != expected:
             raise ConfigError(f"{name} in {self._disk!r} belongs to {found}, not to {expected}")
