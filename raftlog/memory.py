@@ -155,7 +155,8 @@ class MemoryLog:
         self._barriers: list[_Waiter] = []
         self._counters: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None  # None: not running
-        self._ended = False
+        self._ended = asyncio.Event()
+        self._broken_by: Exception | None = None
         self._turn: asyncio.Handle | None = None
 
     @classmethod
@@ -168,7 +169,7 @@ class MemoryLog:
 
         Raises: LogStopped if this handle has ended, ValueError if its name is running already.
         """
-        if self._ended:
+        if self._ended.is_set():
             raise LogStopped(f"node {self.name} has ended: join the group again, with an empty state machine")
         if self.name in self._shared.running:
             raise ValueError(f"a node named {self.name} runs already in this group")
@@ -178,6 +179,12 @@ class MemoryLog:
     async def stop(self) -> None:
         """Leave the group; what is in the log and not answered ends as Unknown."""
         self.halt("the node was stopped")
+
+    async def stopped(self) -> None:
+        """See `ReplicatedLog.stopped`."""
+        await self._ended.wait()
+        if self._broken_by is not None:
+            raise self._broken_by
 
     async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
         """See `ReplicatedLog.propose`."""
@@ -261,7 +268,7 @@ class MemoryLog:
         if self._loop is None:
             return
         self._loop = None
-        self._ended = True
+        self._ended.set()
         self._shared.ended(self)
         self._refuse_waiting(Refused(Refusal.STOPPED))
         self._lose_pending(why)
@@ -280,6 +287,7 @@ class MemoryLog:
             self._append()
         except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             _log.critical("log failed", node=self.name, error=repr(error), exc_info=error)
+            self._broken_by = error
             self.halt("the node failed")
 
     def _step_down(self) -> None:

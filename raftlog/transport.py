@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -51,9 +51,8 @@ class _Connection(asyncio.Protocol):
         self._spoke_at = self._heard_at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # narrows the type; asyncio promises it
-        self.transport = transport
-        transport.write(self.channel.greeting())
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses of it
+        self.transport.write(self.channel.greeting())
         self._watch()
 
     def data_received(self, data: bytes) -> None:
