@@ -13,6 +13,7 @@ from typing import Any
 
 from raftlog.config import LogConfig
 from raftlog.core import RaftCore
+from raftlog.errors import invariant
 from raftlog.journal import RaftJournal
 from raftlog.machine import Applier
 from raftlog.snapshots import Snapshot, SnapshotMeta, SnapshotStore
@@ -66,10 +67,9 @@ class Compaction:
         heavy = self._wal.size_bytes >= config.snapshot_bytes and applied > self.index + 1
         if not (grown or heavy) or self._capturing or self._finished is not None or self._core.membership_open:
             return
-        term, previous = self._journal.term_at(applied), self._journal.term_at(applied - 1)
-        if term is None or previous is None:
-            return
-        meta = SnapshotMeta(config.cluster, applied, term, previous, self._core.members())
+        term = self._journal.term_at(applied)
+        invariant(term is not None, f"entry {applied} is applied but not held")
+        meta = SnapshotMeta(config.cluster, applied, term or 0, self._core.members())
         self._capturing = True
         writing = self._loop.run_in_executor(self._executor, self._store.write, meta, self._applier.snapshot())
         writing.add_done_callback(lambda done: self._captured(meta, done))

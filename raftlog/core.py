@@ -161,7 +161,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._SyncObj__serializer = transfers
         self._SyncObj__raftLastApplied = journal.getRaftCommitIndex()
         # The library learns of membership entries when it appends them; those on the disk were appended before.
-        for command, _, _ in journal[2:]:
+        for command, _, _ in journal[1:]:
             if self._is_membership(command):
                 self._SyncObj__doChangeCluster(_Codec.loads(command[1:]))
 

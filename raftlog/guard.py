@@ -167,7 +167,7 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
         if message["term"] != self._core.term or not self._core.leading:
             self.counters["stale_acknowledgement"] += 1
             return
-        if message["received"] and self._core.transfers.acknowledged(peer, message["received"]):
+        if self._core.transfers.acknowledged(peer, message["received"], satisfied=message["success"]):
             self.behind = True
         following = message["next_node_idx"]
         if message["reset"]:
@@ -183,8 +183,9 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
             message = {**message, "next_node_idx": self._journal.durable_index + 1}
         pipelined = self._core.next_index(peer)
         self._deliver(peer, message)
-        if not message["reset"] and pipelined > self._core.next_index(peer):
-            self._core.set_next_index(peer, pipelined)  # the library steps back at every answer
+        if not message["reset"]:  # the library steps back at every answer, to what it acknowledges
+            reached = following if message["success"] else 0
+            self._core.set_next_index(peer, max(pipelined, reached, self._core.next_index(peer)))
 
     def _on_append(self, peer: str, message: Message) -> None:
         if message["term"] < self._core.term:

@@ -9,7 +9,10 @@ Records of a batch, each a msgpack array:
     [ENTRY, index, term, command]     appended
     [BALLOT, term, vote|nil]          current term and whom we voted for in it
     [CUT, index]                      everything from `index` on is discarded
-    [BASE, index, term, previous]     the log is discarded; a snapshot stands for it up to `index`
+    [BASE, index, term]               the log is discarded; a snapshot stands for it up to `index`
+
+The log begins with the entry that the last snapshot ends with (at first, with an empty entry 1 of term 0). That one is
+applied and never sent: what it holds is gone, only its index and term are known.
 
 The commit index is *not* kept: it is volatile (Ongaro & Ousterhout 2014, figure 2), and a stored one may point
 behind the end of a log whose tail a power cut took.
@@ -17,6 +20,7 @@ behind the end of a log whose tail a power cut took.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import msgpack
@@ -29,8 +33,15 @@ __all__ = ["Entry", "RaftJournal"]
 
 Entry = tuple[bytes, int, int]  # command, index, term: the library's own shape
 
-_ENTRY, _BALLOT, _CUT, _BASE = 1, 2, 3, 4
-_NO_OP = b"\x01"  # what stands in the two entries that a snapshot covers; they are applied, so never read
+
+class _Kind(IntEnum):
+    ENTRY = 1
+    BALLOT = 2
+    CUT = 3
+    BASE = 4
+
+
+_NO_OP = b"\x01"  # what stands in the first entry
 
 
 class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
@@ -55,7 +66,7 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
         if self._entries:
             invariant(idx == self._entries[-1][1] + 1, f"entry {idx} after {self._entries[-1][1]}")
         self._entries.append((command, idx, term))
-        self._records.append([_ENTRY, idx, term, command])
+        self._records.append([_Kind.ENTRY, idx, term, command])
 
     def clear(self) -> None:
         raise NotImplementedError("the log is cleared by `rebase` only")
@@ -63,7 +74,7 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
         index = self._entries[entryFrom][1]
         del self._entries[entryFrom:]
-        self._records.append([_CUT, index])
+        self._records.append([_Kind.CUT, index])
         self._durable = min(self._durable, index - 1)
         self._taken = min(self._taken, index - 1)
 
@@ -83,11 +94,11 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
         """Volatile: see the module's header."""
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802
-        return self._entries[1][1] if self._compacted else 1
+        return max(self.first_index, 1)
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
         self._term, self._vote = term, votedForNodeId
-        self._records.append([_BALLOT, term, votedForNodeId])
+        self._records.append([_Kind.BALLOT, term, votedForNodeId])
 
     def getCurrentTerm(self) -> int:  # noqa: N802
         return self._term
@@ -99,7 +110,7 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
 
     @property
     def first_index(self) -> int:
-        """The first index held; everything up to the second one may be covered by a snapshot."""
+        """The first index: everything up to it is covered by a snapshot (index 1: by the empty state)."""
         return self._entries[0][1] if self._entries else 0
 
     @property
@@ -159,8 +170,8 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
         keep = [entry for entry in self._entries if entry[1] > meta.index]
         self._rebase(meta)
         self._entries += keep
-        records: list[list[Any]] = [[_BALLOT, self._term, self._vote], _base_record(meta)]
-        records += [[_ENTRY, index, term, command] for command, index, term in keep]
+        records: list[list[Any]] = [[_Kind.BALLOT, self._term, self._vote], _base_record(meta)]
+        records += [[_Kind.ENTRY, index, term, command] for command, index, term in keep]
         self._records = []
         self._taken = self.last_index
         return bytes(msgpack.packb(records))
@@ -169,38 +180,33 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
         """Discard the log: a snapshot received from the leader stands for it (figure 13, step 7)."""
         self._rebase(meta)
         self._records.append(_base_record(meta))
-        # The entries that stand for the snapshot are vouched for when its batch is synced.
-        self._durable = min(self._durable, meta.index - 2)
-        self._taken = min(self._taken, meta.index - 2)
-
-    @property
-    def _compacted(self) -> bool:
-        return self.first_index > 1
+        # The snapshot is vouched for when its record is synced.
+        self._durable = min(self._durable, meta.index - 1)
+        self._taken = min(self._taken, meta.index - 1)
 
     def _rebase(self, meta: SnapshotMeta) -> None:
-        self._entries = [(_NO_OP, meta.index - 1, meta.previous_term), (_NO_OP, meta.index, meta.term)]
+        self._entries = [(_NO_OP, meta.index, meta.term)]
 
     def _replay(self, record: list[Any]) -> None:
         match record:
-            case [1, index, term, command]:
+            case [_Kind.ENTRY, index, term, command]:
                 self._entries.append((command, index, term))
-            case [2, term, vote]:
+            case [_Kind.BALLOT, term, vote]:
                 self._term, self._vote = term, vote
-            case [3, index]:
+            case [_Kind.CUT, index]:
                 del self._entries[index - self.first_index :]
-            case [4, index, term, previous]:
-                self._entries = [(_NO_OP, index - 1, previous), (_NO_OP, index, term)]
+            case [_Kind.BASE, index, term]:
+                self._entries = [(_NO_OP, index, term)]
             case _:
                 raise Corrupt("journal", 0, f"unknown record {record[:1]}")
 
     def _join(self, snapshot: SnapshotMeta | None) -> None:
         """Let the snapshot stand for what it covers, keeping every later entry (figure 13, steps 6 and 7)."""
+        covered = 1 if snapshot is None else snapshot.index
+        if self.first_index > covered:
+            raise Corrupt("journal", 0, f"it begins at entry {self.first_index}, but the snapshot ends at {covered}")
         if snapshot is None:
-            if self._compacted:
-                raise Corrupt("journal", 0, f"it begins at entry {self.first_index}, but there is no snapshot")
             return
-        if self.first_index + 1 > snapshot.index and self._compacted:
-            raise Corrupt("journal", 0, f"it begins at entry {self.first_index}, behind snapshot {snapshot.index}")
         follows = self.term_at(snapshot.index) == snapshot.term
         keep = [entry for entry in self._entries if entry[1] > snapshot.index] if follows else []
         self._rebase(snapshot)
@@ -208,4 +214,4 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
 
 
 def _base_record(meta: SnapshotMeta) -> list[Any]:
-    return [_BASE, meta.index, meta.term, meta.previous_term]
+    return [_Kind.BASE, meta.index, meta.term]

@@ -36,16 +36,11 @@ _UNFINISHED = ".tmp"
 
 @dataclass(frozen=True, slots=True)
 class SnapshotMeta:
-    """What a snapshot stands for: every entry up to `index`, whose term is `term`.
-
-    `previous_term` is the term of the entry before it: the library's log always begins with these two. `members`
-    are the replicas as of `index`.
-    """
+    """What a snapshot stands for: every entry up to `index`, whose term is `term`; `members` as of that entry."""
 
     cluster: str
     index: int
     term: int
-    previous_term: int
     members: tuple[Member, ...]
 
 
@@ -70,7 +65,7 @@ class Snapshot:
         if fields["version"] != SNAPSHOT_VERSION:
             raise Corrupt(name, start, f"format version {fields['version']}; this code knows {SNAPSHOT_VERSION}")
         members = tuple(Member(*member) for member in fields["members"])
-        meta = SnapshotMeta(fields["cluster"], fields["index"], fields["term"], fields["previous_term"], members)
+        meta = SnapshotMeta(fields["cluster"], fields["index"], fields["term"], members)
         return cls(meta, data)
 
     def chunks(self) -> Iterator[bytes]:
@@ -97,7 +92,6 @@ def _pieces(meta: SnapshotMeta, chunks: Iterable[bytes]) -> Iterator[bytes]:
             "cluster": meta.cluster,
             "index": meta.index,
             "term": meta.term,
-            "previous_term": meta.previous_term,
             "members": [[member.name, member.address] for member in meta.members],
         }
     )

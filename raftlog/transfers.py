@@ -60,18 +60,20 @@ class Transfers:
     # Outgoing: the library's serializer ------------------------------------------------------------------
 
     def getTransmissionData(self, node: Any) -> tuple[dict[str, Any], bool, bool] | None:  # noqa: N802
-        """The next piece for `node` as (piece, is first, is last), or None while there is none to send."""
+        """The next piece for `node`, or None while there is none to send.
+
+        Never says that a piece is the last: the library would guess where the follower then is. Its word will tell.
+        """
         outgoing = self._outgoing.get(node.id)
         if outgoing is None:
             if self._offered is None:
                 self._load()
                 return None
             outgoing = self._outgoing[node.id] = _Outgoing(self._offered)
-        if outgoing.sent_bytes - outgoing.acknowledged_bytes >= WINDOW_BYTES:
-            return None
         meta, data, offset = outgoing.snapshot.meta, outgoing.snapshot.data, outgoing.sent_bytes
-        end = min(offset + PIECE_BYTES, len(data))
-        outgoing.sent_bytes = end
+        if offset == len(data) or offset - outgoing.acknowledged_bytes >= WINDOW_BYTES:
+            return None
+        end = outgoing.sent_bytes = min(offset + PIECE_BYTES, len(data))
         piece = {
             "index": meta.index,
             "term": meta.term,
@@ -79,9 +81,7 @@ class Transfers:
             "total": len(data),
             "data": data[offset:end],
         }
-        if end == len(data):
-            self._finished(node.id)
-        return piece, offset == 0, end == len(data)
+        return piece, offset == 0, False
 
     def cancelTransmisstion(self, node: Any) -> None:  # noqa: N802  # the library's spelling
         """The connection to `node` is gone, and so is what was on the way."""
@@ -101,10 +101,13 @@ class Transfers:
         """The snapshot that `load` asked for."""
         self._offered = snapshot
 
-    def acknowledged(self, peer: str, received_bytes: int) -> bool:
-        """A follower has collected so much; whether there is more for it."""
+    def acknowledged(self, peer: str, received_bytes: int, *, satisfied: bool) -> bool:
+        """A follower has collected so much, or all that it needed (`satisfied`); whether there is more for it."""
         outgoing = self._outgoing.get(peer)
         if outgoing is None:
+            return False
+        if satisfied or received_bytes >= len(outgoing.snapshot.data):
+            self._finished(peer)  # if it could not use the whole, the library asks again from the beginning
             return False
         outgoing.acknowledged_bytes = max(outgoing.acknowledged_bytes, min(received_bytes, outgoing.sent_bytes))
         return True
