@@ -167,8 +167,13 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def _make_guard(self, _core: Any, _own: Any, _others: Any) -> Guard:
         self.guard = Guard(self, self._journal, self._wire)
-        self.guard.addNode = self.guard.dropNode = lambda _node: self._on_members()
+        self.guard.addNode = lambda _node: self._on_members()
+        self.guard.dropNode = self._member_dropped
         return self.guard
+
+    def _member_dropped(self, node: MemberNode) -> None:
+        self._transfers.cancel(node.id)
+        self._on_members()
 
     # Motion ----------------------------------------------------------------------------------------------
 
@@ -332,6 +337,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
     def _state_changed(self, _old: int, new: int) -> None:
         if new != library._RAFT_STATE.LEADER:  # noqa: SLF001
             self._logged.clear()
+            self._transfers.cancel_all()
         self._on_state()
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802

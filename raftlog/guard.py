@@ -88,10 +88,7 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
         """Called by the library. Takes the message over; it may leave later."""
         match message["type"]:
             case "append_entries":
-                message["burst"] = self._bursts[node.id]
-                if (piece := message.get("serialized")) is not None:
-                    message["serialized"] = piece[0]
-                return self._wire.send(node.id, message)
+                return self._send_append(node.id, message)
             case "next_node_idx":
                 self._hold(node.id, self._acknowledgement(message))
             case "request_vote" | "response_vote" | "timeout_now":
@@ -99,6 +96,26 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
             case other:  # forwarding commands is done above us, where the three outcomes are kept apart
                 raise InvariantError(f"the library sends {other!r}")
         return True
+
+    def _send_append(self, peer: str, message: Message) -> bool:
+        """An append as it is; to a follower that needs a snapshot, pieces of that in its place.
+
+        The library would send those itself, in a busy loop. So it is led to believe that the follower is up to date
+        (`set_next_index`), until the follower's own word says where it is.
+        """
+        transfers = self._core.transfers
+        message["burst"] = self._bursts[peer]
+        if "serialized" in message:
+            transfers.begin(peer)
+            self._core.set_next_index(peer, self._journal.last_index + 1)
+        if not transfers.active(peer):
+            return self._wire.send(peer, message)
+        heartbeat = {key: message[key] for key in ("type", "term", "commit_index", "burst")}
+        piece = transfers.next_piece(peer)
+        sent = self._wire.send(peer, {**heartbeat, "serialized": piece})
+        while sent and piece is not None and (piece := transfers.next_piece(peer)) is not None:
+            sent = self._wire.send(peer, {**heartbeat, "serialized": piece})
+        return sent
 
     def flush_started(self) -> None:
         """The journal's queue was handed to the disk."""

@@ -1,7 +1,7 @@
 """Snapshots on their way between replicas, in bounded pieces. Sans-IO.
 
-Outgoing: stands in the place of the library's serializer, which asks for the next piece each time it would send to a
-follower that is too far behind. At most `WINDOW_BYTES` are on the way to one follower; the rest waits for its word.
+Outgoing: a follower that is too far behind for the log gets the newest snapshot first. At most `WINDOW_BYTES` are on
+the way to it; the rest waits for its word.
 Incoming: pieces are collected until the whole verifies; only then is anything installed.
 """
 
@@ -23,7 +23,7 @@ SNAPSHOT_BYTES_MAX = 1 << 30
 
 @dataclass(slots=True)
 class _Outgoing:
-    snapshot: Snapshot
+    snapshot: Snapshot | None = None  # until it has been read
     sent_bytes: int = 0
     acknowledged_bytes: int = 0
 
@@ -52,65 +52,77 @@ class Transfers:
         self._load = load
         self._held = held
         self._install = install
-        self._offered: Snapshot | None = None
         self._outgoing: dict[str, _Outgoing] = {}
         self._incoming: _Incoming | None = None
         self.rejected = 0  # received snapshots that did not verify
 
-    # Outgoing: the library's serializer ------------------------------------------------------------------
+    # Outgoing --------------------------------------------------------------------------------------------
 
-    def getTransmissionData(self, node: Any) -> tuple[dict[str, Any], bool, bool] | None:  # noqa: N802
-        """The next piece for `node`, or None while there is none to send.
+    def begin(self, peer: str) -> None:
+        """This follower needs a snapshot; no change if it is getting one."""
+        if peer not in self._outgoing:
+            self._outgoing[peer] = _Outgoing()
+            self._load()
 
-        Never says that a piece is the last: the library would guess where the follower then is. Its word will tell.
-        """
-        outgoing = self._outgoing.get(node.id)
-        if outgoing is None:
-            if self._offered is None:
-                self._load()
-                return None
-            outgoing = self._outgoing[node.id] = _Outgoing(self._offered)
+    def active(self, peer: str) -> bool:
+        """Whether this follower is being brought up to date."""
+        return peer in self._outgoing
+
+    @property
+    def sending(self) -> bool:
+        """Whether any follower is. The log is not trimmed under its feet."""
+        return bool(self._outgoing)
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """The snapshot that `load` asked for."""
+        for outgoing in self._outgoing.values():
+            if outgoing.snapshot is None:
+                outgoing.snapshot = snapshot
+
+    def next_piece(self, peer: str) -> dict[str, Any] | None:
+        """What to send to this follower now, if anything."""
+        outgoing = self._outgoing[peer]
+        if outgoing.snapshot is None:
+            return None
         meta, data, offset = outgoing.snapshot.meta, outgoing.snapshot.data, outgoing.sent_bytes
         if offset == len(data) or offset - outgoing.acknowledged_bytes >= WINDOW_BYTES:
             return None
         end = outgoing.sent_bytes = min(offset + PIECE_BYTES, len(data))
-        piece = {
+        return {
             "index": meta.index,
             "term": meta.term,
             "offset": offset,
             "total": len(data),
             "data": data[offset:end],
         }
-        return piece, offset == 0, False
-
-    def cancelTransmisstion(self, node: Any) -> None:  # noqa: N802  # the library's spelling
-        """The connection to `node` is gone, and so is what was on the way."""
-        self._finished(node.id)
-
-    def _finished(self, peer: str) -> None:
-        self._outgoing.pop(peer, None)
-        if not self._outgoing:
-            self._offered = None  # megabytes that nobody needs now
-
-    @property
-    def sending(self) -> bool:
-        """Whether some follower is being brought up to date. The log is not trimmed under its feet."""
-        return bool(self._outgoing)
-
-    def offer(self, snapshot: Snapshot) -> None:
-        """The snapshot that `load` asked for."""
-        self._offered = snapshot
 
     def acknowledged(self, peer: str, received_bytes: int, *, satisfied: bool) -> bool:
         """A follower has collected so much, or all that it needed (`satisfied`); whether there is more for it."""
         outgoing = self._outgoing.get(peer)
-        if outgoing is None:
+        if outgoing is None or outgoing.snapshot is None:
             return False
-        if satisfied or received_bytes >= len(outgoing.snapshot.data):
-            self._finished(peer)  # if it could not use the whole, the library asks again from the beginning
-            return False
-        outgoing.acknowledged_bytes = max(outgoing.acknowledged_bytes, min(received_bytes, outgoing.sent_bytes))
+        if satisfied:
+            del self._outgoing[peer]
+        elif received_bytes >= len(outgoing.snapshot.data):  # it could not use the whole
+            outgoing.sent_bytes = outgoing.acknowledged_bytes = 0
+        else:
+            outgoing.acknowledged_bytes = max(outgoing.acknowledged_bytes, min(received_bytes, outgoing.sent_bytes))
         return True
+
+    def cancel(self, peer: str) -> None:
+        """What was on the way to this follower is lost, or of no use any more."""
+        self._outgoing.pop(peer, None)
+
+    def cancel_all(self) -> None:
+        """We lead no more."""
+        self._outgoing.clear()
+
+    def getTransmissionData(self, node: Any) -> None:  # noqa: N802
+        """For the library, in the place of its serializer: it has nothing to send itself (see `guard`)."""
+
+    def cancelTransmisstion(self, node: Any) -> None:  # noqa: N802
+        """For the library, in its spelling: the connection is gone."""
+        self.cancel(node.id)
 
     # Incoming --------------------------------------------------------------------------------------------
 
