@@ -68,7 +68,8 @@ class _RealFile:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # the number may soon be another file's
+        os.close(fd)
 
 
 class RealDisk:

@@ -190,6 +190,8 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
     def _replay(self, record: list[Any]) -> None:
         match record:
             case [_Kind.ENTRY, index, term, command]:
+                if self._entries and index != self.last_index + 1:
+                    raise Corrupt("journal", 0, f"entry {index} follows entry {self.last_index}")
                 self._entries.append((command, index, term))
             case [_Kind.BALLOT, term, vote]:
                 self._term, self._vote = term, vote
@@ -207,8 +209,11 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
             raise Corrupt("journal", 0, f"it begins at entry {self.first_index}, but the snapshot ends at {covered}")
         if snapshot is None:
             return
-        follows = self.term_at(snapshot.index) == snapshot.term
-        keep = [entry for entry in self._entries if entry[1] > snapshot.index] if follows else []
+        if self.term_at(snapshot.index) == snapshot.term:
+            keep = [entry for entry in self._entries if entry[1] > snapshot.index]
+        else:  # a crash came between the snapshot that a leader sent and the record of it
+            keep = []
+            self._records.append(_base_record(snapshot))
         self._rebase(snapshot)
         self._entries += keep
 

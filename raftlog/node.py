@@ -176,7 +176,7 @@ class RaftLog:
     async def barrier(self) -> Outcome:
         if not self._running:
             return Refused(Refusal.STOPPED)
-        if self._announced.role is Role.LEADER:
+        if self._leading():
             reached = self._reads.at_leader()
         elif (leader := self._core.leader) is not None:
             reached = self._reads.at_follower(lambda request: self._peers.send(leader, request))
@@ -201,9 +201,11 @@ class RaftLog:
     def _refused(self) -> Refused | None:
         if not self._running:
             return Refused(Refusal.STOPPED)
-        if self._announced.role is not Role.LEADER or not self._core.leading:
-            return Refused(Refusal.NOT_LEADER, self._core.leader)
-        return None
+        return None if self._leading() else Refused(Refusal.NOT_LEADER, self._core.leader)
+
+    def _leading(self) -> bool:
+        """Announced, and not deposed since: the next turn will say so, but nothing may be taken on for it."""
+        return self._announced.role is Role.LEADER and self._core.leading
 
     @property
     def leadership(self) -> Leadership:
@@ -356,7 +358,7 @@ class RaftLog:
         def answer(index: int | None) -> None:
             self._peers.send(peer, {"type": "read_index_reached", "id": request, "index": index})
 
-        if self._announced.role is Role.LEADER:
+        if self._leading():
             self._reads.for_follower(answer)
         else:
             answer(None)
