@@ -36,6 +36,7 @@ LIBRARY_VERSION = "0.3.17"
 APPEND_BYTES_MAX = 2 * ENTRY_BYTES_MAX  # an append carries at least one entry, and never an entry in pieces
 APPLY_ENTRIES_MAX = 256  # a tick: what is left follows in the next one, so that no tick holds the loop for long
 TICK_SLACK_S = 0.0005  # the library compares strictly: a tick exactly on time would do nothing
+COMMIT_NEWS_S = 0.01  # how long followers may wait to hear what is committed, if no append carries the news before
 NEVER_S = 1e12
 
 Proposed = Callable[[Any, int], None]
@@ -190,10 +191,14 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._enter()
         last, commit = self._journal.last_index, self.commit_index
         self.doTick(0)
-        news = self._journal.last_index != last or self.commit_index != commit or self.guard.behind
-        if news and self.leading:
+        if not self.leading:
+            return
+        if self._journal.last_index != last or self.guard.behind:
             self.guard.behind = False
             self._SyncObj__sendAppendEntries()  # the library would wait for the next heartbeat
+        elif self.commit_index != commit:
+            soon = self._clock() + COMMIT_NEWS_S
+            self._SyncObj__newAppendEntriesTime: float = min(self._SyncObj__newAppendEntriesTime, soon)
 
     def flushed(self) -> None:
         """A batch of the journal became durable."""

@@ -32,13 +32,16 @@ from raftlog.journal import RaftJournal
 from raftlog.messages import Message, MessageError, check
 from raftlog.transfers import Transfers
 
-__all__ = ["CoreView", "Guard", "Wire"]
+__all__ = ["BACKLOG_BYTES_MAX", "CoreView", "Guard", "Wire"]
+
+BACKLOG_BYTES_MAX = 8 << 20  # appends to one follower that have not left yet
 
 
 class Wire(Protocol):
     """Where messages leave. `send` queues without waiting; False: the peer is not connected."""
 
     def send(self, peer: str, message: Message) -> bool: ...
+    def backlog_bytes(self, peer: str) -> int: ...
 
 
 class CoreView(Protocol):
@@ -109,6 +112,10 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
             transfers.begin(peer)
             self._core.set_next_index(peer, self._journal.last_index + 1)
         if not transfers.active(peer):
+            if message["entries"] and self._wire.backlog_bytes(peer) > BACKLOG_BYTES_MAX:
+                # Enough is on its way. What is left out here is a gap, which the follower refuses when it gets there.
+                self._core.set_next_index(peer, self._journal.last_index + 1)
+                message["entries"] = []
             return self._wire.send(peer, message)
         heartbeat = {key: message[key] for key in ("type", "term", "commit_index", "burst")}
         piece = transfers.next_piece(peer)

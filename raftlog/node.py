@@ -49,6 +49,7 @@ from raftlog.snapshots import Snapshot, SnapshotStore
 from raftlog.transfers import Transfers
 from raftlog.transport import PeerTransport
 from raftlog.wal import WriteAheadLog
+from raftlog.worker import ThreadWorker, Worker
 
 __all__ = ["RaftLog"]
 
@@ -56,16 +57,27 @@ _log = structlog.get_logger("raftlog")
 
 
 class RaftLog:
-    """One replica; implements `raftlog.port.ReplicatedLog`. `disk` is its directory, `dice` its only chance."""
+    """One replica; implements `raftlog.port.ReplicatedLog`.
 
-    def __init__(self, config: LogConfig, machine: StateMachine, disk: Disk, dice: random.Random) -> None:
+    `disk` is its directory, `dice` its only chance; `worker` makes what waits for the journal's syncs.
+    """
+
+    def __init__(
+        self,
+        config: LogConfig,
+        machine: StateMachine,
+        disk: Disk,
+        dice: random.Random,
+        worker: Callable[[str], Worker] = ThreadWorker,
+    ) -> None:
         config.validate()
         self._config = config
         self._dice = dice
         self._applier = Applier(machine)
         self._wal = WriteAheadLog(disk, "journal", {"cluster": config.cluster, "node": config.name})
         self._store = SnapshotStore(disk, config.cluster)
-        self._writer = ThreadPoolExecutor(1, f"{config.name}-journal")
+        self._make_worker = worker
+        self._writer: Worker | None = None
         self._snapshotter = ThreadPoolExecutor(1, f"{config.name}-snapshot")
         self._loop: asyncio.AbstractEventLoop
         self._ended: asyncio.Future[None] | None = None
@@ -90,11 +102,12 @@ class RaftLog:
         if self._ended is not None:
             raise ConfigError("the node has been started already")
         self._loop = asyncio.get_running_loop()
-        snapshot, payloads = await self._loop.run_in_executor(self._writer, self._read_disk)
+        snapshot, payloads = await self._loop.run_in_executor(self._snapshotter, self._read_disk)
         self._peers = PeerTransport(self._config, self, self._dice)
         self._assemble(snapshot, payloads)
         own = next(member for member in self._config.members if member.name == self._config.name)
         await self._peers.start(own.address)
+        self._writer = self._make_worker(f"{self._config.name}-journal")
         self._ended = self._loop.create_future()
         self._running = True
         self._members_changed()
@@ -134,8 +147,12 @@ class RaftLog:
         if self._ended is not None:
             self._end(None)
             await self._peers.stop()
-        for executor in (self._writer, self._snapshotter):
-            await asyncio.get_running_loop().run_in_executor(None, executor.shutdown)
+        await asyncio.get_running_loop().run_in_executor(None, self._close_disk)
+
+    def _close_disk(self) -> None:
+        if self._writer is not None:
+            self._writer.stop()
+        self._snapshotter.shutdown()
         self._wal.close()
 
     async def stopped(self) -> None:
@@ -254,13 +271,12 @@ class RaftLog:
             self._observe_leadership()
             self._reads.applied(self._core.applied_index)
             self._compaction.consider()
-            self._flush()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._core.wake_at(), self._wake)
+            self._flush()  # last: from here on the writer's thread may want the interpreter
         except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             self._fail(error)
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._core.wake_at(), self._wake)
 
     def _submit(self) -> None:
         """What was proposed since the last sync began goes into entries; read points share an entry of their own."""
@@ -272,22 +288,24 @@ class RaftLog:
 
     def _flush(self) -> None:
         """Hand everything queued to the disk, unless a batch is on its way already."""
-        if self._flushing or (job := self._compaction.next_job()) is None:
+        if self._flushing or self._writer is None or (job := self._compaction.next_job()) is None:
             return
         self._flushing = True
         self._core.guard.flush_started()
         self._counters["syncs"] += 1
-        self._loop.run_in_executor(self._writer, job).add_done_callback(self._flushed)
+        self._writer.submit(job, self._flushed)
 
-    def _flushed(self, done: asyncio.Future[None]) -> None:
+    def _flushed(self, error: BaseException | None) -> None:
         self._flushing = False
         if not self._running:
             return
-        try:
-            done.result()
-            self._core.flushed()
-        except Exception as error:  # noqa: BLE001  # as in a turn
+        if error is not None:
             self._fail(error)
+            return
+        try:
+            self._core.flushed()
+        except Exception as broken:  # noqa: BLE001  # as in a turn
+            self._fail(broken)
         self._wake()
 
     # Leadership ------------------------------------------------------------------------------------------
@@ -356,6 +374,7 @@ class RaftLog:
             return
 
         def answer(index: int | None) -> None:
+            self._core.guard.behind = True  # the follower waits to hear that the index is committed
             self._peers.send(peer, {"type": "read_index_reached", "id": request, "index": index})
 
         if self._leading():

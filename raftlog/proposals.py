@@ -31,7 +31,7 @@ class Proposals:
         self._loop = loop
         self._core = core
         self._waiting: deque[_Waiting] = deque()
-        self._in_log: set[asyncio.Future[Outcome]] = set()
+        self._in_log: dict[asyncio.Future[Outcome], None] = {}  # a set in the order of arrival
 
     def add(self, command: bytes, command_id: bytes | None) -> asyncio.Future[Outcome]:
         """Queue a command for the next entry."""
@@ -47,7 +47,7 @@ class Proposals:
     def add_member(self, member: Member, *, add: bool) -> asyncio.Future[Outcome]:
         """Queue a membership change; the core takes one at a time."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._in_log.add(future)
+        self._in_log[future] = None
         self._core.propose_member(member, add=add, proposed=self._settler([future]))
         return future
 
@@ -56,12 +56,12 @@ class Proposals:
         while self._waiting:
             batch = take_batch(self._waiting)
             futures = [future for _, _, future in batch]
-            self._in_log.update(futures)
+            self._in_log.update(dict.fromkeys(futures))
             self._core.propose(pack((command_id, command) for command_id, command, _ in batch), self._settler(futures))
 
     def give_up(self, why: str, waiting: Refused) -> None:
         """What is in the log may yet be applied; what only waits was never proposed."""
-        pending, self._in_log = self._in_log, set()
+        pending, self._in_log = self._in_log, {}
         for future in pending:
             if not future.done():
                 future.set_result(Unknown(why))
@@ -72,9 +72,9 @@ class Proposals:
 
     def _settler(self, futures: list[asyncio.Future[Outcome]]) -> Callable[[Any, int], None]:
         def settle(results: list[Any] | None, reason: int) -> None:
-            self._in_log.difference_update(futures)
             index = self._core.applied_index
             for position, future in enumerate(futures):
+                self._in_log.pop(future, None)
                 if not future.done():
                     if reason == FAIL_REASON.SUCCESS:
                         future.set_result(Applied(index, None if results is None else results[position]))

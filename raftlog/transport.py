@@ -118,7 +118,7 @@ class PeerTransport:
         self.counters: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._open: dict[str, _Connection] = {}
-        self._all: set[_Connection] = set()
+        self._all: dict[_Connection, None] = {}  # a set in the order of arrival
         self._dialers: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
     async def start(self, address: str) -> None:
@@ -167,6 +167,11 @@ class PeerTransport:
         connection.send(message)
         return True
 
+    def backlog_bytes(self, peer: str) -> int:
+        """What has been queued for a peer and has not left this process."""
+        connection = self._open.get(peer)
+        return 0 if connection is None or connection.transport is None else connection.transport.get_write_buffer_size()
+
     def connected(self) -> tuple[str, ...]:
         """The names of the peers that have proven themselves and can be sent to."""
         return tuple(sorted(self._open))
@@ -196,7 +201,7 @@ class PeerTransport:
 
     def lost(self, connection: _Connection) -> None:
         """The connection is gone."""
-        self._all.discard(connection)
+        self._all.pop(connection, None)
         self._forget(connection)
 
     def note_cut(self, connection: _Connection, why: str) -> None:
@@ -225,7 +230,7 @@ class PeerTransport:
             config.cluster, config.name, config.security.secret, nonce, dialing=dialing, expected=expected
         )
         connection = _Connection(self, channel)
-        self._all.add(connection)
+        self._all[connection] = None
         unproven = [other for other in self._all if not other.channel.open]
         if len(unproven) > UNPROVEN_CONNECTIONS_MAX:
             unproven[0].cut("too many connections that have proven nothing")
