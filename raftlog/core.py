@@ -152,6 +152,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._apply, self._on_state, self._on_members = apply, on_state, on_members
         self._proposals: list[tuple[bytes, Proposed]] = []
         self._logged: dict[int, tuple[int, Proposed]] = {}  # by index: the term, and whom to tell
+        self._known: dict[str, MemberNode] = {}
         self.guard: Guard
         self._enter()
         nodes = {member.name: MemberNode((member.name, member.address)) for member in members}
@@ -168,11 +169,16 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def _make_guard(self, _core: Any, _own: Any, _others: Any) -> Guard:
         self.guard = Guard(self, self._journal, self._wire)
-        self.guard.addNode = lambda _node: self._on_members()
+        self.guard.addNode = self._member_added
         self.guard.dropNode = self._member_dropped
         return self.guard
 
+    def _member_added(self, node: MemberNode) -> None:
+        self._known.pop(node.id, None)
+        self._on_members()
+
     def _member_dropped(self, node: MemberNode) -> None:
+        self._known.pop(node.id, None)
         self._transfers.cancel(node.id)
         self._on_members()
 
@@ -292,16 +298,21 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         return tuple(sorted((Member(node.id, node.address) for node in nodes), key=lambda member: member.name))
 
     def node(self, name: str) -> MemberNode:
-        return MemberNode(name)
+        """The library's own object: what it keeps by node is then found by identity, not by comparing."""
+        known = self._known.get(name)
+        if known is None:
+            others = {node.id: node for node in self._SyncObj__otherNodes}
+            known = self._known[name] = others.get(name) or MemberNode(name)
+        return known
 
     def is_member(self, name: str) -> bool:
-        return MemberNode(name) in self._SyncObj__otherNodes
+        return self.node(name) in self._SyncObj__otherNodes
 
     def next_index(self, name: str) -> int:
-        return int(self._SyncObj__raftNextIndex.get(MemberNode(name), 0))
+        return int(self._SyncObj__raftNextIndex.get(self.node(name), 0))
 
     def set_next_index(self, name: str, index: int) -> None:
-        self._SyncObj__raftNextIndex[MemberNode(name)] = index
+        self._SyncObj__raftNextIndex[self.node(name)] = index
 
     @property
     def transfers(self) -> Transfers:

@@ -57,6 +57,7 @@ class _Shared:
     term: int = 0
     leader: str | None = None
     commit_index: int = 0
+    heard: tuple[int, int] = (0, 0)  # the term and the index up to which followers know that they may apply
     snapshot_index: int = 0
     snapshot: bytes = b""
     entries: list[bytes] = field(default_factory=list)  # those after the snapshot
@@ -78,11 +79,20 @@ class _Shared:
         return self.last_index
 
     def changed(self) -> None:
-        """Commit what can be committed, and let every node look at the result."""
+        """Commit what can be committed, and let the leader look at it; without one, everybody."""
         if self.leader is not None and self.has_majority():
             self.commit_index = self.last_index
         for log in self.running.values():
-            log.wake()
+            if self.leader in (None, log.name):
+                log.wake()
+
+    def spread(self, leader: MemoryLog, applied_index: int) -> None:
+        """The leader has applied so far, and told its callers; only then the others hear of it, as in a cluster."""
+        if self.heard != (self.term, applied_index):
+            self.heard = (self.term, applied_index)
+            for log in self.running.values():
+                if log is not leader:
+                    log.wake()
 
     def elect(self, name: str) -> None:
         del self.entries[self.commit_index - self.snapshot_index :]
@@ -92,6 +102,7 @@ class _Shared:
 
     def started(self, log: MemoryLog) -> None:
         self.running[log.name] = log
+        log.wake()
         if self.members.keys() == {log.name}:
             self.elect(log.name)
         self.changed()
@@ -285,6 +296,8 @@ class MemoryLog:
             self._apply()
             self._step_up()
             self._append()
+            if self._shared.leader == self.name:
+                self._shared.spread(self, self._applied_index)
         except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             _log.critical("log failed", node=self.name, error=repr(error), exc_info=error)
             self._broken_by = error
@@ -308,22 +321,24 @@ class MemoryLog:
         if self._applied_index < shared.snapshot_index:
             self._applier.restore([shared.snapshot])
             self._applied_index = shared.snapshot_index
-        while self._applied_index < shared.commit_index:
+        asked = shared.leader == self.name or self._barriers  # else this node learns of commits later
+        while self._applied_index < (shared.commit_index if asked else shared.heard[1]):
             index = self._applied_index + 1
             results = self._applier.apply(index, shared.entry(index)) or [None]
             self._applied_index = index
             if waiters := self._pending.pop(index, None):
                 for waiter, result in zip(waiters, results, strict=True):
                     self._answer([waiter], Applied(index, result))
-        shared.compact(self._applied_index, self._applier.snapshot)
+        if shared.leader == self.name:  # not who is ahead of it: it still owes answers for these entries
+            shared.compact(self._applied_index, self._applier.snapshot)
         if shared.leader is not None and shared.has_majority():
             self._answer(self._barriers, Applied(self._applied_index, None))
             self._barriers.clear()
 
     def _step_up(self) -> None:
-        """Lead, once everything of earlier terms is applied."""
+        """Lead, if elected; everything of earlier terms has just been applied."""
         shared = self._shared
-        if shared.leader == self.name and self._applied_index == shared.last_index:
+        if shared.leader == self.name:
             self._become(Leadership(Role.LEADER, shared.term, self.name))
 
     def _append(self) -> None:

@@ -271,12 +271,23 @@ class RaftLog:
             self._observe_leadership()
             self._reads.applied(self._core.applied_index)
             self._compaction.consider()
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._core.wake_at(), self._wake)
+            self._rearm()
             self._flush()  # last: from here on the writer's thread may want the interpreter
         except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             self._fail(error)
+
+    def _rearm(self) -> None:
+        """Wake when the core wants it. A timer that rings too early may stay: its turn arms the next one."""
+        at = self._core.wake_at()
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wake()
 
     def _submit(self) -> None:
         """What was proposed since the last sync began goes into entries; read points share an entry of their own."""
@@ -316,10 +327,11 @@ class RaftLog:
             self._reads.end("leadership was lost")
 
     def _observe_leadership(self) -> None:
-        core = self._core
+        core, known = self._core, self._announced
         role = Role.LEADER if core.settled else Role.FOLLOWER
         leader = core.leader if role is Role.LEADER or not core.leading else None
-        self._announce(Leadership(role, core.term, leader))
+        if (role, core.term, leader) != (known.role, known.term, known.leader):
+            self._announce(Leadership(role, core.term, leader))
 
     def _announce(self, leadership: Leadership) -> None:
         if leadership == self._announced:

@@ -22,7 +22,7 @@ _Waiter = Callable[[int | None], object]  # called with the index reached, or No
 
 
 class Reads:
-    """The read points of one node. `patience_s` bounds how long a follower waits for the leader's word."""
+    """The read points of one node. `patience_s` bounds how long a caller at a follower waits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
         self._loop = loop
@@ -30,7 +30,7 @@ class Reads:
         self._next: list[_Waiter] = []  # leader: for the next entry
         self._proposed: list[list[_Waiter]] = []  # leader: for entries in the log
         self._asked: dict[int, asyncio.Future[Outcome]] = {}  # follower: the leader's word is awaited
-        self._behind: list[tuple[int, asyncio.Future[Outcome]]] = []  # follower: our own application is awaited
+        self._behind: dict[asyncio.Future[Outcome], int] = {}  # follower: our own application up to there is awaited
         self._last_id = 0
 
     # Leader ----------------------------------------------------------------------------------------------
@@ -81,13 +81,14 @@ class Reads:
             future.set_result(Refused(Refusal.NOT_LEADER))
             return future
         self._asked[request] = future
-        self._loop.call_later(self._patience_s, self._impatient, request)
+        self._loop.call_later(self._patience_s, self._impatient, request, future)
         return future
 
-    def _impatient(self, request: int) -> None:
-        future = self._asked.pop(request, None)
-        if future is not None and not future.done():
-            future.set_result(Unknown("the leader did not answer in time"))
+    def _impatient(self, request: int, future: asyncio.Future[Outcome]) -> None:
+        self._asked.pop(request, None)
+        self._behind.pop(future, None)
+        if not future.done():
+            future.set_result(Unknown("the leader's word, or what it speaks of, did not arrive in time"))
 
     def leader_reached(self, request: int, index: int | None, applied_index: int) -> None:
         """The leader's word on a request of ours."""
@@ -99,17 +100,13 @@ class Reads:
         elif index <= applied_index:
             future.set_result(Applied(index, None))
         else:
-            self._behind.append((index, future))
+            self._behind[future] = index
 
     def applied(self, applied_index: int) -> None:
         """This node has applied so far."""
-        if not self._behind:
-            return
-        waiting, self._behind = self._behind, []
-        for index, future in waiting:
-            if index > applied_index:
-                self._behind.append((index, future))
-            elif not future.done():
+        for future in [future for future, index in self._behind.items() if index <= applied_index]:
+            index = self._behind.pop(future)
+            if not future.done():
                 future.set_result(Applied(index, None))
 
     # Both ------------------------------------------------------------------------------------------------
@@ -117,9 +114,10 @@ class Reads:
     def end(self, why: str) -> None:
         """Leadership was lost or the node stops: nobody waits for ever."""
         waiters = self._next + [waiter for waiters in self._proposed for waiter in waiters]
-        futures = [*self._asked.values(), *(future for _, future in self._behind)]
-        self._next, self._proposed, self._behind = [], [], []
+        futures = [*self._asked.values(), *self._behind]
+        self._next, self._proposed = [], []
         self._asked.clear()
+        self._behind.clear()
         for waiter in waiters:
             waiter(None)
         for future in futures:

@@ -144,6 +144,8 @@ class Transfers:
         try:
             snapshot = Snapshot.verify(bytes(incoming.data), f"snapshot {index} from {leader}")
         except Corrupt:
+            snapshot = None
+        if snapshot is None or (snapshot.meta.index, snapshot.meta.term) != (index, piece["term"]):
             self.rejected += 1
             return None
         self._install(snapshot)
