@@ -45,6 +45,7 @@ class Compaction:
         self._loop = asyncio.get_running_loop()
         self._core: RaftCore
         self._journal: RaftJournal
+        self._trimmed_bytes = 0  # of the journal just after it was trimmed
         self._capturing = False
         self._loading = False
         self._received: Snapshot | None = None  # installed, to be on the disk before its journal record
@@ -64,7 +65,7 @@ class Compaction:
         """Start a snapshot if the log has grown enough since the last one."""
         applied, config = self._core.applied_index, self._config
         grown = applied - self.index >= config.snapshot_entries
-        heavy = self._wal.size_bytes >= config.snapshot_bytes and applied > self.index + 1
+        heavy = self._wal.size_bytes - self._trimmed_bytes >= config.snapshot_bytes and applied > self.index + 1
         if not (grown or heavy) or self._capturing or self._finished is not None or self._core.membership_open:
             return
         term = self._journal.term_at(applied)
@@ -85,7 +86,7 @@ class Compaction:
         """What the disk should do next, as a blocking call for the journal's thread; None if nothing is queued."""
         if self._received is None and self._finished is not None and not self._core.transfers.sending:
             checkpoint = self._journal.compact(self._finished)
-            self._finished = None
+            self._finished, self._trimmed_bytes = None, len(checkpoint)
             return lambda: self._wal.rotate(checkpoint)
         if not self._journal.dirty:
             return None

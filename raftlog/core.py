@@ -231,6 +231,13 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
             soon = self._clock() + heartbeat * (0.5 + self._dice.random())
             self._SyncObj__raftElectionDeadline: float = min(self._SyncObj__raftElectionDeadline, soon)
 
+    def step_down(self) -> None:
+        """Leave office: this node cannot do what a leader must. It does not stand before its disk works again."""
+        self._enter()
+        self._SyncObj__raftLeader = None
+        self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__setState(library._RAFT_STATE.FOLLOWER)  # noqa: SLF001
+
     def wake_at(self) -> float:
         """When the next tick is due if nothing happens before (clock seconds)."""
         if self.commit_index > self.applied_index and self._journal.durable_index > self.applied_index:
@@ -324,6 +331,10 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         ahead = self._journal.slice(self.applied_index + 1, self._journal.last_index - self.applied_index)
         return any(self._is_membership(command) for command, _, _ in ahead)
 
+    def _change_members(self, command: bytes) -> bool:
+        """Let a change take effect, unless an earlier one is not applied yet: the library forgets to look."""
+        return not self.membership_open and bool(self._SyncObj__changeCluster(_Codec.loads(command[1:])))
+
     @staticmethod
     def _is_membership(command: bytes) -> bool:
         return bool(command[0] == library._COMMAND_TYPE.MEMBERSHIP)  # noqa: SLF001
@@ -362,7 +373,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         for command, proposed in queued:
             if not self.leading:
                 proposed(None, FAIL_REASON.NOT_LEADER)
-            elif self._is_membership(command) and not self._SyncObj__changeCluster(_Codec.loads(command[1:])):
+            elif self._is_membership(command) and not self._change_members(command):
                 proposed(None, FAIL_REASON.REQUEST_DENIED)
             else:
                 index = self._journal.last_index + 1

@@ -40,7 +40,11 @@ class LogStopped(LogError):
 
 
 class Corrupt(LogError):
-    """A file holds what was never written there. The node refuses to start: restore it, or start it empty."""
+    """A file holds what was never written there, so the node refuses to start.
+
+    Remove the replica from the cluster and add an empty one under a new name. Under its old name an empty replica would
+    have forgotten what it voted for and acknowledged, and acknowledged entries could be lost.
+    """
 
     def __init__(self, file: str, offset: int, why: str) -> None:
         super().__init__(f"{file} is corrupt at byte {offset}: {why}")

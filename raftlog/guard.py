@@ -64,7 +64,7 @@ class CoreView(Protocol):
 
 
 class Guard(Transport):  # type: ignore[misc]  # the library has no types
-    """The library's transport. `flushes` counts batches handed to the disk; see `hold_for` and `released`."""
+    """The library's transport, and the only way in."""
 
     ready = True
 

@@ -58,6 +58,7 @@ class _Shared:
     leader: str | None = None
     commit_index: int = 0
     heard: tuple[int, int] = (0, 0)  # the term and the index up to which followers know that they may apply
+    change_index: int = 0  # the entry of the last change of the membership
     snapshot_index: int = 0
     snapshot: bytes = b""
     entries: list[bytes] = field(default_factory=list)  # those after the snapshot
@@ -220,20 +221,16 @@ class MemoryLog:
         return await waiter
 
     async def add_member(self, member: Member) -> Outcome:
-        """See `ReplicatedLog.add_member`; denied if the name is a member already, or without a majority."""
-        if refused := self._refusal():
+        """See `ReplicatedLog.add_member`; denied if it is one already, or without a majority."""
+        if refused := self._refusal() or self._denial(possible=member.name not in self._shared.members):
             return refused
-        if member.name in self._shared.members or not self._shared.has_majority():
-            return Refused(Refusal.DENIED)
         self._shared.members[member.name] = member
         return await self._change_applied()
 
     async def remove_member(self, name: str) -> Outcome:
-        """See `ReplicatedLog.remove_member`; denied if the name is no member, or without a majority."""
-        if refused := self._refusal():
+        """See `ReplicatedLog.remove_member`; denied if it is none, or without a majority."""
+        if refused := self._refusal() or self._denial(possible=name in self._shared.members.keys() - {self.name}):
             return refused
-        if name == self.name or name not in self._shared.members or not self._shared.has_majority():
-            return Refused(Refusal.DENIED)
         del self._shared.members[name]
         return await self._change_applied()
 
@@ -361,8 +358,13 @@ class MemoryLog:
     async def _change_applied(self) -> Outcome:
         """Wait for the entry of a membership change, which the caller has just made."""
         waiter = self._waiter()
-        self._pending[self._shared.append(pack([]))] = [waiter]
+        self._shared.change_index = self._shared.append(pack([]))
+        self._pending[self._shared.change_index] = [waiter]
         return await waiter
+
+    def _denial(self, *, possible: bool) -> Refused | None:
+        under_way = self._applied_index < self._shared.change_index
+        return None if possible and not under_way and self._shared.has_majority() else Refused(Refusal.DENIED)
 
     def _refusal(self) -> Refused | None:
         if self._loop is None:

@@ -52,6 +52,8 @@ def check(message: Any) -> None:
             _check_fields(message["serialized"], _PIECE)
     else:
         _check_fields(message, _ENTRIES)
+        if "transmission" in message:
+            raise MessageError("an entry in pieces: we never send those, and the library must not put them together")
         _check_entries(message["prevLogIdx"], message["entries"])
 
 

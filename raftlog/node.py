@@ -32,6 +32,7 @@ from raftlog.errors import ConfigError
 from raftlog.journal import RaftJournal
 from raftlog.machine import Applier, pack
 from raftlog.messages import Message, MessageError, check
+from raftlog.office import Office
 from raftlog.port import (
     Leadership,
     LeadershipListener,
@@ -39,7 +40,6 @@ from raftlog.port import (
     Outcome,
     Refusal,
     Refused,
-    Role,
     StateMachine,
     Status,
 )
@@ -59,7 +59,8 @@ _log = structlog.get_logger("raftlog")
 class RaftLog:
     """One replica; implements `raftlog.port.ReplicatedLog`.
 
-    `disk` is its directory, `dice` its only chance; `worker` makes what waits for the journal's syncs.
+    `disk` is its directory. `dice` is its only chance, nonces included: outside of tests, a `random.SystemRandom`.
+    `worker` makes what waits for the journal's syncs.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class RaftLog:
         self._compaction: Compaction
         self._proposals: Proposals
         self._reads: Reads
-        self._listeners: list[LeadershipListener] = []
-        self._announced = Leadership(Role.FOLLOWER, 0, None)
+        self._office = Office(config.name)
         self._counters: Counter[str] = Counter()
         self._running = False
         self._turn_due = False
         self._flushing = False
+        self._flushing_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     # Life ------------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class RaftLog:
             self._timer.cancel()
         self._proposals.give_up("the node stopped", Refused(Refusal.STOPPED))
         self._reads.end("the node stopped")
-        self._announce(Leadership(Role.FOLLOWER, self._announced.term, None))
+        self._office.close()
 
     # The port --------------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class RaftLog:
     async def barrier(self) -> Outcome:
         if not self._running:
             return Refused(Refusal.STOPPED)
-        if self._leading():
+        if self._office.holds(self._core):
             reached = self._reads.at_leader()
         elif (leader := self._core.leader) is not None:
             reached = self._reads.at_follower(lambda request: self._peers.send(leader, request))
@@ -218,31 +219,25 @@ class RaftLog:
     def _refused(self) -> Refused | None:
         if not self._running:
             return Refused(Refusal.STOPPED)
-        return None if self._leading() else Refused(Refusal.NOT_LEADER, self._core.leader)
-
-    def _leading(self) -> bool:
-        """Announced, and not deposed since: the next turn will say so, but nothing may be taken on for it."""
-        return self._announced.role is Role.LEADER and self._core.leading
+        return None if self._office.holds(self._core) else Refused(Refusal.NOT_LEADER, self._core.leader)
 
     @property
     def leadership(self) -> Leadership:
-        return self._announced
+        return self._office.announced
 
     def subscribe(self, listener: LeadershipListener) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return unsubscribe
+        return self._office.subscribe(listener)
 
     def status(self) -> Status:
         core, journal, compaction = self._core, self._journal, self._compaction
-        taken = Counter(snapshots=compaction.taken, snapshots_installed=compaction.installed)
+        taken = Counter(
+            snapshots=compaction.taken,
+            snapshots_installed=compaction.installed,
+            snapshots_rejected=core.transfers.rejected,
+        )
         return Status(
             name=self._config.name,
-            leadership=self._announced,
+            leadership=self._office.announced,
             members=core.members(),
             connected=self._peers.connected(),
             last_index=journal.last_index,
@@ -268,13 +263,19 @@ class RaftLog:
         try:
             self._submit()
             self._core.tick()
-            self._observe_leadership()
+            if self._flushing and self._core.leading and self._disk_hangs():
+                self._core.step_down()
+            self._office.observe(self._core)
             self._reads.applied(self._core.applied_index)
             self._compaction.consider()
             self._rearm()
             self._flush()  # last: from here on the writer's thread may want the interpreter
         except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             self._fail(error)
+
+    def _disk_hangs(self) -> bool:
+        """A leader that cannot write must not keep its followers from electing one that can."""
+        return self._loop.time() - self._flushing_since > self._config.timing.lease_s
 
     def _rearm(self) -> None:
         """Wake when the core wants it. A timer that rings too early may stay: its turn arms the next one."""
@@ -301,7 +302,7 @@ class RaftLog:
         """Hand everything queued to the disk, unless a batch is on its way already."""
         if self._flushing or self._writer is None or (job := self._compaction.next_job()) is None:
             return
-        self._flushing = True
+        self._flushing, self._flushing_since = True, self._loop.time()
         self._core.guard.flush_started()
         self._counters["syncs"] += 1
         self._writer.submit(job, self._flushed)
@@ -325,23 +326,6 @@ class RaftLog:
         if not self._core.leading:
             self._proposals.give_up("leadership was lost", Refused(Refusal.NOT_LEADER))
             self._reads.end("leadership was lost")
-
-    def _observe_leadership(self) -> None:
-        core, known = self._core, self._announced
-        role = Role.LEADER if core.settled else Role.FOLLOWER
-        leader = core.leader if role is Role.LEADER or not core.leading else None
-        if (role, core.term, leader) != (known.role, known.term, known.leader):
-            self._announce(Leadership(role, core.term, leader))
-
-    def _announce(self, leadership: Leadership) -> None:
-        if leadership == self._announced:
-            return
-        self._announced = leadership
-        _log.info(
-            "leadership", node=self._config.name, role=leadership.role, term=leadership.term, leader=leadership.leader
-        )
-        for listener in list(self._listeners):
-            listener(leadership)
 
     def _members_changed(self) -> None:
         if self._running:
@@ -389,7 +373,7 @@ class RaftLog:
             self._core.guard.behind = True  # the follower waits to hear that the index is committed
             self._peers.send(peer, {"type": "read_index_reached", "id": request, "index": index})
 
-        if self._leading():
+        if self._office.holds(self._core):
             self._reads.for_follower(answer)
         else:
             answer(None)

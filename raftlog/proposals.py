@@ -17,9 +17,11 @@ from raftlog.core import RaftCore
 from raftlog.machine import is_too_large, pack, take_batch
 from raftlog.port import Applied, Member, Outcome, Refusal, Refused, Unknown
 
-__all__ = ["PROPOSALS_WAITING_MAX", "Proposals"]
+__all__ = ["PROPOSALS_WAITING_BYTES_MAX", "PROPOSALS_WAITING_MAX", "Proposals"]
 
-PROPOSALS_WAITING_MAX = 100_000  # not yet in the log; past it, a proposal is refused as overloaded
+# Proposals that are not yet in the log; past either bound, one more is refused as overloaded.
+PROPOSALS_WAITING_MAX = 100_000
+PROPOSALS_WAITING_BYTES_MAX = 64 << 20
 
 _Waiting = tuple[bytes | None, bytes, "asyncio.Future[Outcome]"]
 
@@ -31,6 +33,7 @@ class Proposals:
         self._loop = loop
         self._core = core
         self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
         self._in_log: dict[asyncio.Future[Outcome], None] = {}  # a set in the order of arrival
 
     def add(self, command: bytes, command_id: bytes | None) -> asyncio.Future[Outcome]:
@@ -38,10 +41,11 @@ class Proposals:
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if is_too_large(command, command_id):
             future.set_result(Refused(Refusal.TOO_LARGE))
-        elif len(self._waiting) >= PROPOSALS_WAITING_MAX:
+        elif len(self._waiting) >= PROPOSALS_WAITING_MAX or self._waiting_bytes >= PROPOSALS_WAITING_BYTES_MAX:
             future.set_result(Refused(Refusal.OVERLOADED))
         else:
             self._waiting.append((command_id, command, future))
+            self._waiting_bytes += len(command)
         return future
 
     def add_member(self, member: Member, *, add: bool) -> asyncio.Future[Outcome]:
@@ -53,6 +57,7 @@ class Proposals:
 
     def submit(self) -> None:
         """Put what waits into entries of the next tick."""
+        self._waiting_bytes = 0
         while self._waiting:
             batch = take_batch(self._waiting)
             futures = [future for _, _, future in batch]
@@ -65,7 +70,7 @@ class Proposals:
         for future in pending:
             if not future.done():
                 future.set_result(Unknown(why))
-        queued, self._waiting = self._waiting, deque()
+        queued, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for _, _, future in queued:
             if not future.done():
                 future.set_result(waiting)

@@ -105,6 +105,7 @@ class Transfers:
             del self._outgoing[peer]
         elif received_bytes >= len(outgoing.snapshot.data):  # it could not use the whole
             outgoing.sent_bytes = outgoing.acknowledged_bytes = 0
+            return False  # and may never be able to: begin again with the next heartbeat, not at once
         else:
             outgoing.acknowledged_bytes = max(outgoing.acknowledged_bytes, min(received_bytes, outgoing.sent_bytes))
         return True

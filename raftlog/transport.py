@@ -56,7 +56,6 @@ class _Connection(asyncio.Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._owner.loop.time()
         try:
             for item in self.channel.receive(data):
                 if isinstance(item, bytes):
@@ -65,7 +64,8 @@ class _Connection(asyncio.Protocol):
                 self._owner.opened(self)
                 if item["type"] != "ping":
                     self._owner.heard(self, item)
-            if self.channel.open:
+            if self.channel.open:  # until then, bytes are no sign of life: whoever only dribbles is cut
+                self._heard_at = self._owner.loop.time()
                 self._owner.opened(self)
         except (FrameError, KeyError) as error:
             self.cut(str(error))
@@ -134,8 +134,9 @@ class PeerTransport:
     async def stop(self) -> None:
         """Cut everything, and wait until nothing of it runs any more."""
         dialers = [task for _, task in self._dialers.values()]
+        closed = [connection.closed for connection in self._all if connection.transport is not None]
         self.abort()
-        await asyncio.gather(*dialers, return_exceptions=True)
+        await asyncio.gather(*dialers, *closed, return_exceptions=True)
 
     def abort(self) -> None:
         """Cut everything, at once."""
