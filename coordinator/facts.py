@@ -1,0 +1,119 @@
+"""What one driver knows beside the record: calls and proposals under way, and what participants have said.
+
+Facts belong to one driver on one leader and may vanish at any moment; nothing that must survive is kept here.
+They say what *happened*, never what follows from it: that is `coordinator.protocols`. A driver does
+
+    step = decide(plan, record, facts, now)
+    for effect in step.effects: facts.note(effect); start performing it
+    when one has ended: facts.fold(event, now, draw), and decide again
+
+Times are seconds of the event loop's clock; a `draw` is a random number, 0 <= draw < 1, kept for the jitter of
+the next attempt.
+"""
+
+from __future__ import annotations
+
+from coordinator.effects import Call, CallEnded, Effect, Event, Propose
+from coordinator.ledger.commands import Command
+from participant.wire import BranchState, Verb
+
+__all__ = ["Asking", "BranchFacts", "Facts"]
+
+FINAL_STATES = frozenset((BranchState.READ_ONLY, BranchState.COMMITTED, BranchState.ABORTED))
+
+
+class Asking:
+    """One kind of question to one party: is it under way, how often was it asked in a row, when did it end.
+
+    `attempts` counts from 1 with the first time, and starts again when another question is asked.
+    """
+
+    __slots__ = ("attempts", "draw", "ended_at", "in_flight", "question")
+
+    def __init__(self) -> None:
+        self.question: Verb | type[Command] | None = None
+        self.in_flight = False
+        self.attempts = 0
+        self.ended_at = 0.0
+        self.draw = 0.0
+
+    def start(self, question: Verb | type[Command]) -> None:
+        """The question goes out now."""
+        if question is not self.question:
+            self.question = question
+            self.attempts = 0
+        self.attempts += 1
+        self.in_flight = True
+
+    def end(self, question: Verb | type[Command], now: float, draw: float) -> None:
+        """The question has come back. The late end of an older question changes nothing."""
+        if question is self.question:
+            self.in_flight = False
+            self.ended_at = now
+            self.draw = draw
+
+
+class BranchFacts(Asking):
+    """What is known of one branch. Its question is a verb.
+
+    `state` is the newest that the participant said, None while it has said nothing: a final state is never
+    replaced by a late one that is not. `reason` goes with it. `error` says, for people, why the last call came
+    back without a useful answer ("" when it did not).
+    """
+
+    __slots__ = ("error", "reason", "state")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: BranchState | None = None
+        self.reason = ""
+        self.error = ""
+
+    def hear(self, event: CallEnded) -> None:
+        """Take in what a call brought back."""
+        answer = event.answer
+        if answer is None:
+            self.error = event.error or "no answer"
+        elif answer.retry:
+            self.error = answer.reason or "asked to come again"
+        else:
+            self.error = ""
+            if answer.state in FINAL_STATES or self.state not in FINAL_STATES:
+                self.state = answer.state
+                self.reason = answer.reason
+
+
+class Facts:
+    """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
+    from there. `proposal` is about the driver's own proposals, of which there is at most one at a time."""
+
+    __slots__ = ("_branches", "proposal", "started_at")
+
+    def __init__(self, started_at: float) -> None:
+        self.started_at = started_at
+        self.proposal = Asking()
+        self._branches: dict[str, BranchFacts] = {}
+
+    def of(self, branch: str) -> BranchFacts:
+        """The facts about one branch; blank ones if nothing has happened yet."""
+        known = self._branches.get(branch)
+        if known is None:
+            known = self._branches[branch] = BranchFacts()
+        return known
+
+    def note(self, effect: Effect) -> None:
+        """The driver is about to perform `effect`. To be called before anything is awaited."""
+        match effect:
+            case Call(branch=branch, verb=verb):
+                self.of(branch).start(verb)
+            case Propose(command=command):
+                self.proposal.start(type(command))
+
+    def fold(self, event: Event, now: float, draw: float) -> None:
+        """An effect has come back at `now`, well or not."""
+        if isinstance(event, CallEnded):
+            branch = self.of(event.branch)
+            branch.end(event.verb, now, draw)
+            branch.hear(event)
+        else:
+            self.proposal.end(type(event.command), now, draw)

@@ -1,0 +1,266 @@
+"""The ledger: the record of every transaction, and the one place where a record changes.
+
+It is the state machine of the replicated log. `apply` is total and deterministic: the same commands give the same
+records, results and revisions on every replica; it looks at no clock, and what the rules forbid is a value. It asks
+`transitions.find` before it changes anything.
+
+Commands are proposed without a command id: each may be repeated, and after an unknown proposal the record tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from sortedcontainers import SortedList  # type: ignore[import-untyped]
+
+from coordinator.ledger import snapshot
+from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, decode
+from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.transitions import Event, Why, find
+
+__all__ = ["PAGE_MAX", "SCAN_MAX", "Accepted", "Cursor", "Ledger", "Listener", "Page", "Rejected", "Result"]
+
+PAGE_MAX = 500  # records of one page
+SCAN_MAX = 5_000  # records that are looked at for one page; a few milliseconds
+
+Cursor: TypeAlias = tuple[int, str]  # (begun_at_ms, gid)
+Listener: TypeAlias = Callable[[TransactionRecord], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the command asks for is so; `record` is the transaction now, None after a Forget.
+
+    Also the answer to a repeated command, which changes nothing.
+    """
+
+    record: TransactionRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The rules forbid the command: it changed nothing. `record` is the transaction as it is, None if unknown."""
+
+    reason: Why
+    record: TransactionRecord | None
+
+
+Result: TypeAlias = Accepted | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records, newest first. `cursor` continues after them; None: there are no more.
+
+    A page may be short, even empty, and have a cursor all the same, because the work for one is bounded.
+    """
+
+    records: tuple[TransactionRecord, ...]
+    cursor: Cursor | None
+
+
+class Ledger:
+    """Every transaction that was begun or asked for, until it is forgotten. `revision` counts changes."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._records: dict[str, TransactionRecord] = {}
+        self._unfinished: dict[str, TransactionRecord] = {}
+        self._by_begin: SortedList[Cursor] = SortedList()
+        self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
+        self._listeners: dict[object, Listener] = {}
+
+    # The state machine (`raftlog.port.StateMachine`)
+
+    def apply(self, index: int, command: bytes) -> Result:  # noqa: ARG002 (the log's index is not part of a record)
+        """Apply one command from the log. Raises CommandError, fatal for the node, if it cannot be read."""
+        return self.execute(decode(command))
+
+    def execute(self, command: Command) -> Result:
+        """Apply one command."""
+        match command:
+            case Begin():
+                return self._begin(command)
+            case Decide():
+                return self._decide(command)
+            case End():
+                return self._end(command)
+            case Forget():
+                return self._forget(command)
+
+    def snapshot(self) -> Iterable[bytes]:
+        """The state now, as chunks (`ledger.snapshot`); they are made as they are consumed, in any thread."""
+        return snapshot.encode(self.revision, list(self._records.values()))
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the state, then tell the listeners of every record that is newer than the old state.
+
+        Raises SnapshotError; the state is then as before.
+        """
+        seen = self.revision
+        self.revision, records = snapshot.decode(chunks)
+        self._records = {record.gid: record for record in records}
+        self._unfinished = {record.gid: record for record in records if not record.finished}
+        self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
+        self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
+        for record in records:
+            if record.revision > seen:
+                self._tell(record)
+
+    # Reading
+
+    def get(self, gid: str) -> TransactionRecord | None:
+        """The record of one transaction, None if the ledger holds none."""
+        return self._records.get(gid)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def unfinished(self) -> tuple[TransactionRecord, ...]:
+        """Every transaction that is undecided, or of which some branch is still owed a call; in no set order."""
+        return tuple(self._unfinished.values())
+
+    def page(
+        self,
+        *,
+        limit: int,
+        after: Cursor | None = None,
+        phases: frozenset[Phase] | None = None,
+        participant: str | None = None,
+        begun_from_ms: int | None = None,
+        begun_before_ms: int | None = None,
+    ) -> Page:
+        """Records by descending (begun_at_ms, gid), those after the cursor `after` only, at most PAGE_MAX.
+
+        `phases` and `participant` (of any branch) select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`.
+        """
+        lowest = None if begun_from_ms is None else _before(begun_from_ms)
+        highest = None if begun_before_ms is None else _before(begun_before_ms)
+        if after is not None:
+            highest = after if highest is None else min(after, highest)
+        found: list[TransactionRecord] = []
+        keys = self._by_begin.irange(lowest, highest, inclusive=(True, False), reverse=True)
+        for scanned, key in enumerate(keys, start=1):
+            record = self._records[key[1]]
+            if (phases is None or record.phase in phases) and (participant is None or _names(record, participant)):
+                found.append(record)
+            if len(found) == min(limit, PAGE_MAX) or scanned == SCAN_MAX:
+                return Page(tuple(found), key)
+        return Page(tuple(found), None)
+
+    def finished_before(self, ms: int, limit: int) -> tuple[str, ...]:
+        """Up to `limit` finished transactions decided before `ms` (wall clock), oldest first: what to forget."""
+        keys = self._finished.irange(None, _before(ms), inclusive=(True, False))
+        return tuple(gid for (_, gid), _ in zip(keys, range(limit), strict=False))
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(record)` after each change on this replica; the returned function ends that.
+
+        It is called in the middle of `apply`: it must be quick, must not raise and must not use the log. A
+        transaction that is forgotten is not announced.
+        """
+        token = object()
+        self._listeners[token] = listener
+
+        def end() -> None:
+            self._listeners.pop(token, None)
+
+        return end
+
+    # Changing
+
+    def _begin(self, command: Begin) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.BEGIN, command)
+        if isinstance(row, Why):
+            return Rejected(row, record)
+        if record is not None:
+            return Accepted(record)
+        begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
+        return self._become(row.becomes, TransactionRecord(*begun, command.deadline_ms, command.at_ms))
+
+    def _decide(self, command: Decide) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.COMMIT if command.decision is Decision.COMMIT else Event.ABORT, command)
+        if isinstance(row, Why):
+            return Rejected(row, record)
+        if record is None:
+            record = _tombstone(command)
+        elif row.becomes is record.phase:
+            return Accepted(record)
+        return self._become(
+            row.becomes,
+            record,
+            branches=tuple(_decided(branch, command.done) for branch in record.branches),
+            decided_at_ms=command.at_ms,
+            decided_by=command.by,
+            reason=command.reason,
+            culprit=command.culprit,
+        )
+
+    def _end(self, command: End) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.END, command)
+        if record is None or isinstance(row, Why):
+            return Rejected(Why.UNKNOWN_GID if record is None else Why.UNDECIDED, record)
+        if not any(branch.branch in command.branches and not branch.ended for branch in record.branches):
+            return Accepted(record)
+        branches = tuple(_ended(branch, command.branches) for branch in record.branches)
+        return self._become(row.becomes, record, branches=branches)
+
+    def _forget(self, command: Forget) -> Result:
+        for gid in command.gids:
+            record = self._records.get(gid)
+            row = find(record, Event.FORGET, command)
+            if record is not None and not isinstance(row, Why):
+                self._become(row.becomes, record)
+        return Accepted(None)
+
+    def _become(self, phase: Phase | None, record: TransactionRecord, **changes: Any) -> Accepted:
+        """Store `record` with its `changes` and its new `phase`; None drops it. Whatever changes passes here."""
+        self.revision += 1
+        if phase is None:
+            del self._records[record.gid]
+            self._by_begin.remove((record.begun_at_ms, record.gid))
+            self._finished.remove((record.decided_at_ms, record.gid))
+            return Accepted(None)
+        if record.gid not in self._records:
+            self._by_begin.add((record.begun_at_ms, record.gid))
+        record = replace(record, phase=phase, revision=self.revision, **changes)
+        self._records[record.gid] = record
+        if record.finished:
+            self._unfinished.pop(record.gid, None)
+            self._finished.add((record.decided_at_ms, record.gid))
+        else:
+            self._unfinished[record.gid] = record
+        self._tell(record)
+        return Accepted(record)
+
+    def _tell(self, record: TransactionRecord) -> None:
+        for listener in tuple(self._listeners.values()):
+            listener(record)
+
+
+def _tombstone(command: Decide) -> TransactionRecord:
+    return TransactionRecord(command.gid, b"", Path.CLASSIC, Phase.PREPARING, (), 0, command.at_ms)
+
+
+def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:
+    """Its body has served: phase two needs none."""
+    return BranchRecord(branch.branch, branch.participant, branch.action, b"", ended=branch.branch in done)
+
+
+def _ended(branch: BranchRecord, ended: tuple[str, ...]) -> BranchRecord:
+    done = branch.ended or branch.branch in ended
+    return BranchRecord(branch.branch, branch.participant, branch.action, branch.body, done)
+
+
+def _names(record: TransactionRecord, participant: str) -> bool:
+    return any(branch.participant == participant for branch in record.branches)
+
+
+def _before(ms: int) -> Cursor:
+    """Sorts before every key of this millisecond."""
+    return (ms, "")

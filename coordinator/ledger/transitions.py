@@ -1,0 +1,215 @@
+"""The legal transitions of a transaction, as data. Whatever changes a record asks here first.
+
+The theory. Two-phase commit with *presumed abort* (Mohan, Lindsay & Obermarck, "Transaction Management in the R*
+Distributed Database Management System", ACM TODS 11(4), 1986, section 3): who finds no information about a transaction
+takes it for aborted, so that an abort needs no record to be true. A participant may ask, though, while the record of
+the branches is still on its way; so that the answer stays true, the ledger makes the abort of an unknown transaction
+durable first: a record without branches, which refuses the late Begin.
+
+The decision is a register that is written once. Gray & Lamport ("Consensus on Transaction Commit", ACM TODS 31(1),
+2006, section 2) ask for *stability*: once a resource manager has entered the committed or the aborted state, it stays
+there. Here the first decision in the log wins; a second equal one is accepted and changes nothing, a contrary one is
+rejected. Who may decide depends on what could be true elsewhere:
+
+- Commit needs every vote, and only the driver has heard them; so nobody else may commit.
+- On the classic path an abort is safe as long as there is no decision, since nobody has been told to commit.
+- On the one-phase path the participant decides, on the staged path the votes themselves do: an operator's abort
+  could contradict a commit that has already happened. Only what was heard from the participants decides there.
+- An inquiry may abort only what nobody has recorded; a transaction on its way is left to its driver.
+
+A row says: in `phase` (None: the ledger does not hold the gid), `event` leads to `becomes`, if all its guards hold. An
+event without a row is illegal. Rows are tried in order. Rows that lead back to their own phase are repeats: a command
+may arrive twice, because a proposal whose leader died is made again. `docs/internals/states.md` is drawn from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from coordinator.ledger.commands import (
+    BY_DEADLINE,
+    BY_INQUIRY,
+    BY_OPERATOR,
+    BY_VOTES,
+    Begin,
+    Command,
+    Decide,
+    End,
+)
+from coordinator.ledger.records import Path, Phase, TransactionRecord
+
+__all__ = ["TRANSITIONS", "Event", "Guard", "Transition", "Why", "draw", "find"]
+
+
+class Event(StrEnum):
+    """What a command does to one transaction."""
+
+    BEGIN = "begin"
+    COMMIT = "commit"
+    ABORT = "abort"
+    END = "end"
+    FORGET = "forget"
+
+
+class Guard(StrEnum):
+    """A condition of a transition; `_HOLDS` says when it holds."""
+
+    WELL_FORMED = "well formed"
+    SAME_REQUEST = "same request"
+    FROM_VOTES = "from votes"
+    MAY_ABORT = "may abort"
+    FROM_INQUIRY = "from inquiry"
+    OWED = "some branch owed"
+    SETTLED = "no branch owed"
+
+
+class Why(StrEnum):
+    """Why a command was rejected."""
+
+    UNKNOWN_GID = "unknown-gid"
+    MALFORMED = "malformed"  # a Begin without branches, or with one of them twice
+    OTHER_REQUEST = "other-request"  # the gid was begun with another digest, or made aborted before it was begun
+    NOT_ALLOWED = "not-allowed"  # this decision is not up to whoever asks for it
+    CONTRARY_DECISION = "contrary-decision"
+    UNDECIDED = "undecided"
+    UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One row."""
+
+    phase: Phase | None
+    event: Event
+    guards: tuple[Guard, ...]
+    becomes: Phase | None
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition(None, Event.BEGIN, (Guard.WELL_FORMED,), Phase.PREPARING),
+    Transition(None, Event.ABORT, (Guard.FROM_INQUIRY,), Phase.ABORTED),
+    Transition(Phase.PREPARING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.PREPARING),
+    Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.OWED), Phase.COMMITTING),
+    Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.SETTLED), Phase.COMMITTED),
+    Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.OWED), Phase.ABORTING),
+    Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.SETTLED), Phase.ABORTED),
+    Transition(Phase.COMMITTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTING),
+    Transition(Phase.COMMITTING, Event.COMMIT, (), Phase.COMMITTING),
+    Transition(Phase.COMMITTING, Event.END, (Guard.OWED,), Phase.COMMITTING),
+    Transition(Phase.COMMITTING, Event.END, (Guard.SETTLED,), Phase.COMMITTED),
+    Transition(Phase.ABORTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.ABORTING),
+    Transition(Phase.ABORTING, Event.ABORT, (), Phase.ABORTING),
+    Transition(Phase.ABORTING, Event.END, (Guard.OWED,), Phase.ABORTING),
+    Transition(Phase.ABORTING, Event.END, (Guard.SETTLED,), Phase.ABORTED),
+    Transition(Phase.COMMITTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTED),
+    Transition(Phase.COMMITTED, Event.COMMIT, (), Phase.COMMITTED),
+    Transition(Phase.COMMITTED, Event.END, (), Phase.COMMITTED),
+    Transition(Phase.COMMITTED, Event.FORGET, (), None),
+    Transition(Phase.ABORTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.ABORTED),
+    Transition(Phase.ABORTED, Event.ABORT, (), Phase.ABORTED),
+    Transition(Phase.ABORTED, Event.END, (), Phase.ABORTED),
+    Transition(Phase.ABORTED, Event.FORGET, (), None),
+)
+
+
+def find(record: TransactionRecord | None, event: Event, command: Command) -> Transition | Why:
+    """The transition that `command` causes, or why there is none."""
+    phase = None if record is None else record.phase
+    why = _without_row(phase, event)
+    for row in _ROWS.get((phase, event), ()):
+        failed = next((guard for guard in row.guards if not _HOLDS[guard](record, command)), None)
+        if failed is None:
+            return row
+        why = _WITHOUT_GUARD.get(failed, why)
+    return why
+
+
+def draw() -> str:
+    """The table as a Mermaid state diagram (without repeats) and as a Markdown table of every row."""
+    arrows = (
+        f"    {_shown(row.phase)} --> {_shown(row.becomes)}: {_label(row)}"
+        for row in TRANSITIONS
+        if row.phase is not row.becomes
+    )
+    rows = (
+        f"| {row.phase or 'absent'} | {row.event} | {' and '.join(row.guards)} | {row.becomes or 'absent'} |"
+        for row in TRANSITIONS
+    )
+    header = ("| phase | event | if | becomes |", "|---|---|---|---|")
+    return "\n".join(("```mermaid", "stateDiagram-v2", *arrows, "```", "", *header, *rows, ""))
+
+
+def _without_row(phase: Phase | None, event: Event) -> Why:
+    if phase is None:
+        return Why.UNKNOWN_GID
+    if event is Event.END:
+        return Why.UNDECIDED
+    return Why.UNFINISHED if event is Event.FORGET else Why.CONTRARY_DECISION
+
+
+# A guard reads only commands of the events that it stands at in the table; its annotations say which.
+
+
+def _well_formed(_: None, command: Begin) -> bool:
+    names = {branch.branch for branch in command.branches}
+    return 0 < len(names) == len(command.branches)
+
+
+def _same_request(record: TransactionRecord, command: Begin) -> bool:
+    return record.digest == command.digest
+
+
+def _from_votes(_: TransactionRecord, command: Decide) -> bool:
+    return command.by == BY_VOTES
+
+
+def _may_abort(record: TransactionRecord, command: Decide) -> bool:
+    by_operator = command.by.startswith(BY_OPERATOR) and record.path is Path.CLASSIC
+    return by_operator or command.by in (BY_VOTES, BY_DEADLINE)
+
+
+def _from_inquiry(_: None, command: Decide) -> bool:
+    return command.by == BY_INQUIRY
+
+
+def _owed(record: TransactionRecord, command: Decide | End) -> bool:
+    settled = command.done if isinstance(command, Decide) else command.branches
+    return any(not branch.ended and branch.branch not in settled for branch in record.branches)
+
+
+def _settled(record: TransactionRecord, command: Decide | End) -> bool:
+    return not _owed(record, command)
+
+
+_HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
+    Guard.WELL_FORMED: _well_formed,
+    Guard.SAME_REQUEST: _same_request,
+    Guard.FROM_VOTES: _from_votes,
+    Guard.MAY_ABORT: _may_abort,
+    Guard.FROM_INQUIRY: _from_inquiry,
+    Guard.OWED: _owed,
+    Guard.SETTLED: _settled,
+}
+
+_WITHOUT_GUARD = {
+    Guard.WELL_FORMED: Why.MALFORMED,
+    Guard.SAME_REQUEST: Why.OTHER_REQUEST,
+    Guard.FROM_VOTES: Why.NOT_ALLOWED,
+    Guard.MAY_ABORT: Why.NOT_ALLOWED,
+}
+
+_ROWS: dict[tuple[Phase | None, Event], tuple[Transition, ...]] = {
+    (phase, event): tuple(row for row in TRANSITIONS if row.phase is phase and row.event is event)
+    for phase, event in {(row.phase, row.event) for row in TRANSITIONS}
+}
+
+
+def _shown(phase: Phase | None) -> str:
+    return "[*]" if phase is None else phase
+
+
+def _label(row: Transition) -> str:
+    return f"{row.event} [{', '.join(row.guards)}]" if row.guards else str(row.event)

@@ -1,0 +1,26 @@
+"""The ports of the coordinator beside the log (`raftlog.port`)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from participant.wire import Answer, Capabilities, Operation
+
+__all__ = ["CallFailed", "Participants"]
+
+
+class CallFailed(Exception):
+    """The call's outcome is unknown: nothing may be concluded from it but that it may be made again."""
+
+
+class Participants(Protocol):
+    """Reaching participants by name. Implementations: HTTP (`participants/http.py`), in process (`local.py`)."""
+
+    def known(self, name: str) -> bool:
+        """Whether `name` stands in the configuration; nobody else is ever called."""
+
+    async def capabilities(self, name: str) -> Capabilities:
+        """The participant's capabilities document, cached. Raises CallFailed."""
+
+    async def call(self, name: str, operation: Operation) -> Answer:
+        """Perform one operation at one participant. Raises CallFailed when its outcome is unknown."""

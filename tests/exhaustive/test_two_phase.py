@@ -1,0 +1,170 @@
+"""Two-phase commit in worlds small enough to be searched completely.
+
+Goal: no order of deliveries, with one crash of any party at any point, breaks atomicity, reverses what was told,
+commits against a vote, aborts without a reason, or goes on for ever. Method: `search` visits every reachable world.
+The canaries break one rule each and require that the search finds a schedule that shows it; a search that finds
+nothing in them would be worth nothing above.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations_with_replacement, product
+
+import pytest
+
+from coordinator.effects import Call, Propose, Step
+from coordinator.facts import Facts
+from coordinator.ledger.commands import BY_DEADLINE, Decide
+from coordinator.ledger.records import Decision, Path, Phase, TransactionRecord
+from coordinator.protocols import two_phase
+from coordinator.protocols.two_phase import Plan
+from participant.wire import BranchState, Verb
+from tests.exhaustive.search import search
+from tests.exhaustive.world import NO, READ_ONLY, YES, Rules, Violation
+
+WILLS = (YES, NO, READ_ONLY)
+
+
+def both_ends_are_reached(wills: tuple[str, ...], committed: int, aborted: int) -> bool:
+    """A search that never commits, or never aborts, has not looked at much."""
+    return aborted > 0 and (committed > 0) is (NO not in wills)
+
+
+@pytest.mark.parametrize("wills", list(combinations_with_replacement(WILLS, 2)), ids="+".join)
+def test_two_branches_one_crash_and_one_call_given_up(wills: tuple[str, ...]) -> None:
+    census = search(Rules(), wills, crashes=1, timeouts=1)
+    assert census.worlds > 10_000
+    assert both_ends_are_reached(wills, census.committed, census.aborted)
+
+
+@pytest.mark.parametrize("wills", list(combinations_with_replacement(WILLS, 3)), ids="+".join)
+def test_three_branches_and_one_crash(wills: tuple[str, ...]) -> None:
+    census = search(Rules(), wills, crashes=1, timeouts=0)
+    assert census.worlds > 10_000
+    assert both_ends_are_reached(wills, census.committed, census.aborted)
+
+
+@pytest.mark.parametrize("will", WILLS)
+@pytest.mark.parametrize("path", [Path.ONE_PHASE, Path.CLASSIC])
+def test_one_branch_two_crashes_and_two_calls_given_up(path: Path, will: str) -> None:
+    census = search(Rules(path), (will,), crashes=2, timeouts=2)
+    assert census.worlds > 500
+    assert census.aborted > 0
+
+
+# Canaries
+
+
+def votes(record: TransactionRecord | None, facts: Facts) -> set[BranchState | None]:
+    return set() if record is None else {facts.of(branch.branch).state for branch in record.branches}
+
+
+def commits_too_early(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
+    """Calls commit as soon as the votes are in, while the decision is still on its way into the log."""
+    step = two_phase.decide(plan, record, facts, now)
+    if record is None or record.phase is not Phase.PREPARING or votes(record, facts) != {BranchState.PREPARED}:
+        return step
+    return replace(step, effects=step.effects + tuple(Call(b.branch, Verb.COMMIT) for b in record.branches))
+
+
+def test_a_commit_call_before_the_decision_is_recorded_is_found() -> None:
+    with pytest.raises(Violation, match="committed before the commit was recorded"):
+        search(Rules(decide=commits_too_early), (YES, YES), crashes=1, timeouts=0)
+
+
+def answers_too_early(record: TransactionRecord | None, facts: Facts) -> Decision | None:
+    """Tells the client as soon as the votes are in."""
+    if votes(record, facts) == {BranchState.PREPARED}:
+        return Decision.COMMIT
+    return None if record is None else record.decision
+
+
+def test_an_answer_before_the_decision_is_recorded_is_found() -> None:
+    """The leader dies, the next one hears no vote in time: the client was told the contrary."""
+    with pytest.raises(Violation, match="the client was told commit, the record says abort"):
+        search(Rules(reply=answers_too_early), (YES, YES), crashes=1, timeouts=0)
+
+
+def presumes_commit(record: TransactionRecord | None) -> tuple[Decision | None, bool]:
+    return (Decision.COMMIT, False) if record is None else (record.decision, False)
+
+
+@pytest.mark.parametrize("wills", list(product((YES,), (YES, NO))), ids="+".join)
+def test_presuming_commit_of_an_unknown_transaction_is_found(wills: tuple[str, ...]) -> None:
+    with pytest.raises(Violation, match=r"a branch committed|one branch committed"):
+        search(Rules(inquire=presumes_commit), wills, crashes=1, timeouts=0)
+
+
+def presumes_abort_without_a_record(record: TransactionRecord | None) -> tuple[Decision | None, bool]:
+    return (Decision.ABORT, False) if record is None else (record.decision, False)
+
+
+def test_presuming_abort_while_the_record_is_on_its_way_is_found() -> None:
+    """Why the abort of an unknown gid is made durable first: the late record would meet votes that were yes."""
+    with pytest.raises(Violation, match=r"another aborted|committed, but not everywhere|for ever"):
+        search(Rules(inquire=presumes_abort_without_a_record), (YES, YES), crashes=0, timeouts=0)
+
+
+def forgets_the_votes_of_others(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
+    """Commits when anybody has voted yes."""
+    step = two_phase.decide(plan, record, facts, now)
+    if record is None or record.phase is not Phase.PREPARING or BranchState.PREPARED not in votes(record, facts):
+        return step
+    commit = Decide("t", Decision.COMMIT, "votes", 0)
+    return Step() if facts.proposal.in_flight else Step((Propose(commit),))
+
+
+def test_a_commit_without_all_votes_is_found() -> None:
+    with pytest.raises(Violation, match="committed against a vote"):
+        search(Rules(decide=forgets_the_votes_of_others), (YES, NO), crashes=0, timeouts=0)
+
+
+def takes_silence_for_a_no(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
+    """Aborts a late one-phase transaction without preventing its participant."""
+    step = two_phase.decide(plan, record, facts, now)
+    if not any(isinstance(effect, Call) and effect.verb is Verb.PREVENT for effect in step.effects):
+        return step
+    return Step((Propose(Decide("t", Decision.ABORT, BY_DEADLINE, 0)),))
+
+
+def test_a_late_single_branch_that_is_not_prevented_is_found() -> None:
+    with pytest.raises(Violation, match="what is recorded as aborted"):
+        search(Rules(Path.ONE_PHASE, decide=takes_silence_for_a_no), (YES,), crashes=0, timeouts=0)
+
+
+def aborts_on_takeover(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
+    """Presumes too much: a new leader aborts what it finds undecided."""
+    if plan is None and record is not None and record.phase is Phase.PREPARING:
+        abort = Decide("t", Decision.ABORT, "votes", 0)
+        return Step() if facts.proposal.in_flight else Step((Propose(abort),))
+    return two_phase.decide(plan, record, facts, now)
+
+
+def test_an_abort_because_of_a_leader_change_is_found() -> None:
+    with pytest.raises(Violation, match="aborted although everybody agreed and nobody was late"):
+        search(Rules(decide=aborts_on_takeover), (YES, YES), crashes=1, timeouts=0)
+
+
+def forgets_to_abort(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
+    """Never tells anybody of an abort."""
+    step = two_phase.decide(plan, record, facts, now)
+    calls = (effect for effect in step.effects if not (isinstance(effect, Call) and effect.verb is Verb.ABORT))
+    return replace(step, effects=tuple(calls))
+
+
+def test_a_transaction_that_never_finishes_is_found() -> None:
+    with pytest.raises(Violation, match="the transaction never finishes"):
+        search(Rules(decide=forgets_to_abort), (YES, NO), crashes=0, timeouts=0)
+
+
+def asks_for_ever(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
+    """Takes no answer to an abort for one."""
+    for branch in record.branches if record is not None and record.phase is Phase.ABORTING else ():
+        facts.of(branch.branch).state = None
+    return two_phase.decide(plan, record, facts, now)
+
+
+def test_a_protocol_that_goes_round_for_ever_is_found() -> None:
+    with pytest.raises(Violation, match="it goes round for ever"):
+        search(Rules(decide=asks_for_ever), (YES, NO), crashes=0, timeouts=0)

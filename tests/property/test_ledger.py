@@ -1,0 +1,270 @@
+"""The ledger against a model of it, under any sequence of commands.
+
+Goal: whatever arrives, in whatever order, twice or not, the ledger agrees on every result and every reading with a
+model that is nothing but a dictionary and the rules in plain words; commands survive their bytes; a snapshot taken and
+restored at any point changes nothing that anybody can see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from coordinator.ledger.commands import (
+    BY_DEADLINE,
+    BY_INQUIRY,
+    BY_OPERATOR,
+    BY_VOTES,
+    Begin,
+    Command,
+    Decide,
+    End,
+    Forget,
+    decode,
+    encode,
+)
+from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.table import Accepted, Cursor, Ledger, Rejected, Result
+
+NAMES = ("a", "b", "c")
+gids = st.sampled_from(("t1", "t2", "t3", "t4"))
+names = st.lists(st.sampled_from(NAMES), max_size=3).map(tuple)
+times_ms = st.integers(0, 20)
+bys = st.sampled_from((BY_VOTES, BY_DEADLINE, BY_INQUIRY, BY_OPERATOR + "ann", "somebody"))
+
+
+def branch(name: str) -> BranchRecord:
+    return BranchRecord(name, f"bank-{name}", "debit", b"body")
+
+
+begins = st.builds(
+    Begin,
+    gids,
+    st.sampled_from((b"d1", b"d2")),
+    st.sampled_from(Path),
+    names.map(lambda chosen: tuple(map(branch, chosen))),
+    st.just(1000),
+    times_ms,
+)
+decides = st.builds(Decide, gids, st.sampled_from(Decision), bys, times_ms, done=names)
+ends = st.builds(End, gids, names)
+forgets = st.builds(Forget, st.lists(gids, max_size=3).map(tuple))
+commands = st.one_of(begins, decides, decides, ends, forgets)
+
+
+@dataclass
+class Entry:
+    """A transaction, in the model's own words."""
+
+    begin: Begin | None  # None: a tombstone
+    at_ms: int
+    decision: Decision | None = None
+    decided_at_ms: int = 0
+    owed: set[str] = field(default_factory=set)
+
+    @property
+    def finished(self) -> bool:
+        return self.decision is not None and not self.owed
+
+
+class Model:
+    """The rules once more, written as differently as possible: no table, no phases."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+
+    def execute(self, command: Command) -> bool:
+        """Whether the command is accepted."""
+        match command:
+            case Begin():
+                return self.begin(command)
+            case Decide():
+                return self.decide(command)
+            case End():
+                return self.end(command)
+            case Forget():
+                for gid in command.gids:
+                    if gid in self.entries and self.entries[gid].finished:
+                        del self.entries[gid]
+                return True
+
+    def begin(self, command: Begin) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is not None:
+            return entry.begin is not None and entry.begin.digest == command.digest
+        chosen = [b.branch for b in command.branches]
+        if not chosen or len(chosen) != len(set(chosen)):
+            return False
+        self.entries[command.gid] = Entry(command, command.at_ms, owed=set(chosen))
+        return True
+
+    def decide(self, command: Decide) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None:
+            if command.decision is Decision.COMMIT or command.by != BY_INQUIRY:
+                return False
+            entry = self.entries[command.gid] = Entry(None, command.at_ms)
+        elif entry.decision is not None:
+            return entry.decision is command.decision
+        elif not self.may(command, entry):
+            return False
+        entry.decision, entry.decided_at_ms = command.decision, command.at_ms
+        entry.owed -= set(command.done)
+        return True
+
+    @staticmethod
+    def may(command: Decide, entry: Entry) -> bool:
+        if command.decision is Decision.COMMIT:
+            return command.by == BY_VOTES
+        if command.by.startswith(BY_OPERATOR):
+            return entry.begin is not None and entry.begin.path is Path.CLASSIC
+        return command.by in (BY_VOTES, BY_DEADLINE)
+
+    def end(self, command: End) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or entry.decision is None:
+            return False
+        entry.owed -= set(command.branches)
+        return True
+
+
+def phase_of(entry: Entry) -> Phase:
+    match entry.decision:
+        case None:
+            return Phase.PREPARING
+        case Decision.COMMIT:
+            return Phase.COMMITTING if entry.owed else Phase.COMMITTED
+        case Decision.ABORT:
+            return Phase.ABORTING if entry.owed else Phase.ABORTED
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Commands, repeats, crashes and snapshots, in any order. `replica` hears the same, by way of bytes."""
+
+    sent = Bundle("sent")
+
+    @initialize()
+    def start(self) -> None:
+        self.model, self.ledger, self.replica = Model(), Ledger(), Ledger()
+        self.decided: dict[str, Decision] = {}
+        self.heard: dict[str, TransactionRecord] = {}
+        self.ledger.subscribe(self.hear)
+
+    def hear(self, record: TransactionRecord) -> None:
+        self.heard[record.gid] = record
+
+    def send(self, command: Command) -> Result:
+        result = self.ledger.execute(command)
+        assert self.replica.apply(1, encode(command)) == result
+        assert isinstance(result, Accepted) is self.model.execute(command)
+        if not isinstance(command, Forget):
+            assert result.record == self.ledger.get(command.gid)
+        return result
+
+    @rule(target=sent, command=commands)
+    def new(self, command: Command) -> Command:
+        self.send(command)
+        return command
+
+    @rule(command=sent)
+    def again(self, command: Command) -> None:
+        """A command that comes late, or twice."""
+        self.send(command)
+
+    @rule(command=commands)
+    def twice(self, command: Command) -> None:
+        """Idempotence: the same command at once again gives the same result and changes nothing."""
+        first = self.send(command)
+        before = b"".join(self.ledger.snapshot())
+        assert self.send(command) == first
+        assert b"".join(self.ledger.snapshot()) == before
+
+    @rule()
+    def restart(self) -> None:
+        """The replica starts again from a snapshot, cut at odd places."""
+        data = b"".join(self.ledger.snapshot())
+        self.replica = Ledger()
+        self.replica.restore(data[i : i + 7] for i in range(0, len(data), 7))
+
+    @rule(limit=st.integers(1, 3))
+    def walk(self, limit: int) -> None:
+        """All pages together are all records, newest first."""
+        seen: list[TransactionRecord] = []
+        cursor: Cursor | None = None
+        while (page := self.ledger.page(limit=limit, after=cursor)).cursor is not None:
+            seen += page.records
+            cursor = page.cursor
+        seen += page.records
+        expected = sorted(((e.at_ms, gid) for gid, e in self.model.entries.items()), reverse=True)
+        assert [(record.begun_at_ms, record.gid) for record in seen] == expected
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.ledger) == len(self.model.entries)
+        for gid, entry in self.model.entries.items():
+            record = self.ledger.get(gid)
+            assert record is not None
+            assert (record.phase, record.decided_at_ms) == (phase_of(entry), entry.decided_at_ms)
+            assert {b.branch for b in record.branches if not b.ended} == entry.owed
+            assert all(b.body == (b"" if entry.decision else b"body") for b in record.branches)
+            assert self.heard[gid] == record
+
+    @invariant()
+    def indexes_agree(self) -> None:
+        entries = self.model.entries
+        unfinished = {gid for gid, entry in entries.items() if not entry.finished}
+        assert {record.gid for record in self.ledger.unfinished()} == unfinished
+        old = sorted((e.decided_at_ms, gid) for gid, e in entries.items() if e.finished and e.decided_at_ms < 10)
+        assert list(self.ledger.finished_before(10, limit=9)) == [gid for _, gid in old]
+
+    @invariant()
+    def no_decision_is_reversed(self) -> None:
+        known = {gid: self.ledger.get(gid) for gid in ("t1", "t2", "t3", "t4")}
+        for gid, record in known.items():
+            if record is None:
+                self.decided.pop(gid, None)  # forgotten; the gid may be used again
+            elif record.decision is not None:
+                assert self.decided.setdefault(gid, record.decision) is record.decision
+
+    @invariant()
+    def replicas_are_equal(self) -> None:
+        assert b"".join(self.replica.snapshot()) == b"".join(self.ledger.snapshot())
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+numbers = st.integers(-(2**63), 2**64 - 1)
+any_branch = st.builds(BranchRecord, texts, texts, st.none() | texts, st.binary(max_size=20))
+any_command = st.one_of(
+    st.builds(Begin, texts, st.binary(), st.sampled_from(Path), st.lists(any_branch).map(tuple), numbers, numbers),
+    st.builds(
+        Decide,
+        texts,
+        st.sampled_from(Decision),
+        texts,
+        numbers,
+        texts,
+        st.none() | texts,
+        st.lists(texts).map(tuple),
+    ),
+    st.builds(End, texts, st.lists(texts).map(tuple)),
+    st.builds(Forget, st.lists(texts).map(tuple)),
+)
+
+
+@given(any_command)
+def test_every_command_survives_its_bytes(command: Command) -> None:
+    assert decode(encode(command)) == command
+
+
+@given(any_command)
+def test_no_command_makes_apply_raise(command: Command) -> None:
+    """Total: what is strange is rejected, by every replica alike."""
+    results = [Ledger().apply(1, encode(command)) for _ in range(2)]
+    assert isinstance(results[0], Accepted | Rejected)
+    assert results[0] == results[1]

@@ -1,0 +1,245 @@
+"""A stage for scripted stories: one transaction, its leader, its participants; the script says what happens next.
+
+Ledger, `decide`, facts and the participant's table are the real ones. Nothing happens by itself: proposals wait to be
+applied, requests wait to be delivered, time stands still. Every verb of the script returns what it brought about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coordinator.effects import Call, CallEnded, ProposalEnded, Propose
+from coordinator.facts import Facts
+from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, encode, stamped
+from coordinator.ledger.records import BranchRecord, Decision, Path, TransactionRecord
+from coordinator.ledger.table import Ledger, Rejected
+from coordinator.protocols.two_phase import Plan, decide
+from participant.branch import Ask, Branch, Verdict, judge
+from participant.ids import BranchKey
+from participant.wire import Answer, BranchState, Verb
+
+GID = "t"
+DRAW = 0.5  # the middle of every back-off window
+REASON = "no money"
+_VOTES = {"yes": BranchState.PREPARED, "no": BranchState.ABORTED, "read-only": BranchState.READ_ONLY}
+_ASKS = {Verb.PREPARE: Ask.PREPARE, Verb.ABORT: Ask.ABORT, Verb.PREVENT: Ask.PREVENT}
+_OUTCOMES = {Decision.COMMIT: "committed", Decision.ABORT: "aborted"}
+
+
+class Stage:
+    """The verbs of the script are the public methods; their arguments are words."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._ledger = Ledger()
+        self._term = 1
+        self._plan: Plan | None = None
+        self._facts: Facts | None = None  # None: nobody drives
+        self._wake_at: float | None = None
+        self._client_waits = False
+        self._wills: dict[str, str] = {}
+        self._branches: dict[str, Branch] = {}
+        self._proposals: list[Command] = []
+        self._requests: list[tuple[int, Call]] = []  # the term of the leader that sent it
+        self._lines: list[str] = []
+
+    def run(self, verb: str, arguments: list[str]) -> list[str]:
+        """Perform one line of the script; what happened, line by line."""
+        self._lines = []
+        method: Callable[..., None] = getattr(self, verb.replace("-", "_"))
+        method(*arguments)
+        return self._lines or ["nothing happens"]
+
+    # The verbs
+
+    def post(self, *words: str) -> None:
+        """post a=yes b=no [path=one-phase] [deadline=10s]: a client posts the transaction (or posts it again)."""
+        options = dict(word.split("=") for word in words)
+        path = Path(options.pop("path", "classic"))
+        deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
+        branches = tuple(BranchRecord(name, f"bank-{name}", "debit", b"") for name in options)
+        plan = Plan(GID, repr(sorted(options)).encode(), path, branches, deadline_ms)
+        record = self._record
+        if record is not None and not record.tombstone and record.digest != plan.digest:
+            self._say("client hears: the gid names another transaction")
+            return
+        for name, will in options.items():
+            self._wills[name] = will
+            self._branches.setdefault(name, Branch(BranchKey(GID, name)))
+        self._client_waits = True
+        if record is not None:
+            self._reply()
+        elif self._facts is None:
+            self._plan, self._facts = plan, Facts(self._now)
+            self._drive()
+
+    def apply(self) -> None:
+        """The oldest proposal is applied."""
+        command = self._proposals.pop(0)
+        self._commit(command)
+        self._ended(ProposalEnded(command))
+
+    def lose(self) -> None:
+        """The oldest proposal is lost; its proposer hears that it is unknown."""
+        self._ended(ProposalEnded(self._proposals.pop(0)))
+
+    def deliver(self, name: str, *words: str) -> None:
+        """deliver a [prepare] [answer-lost]: the oldest request (of this verb) arrives, and its answer comes back."""
+        lost = "answer-lost" in words
+        term, call = self._request_to(name, *(word for word in words if word != "answer-lost"))
+        answer = self._participate(call)
+        self._say(f"{name} is {answer.state}")
+        if term == self._term:
+            self._ended(CallEnded(name, call.verb, None if lost else answer))
+
+    def drop(self, name: str, *words: str) -> None:
+        """drop a [prepare]: the oldest request (of this verb) is lost, and whoever sent it hears of nothing."""
+        term, call = self._request_to(name, *words)
+        if term == self._term:
+            self._ended(CallEnded(name, call.verb, None))
+
+    def wait(self, duration: str) -> None:
+        """wait 10s: time passes."""
+        self._now += _seconds(duration)
+        self._drive()
+
+    def crash(self, who: str, log: str = "") -> None:
+        """crash a | crash leader [log-survives]: what is volatile is gone, and so are the connections.
+
+        The requests of a dead leader are still under way. Its proposals are lost, unless they survive.
+        """
+        if who != "leader":
+            broken = [call for term, call in self._requests if call.branch == who and term == self._term]
+            self._requests = [request for request in self._requests if request[1].branch != who]
+            for call in broken:
+                self._ended(CallEnded(who, call.verb, None))
+            return
+        self._facts, self._plan, self._client_waits = None, None, False
+        self._wake_at = None
+        self._term += 1
+        for command in self._proposals if log else ():
+            self._commit(command)
+        self._proposals = []
+
+    def takeover(self) -> None:
+        """The next leader takes up what the ledger holds."""
+        for _ in self._ledger.unfinished():
+            self._facts = Facts(self._now)
+            self._drive()
+
+    def inquire(self, name: str) -> None:
+        """A participant in doubt asks a replica."""
+        if self._record is None:
+            self._commit(Decide(GID, Decision.ABORT, BY_INQUIRY, 0, reason="nobody has recorded it"))
+        record = self._record
+        decision = None if record is None else record.decision
+        self._say(f"{name} hears: {_OUTCOMES[decision] if decision else 'deciding'}")
+        if decision is not None:
+            verb = Verb.COMMIT if decision is Decision.COMMIT else Verb.ABORT
+            self._say(f"{name} is {self._participate(Call(name, verb)).state}")
+        self._drive()
+
+    def resolve(self, decision: str, operator: str) -> None:
+        """resolve abort ann: an operator decides."""
+        self._commit(Decide(GID, Decision(decision), BY_OPERATOR + operator, 0, reason="by hand"))
+        self._drive()
+
+    def show(self) -> None:
+        """What is true."""
+        record = self._record
+        if record is None:
+            self._say("no record")
+        else:
+            ended = ",".join(b.branch for b in record.branches if b.ended) or "none"
+            decided = f", decided by {record.decided_by}" if record.decision else ""
+            reason = f", reason: {record.reason}" if record.reason else ""
+            self._say(f"record: {record.phase}{decided}{reason}, ended: {ended}")
+        for name, branch in self._branches.items():
+            self._say(f"{name} is {branch.state}")
+
+    # What happens then
+
+    @property
+    def _record(self) -> TransactionRecord | None:
+        return self._ledger.get(GID)
+
+    def _say(self, line: str) -> None:
+        self._lines.append(line)
+
+    def _commit(self, command: Command) -> None:
+        result = self._ledger.apply(0, encode(stamped(command, int(self._now * 1000))))
+        name = type(command).__name__.lower()
+        if isinstance(result, Rejected):
+            self._say(f"{name} is rejected: {result.reason}")
+        else:
+            self._say(f"{name} is applied: {result.record.phase if result.record else 'forgotten'}")
+
+    def _ended(self, event: CallEnded | ProposalEnded) -> None:
+        if self._facts is not None:
+            self._facts.fold(event, self._now, DRAW)
+            self._drive()
+
+    def _drive(self) -> None:
+        self._reply()
+        if self._facts is None:
+            return
+        step = decide(self._plan, self._record, self._facts, self._now)
+        for effect in step.effects:
+            self._facts.note(effect)
+            if isinstance(effect, Propose):
+                self._proposals.append(effect.command)
+                self._say(f"n{self._term} proposes {_told(effect.command)}")
+            else:
+                self._requests.append((self._term, effect))
+                one_phase = " in one phase" if effect.one_phase else ""
+                self._say(f"n{self._term} calls {effect.branch}: {effect.verb}{one_phase}")
+        if step.contradiction:
+            self._say(f"ALARM: {step.contradiction}")
+        if step.wake_at is not None and step.wake_at != self._wake_at:
+            self._say(f"n{self._term} wakes at {step.wake_at:g}s")
+        self._wake_at = step.wake_at
+        if step.done:
+            self._facts = None
+            self._say(f"n{self._term} is done")
+
+    def _reply(self) -> None:
+        record = self._record
+        if self._client_waits and record is not None and record.decision is not None:
+            self._client_waits = False
+            reason = f": {record.reason}" if record.decision is Decision.ABORT else ""
+            self._say(f"client hears: {_OUTCOMES[record.decision]}{reason}")
+
+    def _request_to(self, name: str, *verbs: str) -> tuple[int, Call]:
+        to_branch = [request for request in self._requests if request[1].branch == name]
+        request = next(request for request in to_branch if not verbs or request[1].verb in verbs)
+        self._requests.remove(request)
+        return request
+
+    def _participate(self, call: Call) -> Answer:
+        branch, will = self._branches[call.branch], self._wills[call.branch]
+        commit = Ask.COMMIT_ONE_PHASE if call.one_phase else Ask.COMMIT
+        ask = _ASKS.get(call.verb, commit)
+        rule = judge(branch.state, ask)
+        if rule.verdict in (Verdict.RUN, Verdict.EMPTY):
+            state = _VOTES[will] if ask is Ask.PREPARE else rule.next[0]
+            if ask is Ask.COMMIT_ONE_PHASE and will == "no":
+                state = BranchState.ABORTED
+            branch = branch.move(ask, state, at_ms=0, reason=REASON if will == "no" else "")
+            self._branches[call.branch] = branch
+        return branch.answer(rule.why)
+
+
+def _seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+def _told(command: Command) -> str:
+    match command:
+        case Begin(branches=branches):
+            return f"begin {','.join(branch.branch for branch in branches)}"
+        case Decide(decision=decision, by=by, reason=reason, done=done):
+            why = f" ({reason})" if reason else ""
+            return f"{decision} by {by}{why}" + (f", done: {','.join(done)}" if done else "")
+        case End(branches=ended):
+            return f"end {','.join(ended)}"
+    raise ValueError(command)

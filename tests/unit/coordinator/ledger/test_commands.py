@@ -1,0 +1,112 @@
+"""Commands and their bytes: what one version of the code has logged, the next must read."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from coordinator.ledger.commands import (
+    COMMANDS_VERSION,
+    Begin,
+    Command,
+    Decide,
+    End,
+    Forget,
+    decode,
+    encode,
+    stamped,
+)
+from coordinator.ledger.errors import CommandError
+from coordinator.ledger.records import BranchRecord, Decision, Path
+
+BEGIN = Begin(
+    gid="t1",
+    digest=b"\x01\x02",
+    path=Path.CLASSIC,
+    branches=(BranchRecord("b1", "bank-a", "debit", b"\x07"), BranchRecord("b2", "bank-b", None, b"")),
+    deadline_ms=10_000,
+    at_ms=1_700_000_000_000,
+)
+
+# Logs hold these bytes. They may be added to, under a new version; they never change.
+GOLDEN: list[tuple[Command, str]] = [
+    (
+        BEGIN,
+        (
+            "980101a27431c4020102a7636c61737369639294a26231a662616e6b2d61a56465626974c4010794a26232a662616e6b2d62"
+            "c0c400cd2710cf0000018bcfe56800"
+        ),
+    ),
+    (Decide("t1", Decision.COMMIT, "votes", 5, done=("b2",)), "990102a27431a6636f6d6d6974a5766f74657305a0c091a26232"),
+    (
+        Decide("t1", Decision.ABORT, "operator ann", 6, reason="no", culprit="b1"),
+        "990102a27431a561626f7274ac6f70657261746f7220616e6e06a26e6fa2623190",
+    ),
+    (End("t1", ("b1", "b2")), "940103a2743192a26231a26232"),
+    (Forget(("t1", "t2")), "93010492a27431a27432"),
+]
+
+
+@pytest.mark.parametrize(("command", "golden"), GOLDEN, ids=lambda value: type(value).__name__)
+def test_the_bytes_of_version_1_never_change(command: Command, golden: str) -> None:
+    """Red as soon as a field is added, moved or renamed without a new COMMANDS_VERSION."""
+    assert encode(command).hex() == golden
+    assert decode(bytes.fromhex(golden)) == command
+    assert COMMANDS_VERSION == 1
+
+
+def bad(*array: object) -> bytes:
+    packed: bytes = msgpack.packb(array)
+    return packed
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not msgpack"),
+        (b"\xc1", "not msgpack"),
+        (b"\x93\x01", "not msgpack"),
+        (encode(BEGIN) + b"\x00", "not msgpack"),
+        (msgpack.packb("begin"), "an array of at least"),
+        (msgpack.packb({1: 2}, strict_types=True), "not msgpack"),
+        (bad(1), "an array of at least"),
+        (bad(2, 4, ("t1",)), "version 2"),
+        (bad(1, 9, ("t1",)), "the tag 9"),
+        (bad(1, True, ("t1",)), "the tag True"),
+        (bad(1, [1], ("t1",)), "the tag"),
+        (bad(1, 4), "FORGET has 0 fields instead of 1"),
+        (bad(1, 4, ("t1",), 1), "FORGET has 2 fields instead of 1"),
+        (bad(1, 4, "t1"), "FORGET holds str in field 0 instead of tuple"),
+        (bad(1, 4, (b"t1",)), "a list of names holds bytes"),
+        (bad(1, 3, 1, ("b1",)), "END holds int in field 0 instead of str"),
+        (bad(1, 2, "t1", "maybe", "votes", 5, "", None, ()), "'maybe' is not a decision"),
+        (bad(1, 2, "t1", "commit", "votes", True, "", None, ()), "DECIDE holds bool in field 3 instead of int"),
+        (bad(1, 2, "t1", "commit", "votes", 5, "", 1, ()), "instead of str or NoneType"),
+        (bad(1, 1, "t1", b"", "scenic", (), 1, 1), "'scenic' is not a path"),
+        (bad(1, 1, "t1", b"", "classic", ("b1",), 1, 1), "a branch is an array, not str"),
+        (bad(1, 1, "t1", b"", "classic", (("b1",),), 1, 1), "branch has 1 fields instead of 4"),
+        (bad(1, 1, "t1", b"", "classic", (("b1", "p", None, "text"),), 1, 1), "branch holds str in field 3"),
+    ],
+)
+def test_bytes_that_are_no_command_are_named(data: bytes, says: str) -> None:
+    with pytest.raises(CommandError, match=says):
+        decode(data)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [Forget(("\ud800",)), End("t", ("\ud800",)), Decide("t", Decision.ABORT, "votes", 2**64)],
+)
+def test_a_value_without_bytes_is_refused_before_it_is_proposed(command: Command) -> None:
+    with pytest.raises(CommandError, match=f"{type(command).__name__} cannot be encoded"):
+        encode(command)
+
+
+def test_the_proposer_stamps_what_carries_a_time() -> None:
+    decision = stamped(Decide("t1", Decision.COMMIT, "votes", 0), 7)
+    begin = stamped(BEGIN, 8)
+    assert isinstance(decision, Decide)
+    assert isinstance(begin, Begin)
+    assert (decision.at_ms, begin.at_ms) == (7, 8)
+    assert stamped(End("t1", ("b1",)), 7) == End("t1", ("b1",))
+    assert stamped(Forget(("t1",)), 7) == Forget(("t1",))

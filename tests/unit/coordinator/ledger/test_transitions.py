@@ -1,0 +1,157 @@
+"""The table of transitions: complete, consistent with itself, and drawn faithfully in the documentation."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+from pathlib import Path as File
+
+import pytest
+
+from coordinator.ledger.commands import (
+    BY_DEADLINE,
+    BY_INQUIRY,
+    BY_OPERATOR,
+    BY_VOTES,
+    Begin,
+    Command,
+    Decide,
+    End,
+    Forget,
+)
+from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.transitions import TRANSITIONS, Event, Guard, Transition, Why, draw, find
+
+STATES_PAGE = File(__file__).parents[4] / "docs" / "internals" / "states.md"
+MARK = "<!-- drawn -->\n"
+DECIDED = {
+    Decision.COMMIT: (Phase.COMMITTING, Phase.COMMITTED),
+    Decision.ABORT: (Phase.ABORTING, Phase.ABORTED),
+}
+
+
+def record(phase: Phase, *, path: Path = Path.CLASSIC, open_branches: str = "ab") -> TransactionRecord:
+    branches = tuple(BranchRecord(name, f"bank-{name}", None, b"", name not in open_branches) for name in "ab")
+    return TransactionRecord("t", b"d", path, phase, branches, 1000, 1)
+
+
+def begin(digest: bytes = b"d", names: str = "ab") -> Begin:
+    branches = tuple(BranchRecord(name, f"bank-{name}", None, b"") for name in names)
+    return Begin("t", digest, Path.CLASSIC, branches, 1000, 1)
+
+
+def decide(decision: Decision, by: str = BY_VOTES, done: tuple[str, ...] = ()) -> Decide:
+    return Decide("t", decision, by, 2, done=done)
+
+
+def becomes(before: TransactionRecord | None, event: Event, command: Command) -> Phase | Why | None:
+    row = find(before, event, command)
+    return row.becomes if isinstance(row, Transition) else row
+
+
+def test_an_unknown_gid_can_be_begun_or_aborted_by_an_inquiry_and_nothing_else() -> None:
+    assert becomes(None, Event.BEGIN, begin()) is Phase.PREPARING
+    assert becomes(None, Event.ABORT, decide(Decision.ABORT, BY_INQUIRY)) is Phase.ABORTED
+    for by in (BY_VOTES, BY_DEADLINE, BY_OPERATOR + "ann"):
+        assert becomes(None, Event.ABORT, decide(Decision.ABORT, by)) is Why.UNKNOWN_GID
+        assert becomes(None, Event.COMMIT, decide(Decision.COMMIT, by)) is Why.UNKNOWN_GID
+    assert becomes(None, Event.END, End("t", ("a",))) is Why.UNKNOWN_GID
+    assert becomes(None, Event.FORGET, Forget(("t",))) is Why.UNKNOWN_GID
+
+
+@pytest.mark.parametrize("names", ["", "aa", "aba"])
+def test_a_begin_without_branches_or_with_one_twice_is_malformed(names: str) -> None:
+    assert becomes(None, Event.BEGIN, begin(names=names)) is Why.MALFORMED
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_repeated_begin_changes_nothing_and_another_request_is_told_apart(phase: Phase) -> None:
+    assert becomes(record(phase), Event.BEGIN, begin()) is phase
+    assert becomes(record(phase), Event.BEGIN, begin(digest=b"other")) is Why.OTHER_REQUEST
+
+
+@pytest.mark.parametrize(("decision", "event"), [(Decision.COMMIT, Event.COMMIT), (Decision.ABORT, Event.ABORT)])
+def test_a_decision_with_nothing_owed_is_finished_at_once(decision: Decision, event: Event) -> None:
+    owed, finished = DECIDED[decision]
+    assert becomes(record(Phase.PREPARING), event, decide(decision)) is owed
+    assert becomes(record(Phase.PREPARING), event, decide(decision, done=("a",))) is owed
+    assert becomes(record(Phase.PREPARING), event, decide(decision, done=("a", "b"))) is finished
+
+
+@pytest.mark.parametrize(("decision", "event"), [(Decision.COMMIT, Event.COMMIT), (Decision.ABORT, Event.ABORT)])
+def test_the_first_decision_wins_whoever_asks(decision: Decision, event: Event) -> None:
+    contrary, contrary_event = (
+        (Decision.ABORT, Event.ABORT) if decision is Decision.COMMIT else (Decision.COMMIT, Event.COMMIT)
+    )
+    for phase, by in product(DECIDED[decision], (BY_VOTES, BY_DEADLINE, BY_INQUIRY, BY_OPERATOR + "ann")):
+        assert becomes(record(phase), event, decide(decision, by)) is phase
+        assert becomes(record(phase), contrary_event, decide(contrary, by)) is Why.CONTRARY_DECISION
+
+
+@pytest.mark.parametrize("path", list(Path))
+@pytest.mark.parametrize("by", [BY_DEADLINE, BY_INQUIRY, BY_OPERATOR + "ann", "somebody"])
+def test_only_votes_commit(by: str, path: Path) -> None:
+    assert becomes(record(Phase.PREPARING, path=path), Event.COMMIT, decide(Decision.COMMIT, by)) is Why.NOT_ALLOWED
+
+
+@pytest.mark.parametrize("path", list(Path))
+def test_who_may_abort_an_undecided_transaction(path: Path) -> None:
+    """An operator may on the classic path only: elsewhere the participants could already have committed."""
+
+    def abort(by: str) -> Phase | Why | None:
+        return becomes(record(Phase.PREPARING, path=path), Event.ABORT, decide(Decision.ABORT, by))
+
+    assert abort(BY_VOTES) is Phase.ABORTING
+    assert abort(BY_DEADLINE) is Phase.ABORTING
+    assert abort(BY_INQUIRY) is Why.NOT_ALLOWED
+    assert abort("somebody") is Why.NOT_ALLOWED
+    assert abort(BY_OPERATOR + "ann") is (Phase.ABORTING if path is Path.CLASSIC else Why.NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("decision", list(Decision))
+def test_the_last_end_finishes(decision: Decision) -> None:
+    owed, finished = DECIDED[decision]
+    assert becomes(record(owed), Event.END, End("t", ("a",))) is owed
+    assert becomes(record(owed), Event.END, End("t", ("a", "b"))) is finished
+    assert becomes(record(owed, open_branches="b"), Event.END, End("t", ("b",))) is finished
+    assert becomes(record(finished, open_branches=""), Event.END, End("t", ("b",))) is finished
+
+
+def test_a_branch_cannot_end_before_there_is_a_decision() -> None:
+    assert becomes(record(Phase.PREPARING), Event.END, End("t", ("a",))) is Why.UNDECIDED
+
+
+def test_only_the_finished_is_forgotten() -> None:
+    for phase in Phase:
+        finished = phase in (Phase.COMMITTED, Phase.ABORTED)
+        assert becomes(record(phase), Event.FORGET, Forget(("t",))) is (None if finished else Why.UNFINISHED)
+
+
+def test_no_row_reverses_a_decision() -> None:
+    """Stability, read off the data: from a decided phase only that decision's phases, or oblivion, can be reached."""
+    for row in TRANSITIONS:
+        for phases in DECIDED.values():
+            if row.phase in phases:
+                assert row.becomes in (*phases, None)
+
+
+def test_every_phase_is_reached_and_every_guard_is_used() -> None:
+    assert {row.becomes for row in TRANSITIONS} == {*Phase, None}
+    assert {row.phase for row in TRANSITIONS} == {*Phase, None}
+    assert {guard for row in TRANSITIONS for guard in row.guards} == set(Guard)
+    assert len(set(TRANSITIONS)) == len(TRANSITIONS)
+
+
+def test_the_documentation_shows_this_table() -> None:
+    """Red whenever the table changes and the page does not; COMMITD_REWRITE=1 redraws it."""
+    page = STATES_PAGE.read_text(encoding="utf-8")
+    prose, _, drawn = page.partition(MARK)
+    if os.environ.get("COMMITD_REWRITE"):
+        STATES_PAGE.write_text(prose + MARK + draw(), encoding="utf-8")
+        return
+    assert drawn == draw()
+
+
+def test_the_documentation_explains_every_guard() -> None:
+    page = STATES_PAGE.read_text(encoding="utf-8")
+    assert all(f"| {guard} | " in page for guard in Guard)
