@@ -31,7 +31,7 @@ from participant.wire import BranchState, Capabilities, Verb
 
 __all__ = ["BACKOFF", "Plan", "choose_path", "decide"]
 
-BACKOFF = Backoff(base_s=0.05, cap_s=5.0)
+BACKOFF = Backoff(base_s=0.05, cap_s=1.0)
 REASON_CHARS_MAX = 512  # of a participant's reason, in the record
 
 _YES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
