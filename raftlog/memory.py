@@ -57,7 +57,7 @@ class _Shared:
     term: int = 0
     leader: str | None = None
     commit_index: int = 0
-    heard: tuple[int, int] = (0, 0)  # the term and the index up to which followers know that they may apply
+    heard_index: int = 0  # up to here, followers know that they may apply
     change_index: int = 0  # the entry of the last change of the membership
     snapshot_index: int = 0
     snapshot: bytes = b""
@@ -75,44 +75,45 @@ class _Shared:
         return 2 * len(self.members.keys() & self.running.keys()) > len(self.members)
 
     def append(self, entry: bytes) -> int:
+        """The leader's next entry; only the leader looks at it for now."""
         self.entries.append(entry)
-        self.changed()
+        self._commit()
+        if self.leader is not None:
+            self.running[self.leader].wake()
         return self.last_index
 
-    def changed(self) -> None:
-        """Commit what can be committed, and let the leader look at it; without one, everybody."""
-        if self.leader is not None and self.has_majority():
-            self.commit_index = self.last_index
-        for log in self.running.values():
-            if self.leader in (None, log.name):
-                log.wake()
-
-    def spread(self, leader: MemoryLog, applied_index: int) -> None:
+    def spread(self, applied_index: int) -> None:
         """The leader has applied so far, and told its callers; only then the others hear of it, as in a cluster."""
-        if self.heard != (self.term, applied_index):
-            self.heard = (self.term, applied_index)
-            for log in self.running.values():
-                if log is not leader:
-                    log.wake()
+        if self.heard_index != applied_index:
+            self.heard_index = applied_index
+            self._wake_all()
 
     def elect(self, name: str) -> None:
         del self.entries[self.commit_index - self.snapshot_index :]
         self.term += 1
         self.leader = name
-        self.changed()
+        self._wake_all()
 
     def started(self, log: MemoryLog) -> None:
         self.running[log.name] = log
-        log.wake()
         if self.members.keys() == {log.name}:
             self.elect(log.name)
-        self.changed()
+        self._commit()
+        self._wake_all()
 
     def ended(self, log: MemoryLog) -> None:
         del self.running[log.name]
         if self.leader == log.name:
             self.leader = None
-        self.changed()
+        self._wake_all()
+
+    def _commit(self) -> None:
+        if self.leader is not None and self.has_majority():
+            self.commit_index = self.last_index
+
+    def _wake_all(self) -> None:
+        for log in self.running.values():
+            log.wake()
 
     def compact(self, index: int, snapshot: Callable[[], Iterable[bytes]]) -> None:
         """Replace the entries up to `index` by a snapshot, when there are enough of them."""
@@ -144,7 +145,12 @@ class MemoryGroup:
         shared.elect(name)
 
     def crash(self, name: str) -> None:
-        """End a running node at once: its state machine is gone, and what it owed its callers Unknown."""
+        """End a node at once: its state machine is gone, and what it owed its callers Unknown.
+
+        Raises: ValueError if it does not run.
+        """
+        if name not in self._shared.running:
+            raise ValueError(f"{name} cannot crash: it does not run")
         self._shared.running[name].halt("the node crashed")
 
     def lose_next_answer(self, *, applied: bool) -> None:
@@ -294,7 +300,7 @@ class MemoryLog:
             self._step_up()
             self._append()
             if self._shared.leader == self.name:
-                self._shared.spread(self, self._applied_index)
+                self._shared.spread(self._applied_index)
         except Exception as error:  # noqa: BLE001  # the border: whatever it is, this node has lost its way
             _log.critical("log failed", node=self.name, error=repr(error), exc_info=error)
             self._broken_by = error
@@ -319,7 +325,7 @@ class MemoryLog:
             self._applier.restore([shared.snapshot])
             self._applied_index = shared.snapshot_index
         asked = shared.leader == self.name or self._barriers  # else this node learns of commits later
-        while self._applied_index < (shared.commit_index if asked else shared.heard[1]):
+        while self._applied_index < (shared.commit_index if asked else shared.heard_index):
             index = self._applied_index + 1
             results = self._applier.apply(index, shared.entry(index)) or [None]
             self._applied_index = index

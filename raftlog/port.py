@@ -139,7 +139,7 @@ class ReplicatedLog(Protocol):
         """
 
     async def stop(self) -> None:
-        """Leave quietly: pending proposals end as Unknown."""
+        """Leave quietly: what is in the log and unanswered ends as Unknown, what is not in it yet is refused."""
 
     async def stopped(self) -> None:
         """Return once the node was stopped; raise what broke it if it broke. The process should then end."""

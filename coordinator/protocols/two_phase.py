@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.effects import Call, Effect, Propose, Step
-from coordinator.facts import Asking, Facts
+from coordinator.facts import Asking, BranchFacts, Facts
 from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Begin, Command, Decide, End
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.protocols.retry import Backoff, delay_s
@@ -160,13 +160,19 @@ def _verdict(work: Plan | TransactionRecord, facts: Facts, late: bool) -> Decide
         if known.state is BranchState.ABORTED:
             return _refused(work, branch.branch, facts)
         if known.state not in _YES:
-            silent.append(branch.branch)
+            silent.append(_silence(branch, known))
     if not silent:
         done = _settled(work, facts, Decision.COMMIT)
         return Decide(work.gid, Decision.COMMIT, BY_VOTES, at_ms=0, done=done)
     if late and work.path is not Path.ONE_PHASE:
         return _overdue(work, f"no vote within {work.deadline_ms} ms from {', '.join(silent)}", facts)
     return None
+
+
+def _silence(branch: BranchRecord, known: BranchFacts) -> str:
+    """Who has not voted, and what is known of why."""
+    who = f"{branch.branch} at {branch.participant}"
+    return f"{who} ({_clean(known.error)})" if known.error else who
 
 
 def _refused(work: Plan | TransactionRecord, branch: str, facts: Facts) -> Decide:
@@ -180,7 +186,7 @@ def _refused(work: Plan | TransactionRecord, branch: str, facts: Facts) -> Decid
 
 def _overdue(work: Plan | TransactionRecord, reason: str, facts: Facts) -> Decide:
     done = _settled(work, facts, Decision.ABORT)
-    return Decide(work.gid, Decision.ABORT, BY_DEADLINE, at_ms=0, reason=reason, done=done)
+    return Decide(work.gid, Decision.ABORT, BY_DEADLINE, at_ms=0, reason=_clean(reason), done=done)
 
 
 def _settled(work: Plan | TransactionRecord, facts: Facts, decision: Decision) -> tuple[str, ...]:

@@ -64,9 +64,9 @@ class Driver:
         self.facts.fold(ProposalEnded(command), self.now, 0.5)
         return self.effects()
 
-    def called(self, branch: str, verb: Verb, answer: Answer | None) -> tuple[Effect, ...]:
+    def called(self, branch: str, verb: Verb, answer: Answer | None, error: str = "") -> tuple[Effect, ...]:
         """The call came back; what comes next?"""
-        self.facts.fold(CallEnded(branch, verb, answer), self.now, 0.5)
+        self.facts.fold(CallEnded(branch, verb, answer, error), self.now, 0.5)
         return self.effects()
 
 
@@ -152,8 +152,17 @@ def test_a_vote_that_did_not_come_aborts_at_the_deadline() -> None:
     driver.called("b", Verb.PREPARE, YES)
     driver.now = DEADLINE_MS / 1000
     assert driver.step() == Step(
-        (Propose(Decide("t", Decision.ABORT, BY_DEADLINE, 0, "no vote within 10000 ms from a, c")),)
+        (Propose(Decide("t", Decision.ABORT, BY_DEADLINE, 0, "no vote within 10000 ms from a at bank-a, c at bank-c")),)
     )
+
+
+def test_an_abort_by_deadline_says_why_the_vote_did_not_come() -> None:
+    driver = begun("ab")
+    driver.called("b", Verb.PREPARE, YES)
+    driver.called("a", Verb.PREPARE, None, "connection refused")
+    driver.now = DEADLINE_MS / 1000
+    reason = "no vote within 10000 ms from a at bank-a (connection refused)"
+    assert driver.effects() == (Propose(Decide("t", Decision.ABORT, BY_DEADLINE, 0, reason)),)
 
 
 def test_votes_that_are_in_commit_even_when_the_deadline_has_passed() -> None:
@@ -194,7 +203,8 @@ def test_nothing_but_a_yes_counts_as_one(state: BranchState) -> None:
     driver.called("a", Verb.PREPARE, YES)
     assert driver.called("b", Verb.PREPARE, Answer(state)) == ()
     driver.now = DEADLINE_MS / 1000
-    assert driver.effects() == (Propose(Decide("t", Decision.ABORT, BY_DEADLINE, 0, "no vote within 10000 ms from b")),)
+    reason = "no vote within 10000 ms from b at bank-b"
+    assert driver.effects() == (Propose(Decide("t", Decision.ABORT, BY_DEADLINE, 0, reason)),)
 
 
 def test_a_lost_proposal_is_made_again_after_a_while() -> None:
