@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import structlog
 
+from raftlog.announcer import Announcer
 from raftlog.errors import LogStopped
 from raftlog.machine import Applier, Command, is_too_large, pack, take_batch
 from raftlog.port import (
@@ -166,8 +166,7 @@ class MemoryLog:
         self._shared = shared
         self._applier = Applier(machine)
         self._applied_index = 0
-        self._leadership = Leadership(Role.FOLLOWER, shared.term, None)
-        self._listeners: list[LeadershipListener] = []
+        self._announcer = Announcer(shared.term)
         self._waiting: deque[_Proposal] = deque()  # not in the log yet
         self._pending: dict[int, list[_Waiter]] = {}  # by index in the log
         self._barriers: list[_Waiter] = []
@@ -243,24 +242,18 @@ class MemoryLog:
     @property
     def leadership(self) -> Leadership:
         """The current view."""
-        return self._leadership
+        return self._announcer.current
 
     def subscribe(self, listener: LeadershipListener) -> Callable[[], None]:
         """See `ReplicatedLog.subscribe`."""
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return unsubscribe
+        return self._announcer.subscribe(listener)
 
     def status(self) -> Status:
         """See `ReplicatedLog.status`; nothing is on a disk, so every entry counts as durable."""
         shared = self._shared
         return Status(
             name=self.name,
-            leadership=self._leadership,
+            leadership=self._announcer.current,
             members=tuple(shared.members.values()),
             connected=tuple(sorted(shared.running.keys() - {self.name})) if self._loop else (),
             last_index=shared.last_index,
@@ -288,7 +281,7 @@ class MemoryLog:
         self._lose_pending(why)
         self._answer(self._barriers, Unknown(why))
         self._barriers.clear()
-        self._become(Leadership(Role.FOLLOWER, self._leadership.term, None))
+        self._announcer.announce(Leadership(Role.FOLLOWER, self._announcer.current.term, None))
 
     def _take_turn(self) -> None:
         self._turn = None
@@ -309,13 +302,13 @@ class MemoryLog:
     def _step_down(self) -> None:
         """Follow whoever leads now; what was proposed in an older term is lost to its callers."""
         shared = self._shared
-        if self._leadership.term == shared.term and self._leadership.leader == shared.leader:
+        if self._announcer.current.term == shared.term and self._announcer.current.leader == shared.leader:
             return
-        if self._leadership.role is Role.LEADER:
+        if self._announcer.current.role is Role.LEADER:
             self._refuse_waiting(Refused(Refusal.NOT_LEADER, shared.leader))
             self._lose_pending("another node was elected")
         leader = shared.leader if shared.leader != self.name else None
-        self._become(Leadership(Role.FOLLOWER, shared.term, leader))
+        self._announcer.announce(Leadership(Role.FOLLOWER, shared.term, leader))
 
     def _apply(self) -> None:
         shared = self._shared
@@ -342,11 +335,11 @@ class MemoryLog:
         """Lead, if elected; everything of earlier terms has just been applied."""
         shared = self._shared
         if shared.leader == self.name:
-            self._become(Leadership(Role.LEADER, shared.term, self.name))
+            self._announcer.announce(Leadership(Role.LEADER, shared.term, self.name))
 
     def _append(self) -> None:
         """Put everything that waits into the log, as few entries as it takes."""
-        while self._waiting and self._leadership.role is Role.LEADER:
+        while self._waiting and self._announcer.current.role is Role.LEADER:
             commands: list[Command] = []
             waiters: list[_Waiter] = []
             for command_id, command, waiter in take_batch(self._waiting):
@@ -376,7 +369,7 @@ class MemoryLog:
         if self._loop is None:
             return Refused(Refusal.STOPPED)
         leader = self._shared.leader
-        if leader != self.name or self._leadership.role is not Role.LEADER:
+        if leader != self.name or self._announcer.current.role is not Role.LEADER:
             return Refused(Refusal.NOT_LEADER, leader if leader != self.name else None)
         return None
 
@@ -396,9 +389,3 @@ class MemoryLog:
         for waiters in self._pending.values():
             self._answer(waiters, Unknown(why))
         self._pending.clear()
-
-    def _become(self, leadership: Leadership) -> None:
-        if leadership != self._leadership:
-            self._leadership = leadership
-            for listener in tuple(self._listeners):
-                listener(leadership)

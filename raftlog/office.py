@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 
+from raftlog.announcer import Announcer
 from raftlog.core import RaftCore
-from raftlog.port import Leadership, LeadershipListener, Role
+from raftlog.port import Leadership, Role
 
 __all__ = ["Office"]
 
@@ -15,43 +14,35 @@ _log = structlog.get_logger("raftlog")
 
 
 class Office:
-    """The announced leadership of one node, and who listens."""
+    """The leadership of one node, as its core has it and as it is announced."""
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._listeners: list[LeadershipListener] = []
-        self.announced = Leadership(Role.FOLLOWER, 0, None)
+        self._announcer = Announcer()
+        self.subscribe = self._announcer.subscribe
 
-    def subscribe(self, listener: LeadershipListener) -> Callable[[], None]:
-        """Tell `listener` of every change; the returned function ends that, once or more often."""
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return unsubscribe
+    @property
+    def announced(self) -> Leadership:
+        """What was said last."""
+        return self._announcer.current
 
     def observe(self, core: RaftCore) -> None:
         """Announce what has changed in the core."""
         role = Role.LEADER if core.settled else Role.FOLLOWER
         leader = core.leader if role is Role.LEADER or not core.leading else None
-        known = self.announced
+        known = self._announcer.current
         if (role, core.term, leader) != (known.role, known.term, known.leader):
             self._announce(Leadership(role, core.term, leader))
 
     def close(self) -> None:
         """The node has stopped; it leads no more."""
-        if self.announced.role is Role.LEADER:
-            self._announce(Leadership(Role.FOLLOWER, self.announced.term, None))
+        self._announce(Leadership(Role.FOLLOWER, self.announced.term, None))
 
     def holds(self, core: RaftCore) -> bool:
         """Announced as leader, and not deposed since: nothing may be taken on between the two."""
         return self.announced.role is Role.LEADER and core.leading
 
     def _announce(self, leadership: Leadership) -> None:
-        self.announced = leadership
-        role, term, leader = leadership.role, leadership.term, leadership.leader
-        _log.info("leadership", node=self._node, role=role, term=term, leader=leader)
-        for listener in list(self._listeners):
-            listener(leadership)
+        if self._announcer.announce(leadership):
+            role, term, leader = leadership.role, leadership.term, leadership.leader
+            _log.info("leadership", node=self._node, role=role, term=term, leader=leader)
