@@ -1,0 +1,9 @@
+"""The SDK: `Client`, what it takes and what it answers. Errors are in `coordinator.errors`."""
+
+from __future__ import annotations
+
+from coordinator.client.client import Client
+from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
+from coordinator.client.transaction import InteractiveTransaction
+
+__all__ = ["Aborted", "Branch", "Client", "Committed", "Deciding", "Ended", "InteractiveTransaction"]

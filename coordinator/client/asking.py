@@ -1,0 +1,74 @@
+"""One question to the cluster, asked until it is answered or time is up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from coordinator.client.policy import Next, Pauses, next_after, pause_s
+from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.session import Lost, NotReached
+from coordinator.errors import RequestError, Unavailable
+
+__all__ = ["Asking", "Patience"]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """`timeout_s`: for a question with all its attempts; `attempt_timeout_s`: for one replica's answer."""
+
+    timeout_s: float
+    attempt_timeout_s: float
+    pauses: Pauses
+    chance: Random
+
+
+class Asking:
+    """`ambiguous` says that an attempt may have reached a replica whose answer we do not have."""
+
+    def __init__(self, replicas: Replicas, patience: Patience, timeout_s: float | None = None) -> None:
+        self.ambiguous = False
+        self._replicas = replicas
+        self._patience = patience
+        self._attempts = 0
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + (patience.timeout_s if timeout_s is None else timeout_s)
+
+    async def ask(self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None) -> Reply:
+        """The answer of a replica. Raises: RequestError if one refuses, Unavailable if time is up."""
+        while True:
+            error: RequestError | None = None
+            try:
+                reply = await self._replicas.attempt(method, path, query=query, body=body, timeout_s=self._budget_s())
+            except NotReached as failure:
+                why = str(failure)
+            except Lost as failure:
+                why = str(failure)
+                self.ambiguous = True
+            else:
+                error = reply.error
+                why = f"status {reply.status}" if error is None else error.detail
+                match next_after(reply.status, error):
+                    case Next.TAKE:
+                        return reply
+                    case Next.AGAIN_AMBIGUOUS:
+                        self.ambiguous = True
+                    case Next.RAISE if error is not None:
+                        raise error
+            self._replicas.turn_away()
+            await self.pause(why, error)
+
+    async def pause(self, why: str, error: RequestError | None = None) -> None:
+        """Wait a little before the next attempt. Raises Unavailable if there is no time for one."""
+        self._attempts += 1
+        patience = self._patience
+        pause = pause_s(patience.pauses, self._attempts, patience.chance.random(), error)
+        if self._loop.time() + pause >= self._ends_at:
+            raise Unavailable(f"no replica gave an answer in time: {why}")
+        await asyncio.sleep(pause)
+
+    def _budget_s(self) -> float:
+        return max(0.001, min(self._patience.attempt_timeout_s, self._ends_at - self._loop.time()))

@@ -1,0 +1,228 @@
+"""The client of `commitd` for asyncio: commit several services together, and hear honestly how it ended.
+
+    async with Client(["http://127.0.0.1:8001", "http://127.0.0.1:8002", "http://127.0.0.1:8003"]) as client:
+        ended = await client.commit([
+            Branch("bank-a", "debit", {"account": "bob", "amount": 10}),
+            Branch("bank-b", "credit", {"account": "smith", "amount": 10}),
+        ])
+        match ended:
+            case Committed(gid): ...
+            case Aborted(gid, reason, branch): ...
+
+A transaction keeps its gid through every retry, so that asking again is harmless. What nobody could say in time is
+`OutcomeUnknown`, never an abort.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random, SystemRandom
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel
+
+from coordinator.client.asking import Asking, Patience
+from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
+from coordinator.client.policy import Pauses
+from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.session import Session
+from coordinator.client.transaction import InteractiveTransaction
+from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
+from coordinator.ledger.records import Decision, Phase
+from coordinator.wire import (
+    DEADLINE_DEFAULT_MS,
+    ClusterView,
+    Outcome,
+    OutcomeView,
+    ParticipantsView,
+    TransactionPage,
+    TransactionView,
+    handle_of,
+    new_gid,
+)
+
+__all__ = ["Client"]
+
+GID_RANDOM_BITS = 74
+PAUSES = Pauses()
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class Client:
+    """Talks to the replicas at `urls`; one of them is enough, the others are found.
+
+    `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
+    `chance` is for back-off and gids.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        timeout_s: float = 30.0,
+        attempt_timeout_s: float = 3.0,
+        pauses: Pauses = PAUSES,
+        chance: Random | None = None,
+    ) -> None:
+        self._session = Session()
+        self._replicas = Replicas(urls, self._session)
+        self._chance = chance or SystemRandom()
+        self._patience = Patience(timeout_s, attempt_timeout_s, pauses, self._chance)
+        self._participants: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    def new_gid(self) -> str:
+        """A gid for a transaction of this client."""
+        return new_gid(time.time_ns() // 1_000_000, self._chance.getrandbits(GID_RANDOM_BITS))
+
+    async def commit(
+        self,
+        branches: Iterable[Branch],
+        *,
+        gid: str | None = None,
+        deadline_ms: int = DEADLINE_DEFAULT_MS,
+        timeout_s: float | None = None,
+    ) -> Ended:
+        """Commit all branches or none, and wait for the decision.
+
+        `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits.
+        Raises: OutcomeUnknown; Unavailable, if surely nothing was begun; RequestError, if it was refused.
+        """
+        gid = gid or self.new_gid()
+        body = {"gid": gid, "branches": [branch.to_map() for branch in branches], "deadline_ms": deadline_ms}
+        asking = self._asking(timeout_s)
+        with _honest(asking, gid):
+            while True:
+                reply = await asking.ask("POST", "/v1/transactions", query=self._wait(), body=body)
+                ended = _ended(_view(reply, OutcomeView))
+                if not isinstance(ended, Deciding):
+                    return ended
+                asking.ambiguous = True
+                await asking.pause("it is still being decided")
+
+    def transaction(
+        self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, call_timeout_s: float = 10.0
+    ) -> InteractiveTransaction:
+        """An interactive transaction, to be used with `async with`; see `coordinator.client.transaction`."""
+        return InteractiveTransaction(
+            self.new_gid(), self, self._session, self._patience, deadline_ms=deadline_ms, call_timeout_s=call_timeout_s
+        )
+
+    async def outcome(self, gid: str) -> Ended | Deciding:
+        """What is recorded of `gid` now. Linearizable. Raises: NotFound, Unavailable."""
+        reply = await self._asking().ask("GET", f"{handle_of(gid)}/outcome")
+        return _ended(_view(reply, OutcomeView))
+
+    async def wait(self, gid: str, *, timeout_s: float | None = None) -> Ended:
+        """Wait until `gid` is decided. Raises: NotFound, if nobody recorded it; OutcomeUnknown."""
+        asking = self._asking(timeout_s)
+        try:
+            while True:
+                reply = await asking.ask("GET", f"{handle_of(gid)}/outcome", query=self._wait())
+                ended = _ended(_view(reply, OutcomeView))
+                if not isinstance(ended, Deciding):
+                    return ended
+                await asking.pause("it is still being decided")
+        except Unavailable as error:
+            raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
+
+    async def record(self, gid: str) -> TransactionView:
+        """The record of `gid`. Raises: NotFound, Unavailable."""
+        return _view(await self._asking().ask("GET", handle_of(gid)), TransactionView)
+
+    async def transactions(
+        self,
+        *,
+        phases: Iterable[Phase] = (),
+        participant: str | None = None,
+        begun_after_ms: int | None = None,
+        begun_before_ms: int | None = None,
+        page_size: int | None = None,
+    ) -> AsyncIterator[TransactionView]:
+        """Every recorded transaction that the filters let through, newest first. Raises: Unavailable, Invalid."""
+        query: dict[str, Any] = {
+            "phase": [phase.value for phase in phases],
+            "participant": participant,
+            "begun_after_ms": begun_after_ms,
+            "begun_before_ms": begun_before_ms,
+            "limit": page_size,
+        }
+        while True:
+            reply = await self._asking().ask("GET", "/v1/transactions", query=query)
+            page = _view(reply, TransactionPage)
+            for transaction in page.transactions:
+                yield transaction
+            if page.cursor is None:
+                return
+            query["cursor"] = page.cursor
+
+    async def resolve(self, gid: str, decision: Decision, *, operator: str, reason: str) -> TransactionView:
+        """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""
+        body = {"decision": decision.value, "operator": operator, "reason": reason}
+        asking = self._asking()
+        try:
+            return _view(await asking.ask("POST", f"{handle_of(gid)}/resolve", body=body), TransactionView)
+        except Unavailable as error:
+            if asking.ambiguous:
+                raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
+            raise
+
+    async def cluster(self) -> ClusterView:
+        """The cluster as the replica sees it that answers first. Raises: Unavailable."""
+        return _view(await self._asking().ask("GET", "/v1/cluster"), ClusterView)
+
+    async def participant_url(self, name: str) -> str:
+        """Where the participant called `name` is. Raises: Unavailable, KeyError if it is not configured."""
+        if name not in self._participants:
+            reply = await self._asking().ask("GET", "/v1/participants")
+            known = _view(reply, ParticipantsView).participants
+            self._participants = {participant.name: participant.url for participant in known}
+        return self._participants[name]
+
+    def _asking(self, timeout_s: float | None = None) -> Asking:
+        return Asking(self._replicas, self._patience, timeout_s)
+
+    def _wait(self) -> dict[str, int]:
+        """How long a replica may keep us waiting: its answer is to be here before we lose patience."""
+        return {"wait_ms": int(self._patience.attempt_timeout_s * 750)}
+
+
+@contextmanager
+def _honest(asking: Asking, gid: str) -> Iterator[None]:
+    """A replica may have begun what a later one refuses, or nobody answers any more: then nobody knows."""
+    try:
+        yield
+    except (Unavailable, RequestError) as error:
+        if asking.ambiguous:
+            raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
+        raise
+
+
+def _ended(view: OutcomeView) -> Ended | Deciding:
+    match view.outcome:
+        case Outcome.COMMITTED:
+            return Committed(view.gid)
+        case Outcome.ABORTED:
+            return Aborted(view.gid, view.reason or "", view.branch)
+        case Outcome.DECIDING:
+            return Deciding(view.gid, view.handle or handle_of(view.gid))
+
+
+def _view(reply: Reply, model: type[_M]) -> _M:
+    """A replica's answer as a message; fields of later versions are ignored."""
+    return model.model_validate(reply.document, extra="ignore")

@@ -1,0 +1,50 @@
+"""What a caller says and hears: branches, and how a transaction ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What one participant is to do. Without an action it did its work before, under this gid and this name."""
+
+    participant: str
+    action: str | None = None
+    body: Any = None
+    name: str | None = None
+
+    def to_map(self) -> dict[str, Any]:
+        """The wire form (`wire.BranchRequest`)."""
+        form = {"branch": self.name, "participant": self.participant, "action": self.action, "body": self.body}
+        return {key: value for key, value in form.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Every branch is committed, or will be as soon as its participant can be reached."""
+
+    gid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """No branch is committed, and none ever will be. `branch` names the one that refused, if one did."""
+
+    gid: str
+    reason: str
+    branch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """Not decided yet. `handle` is the path to ask at, at any replica."""
+
+    gid: str
+    handle: str
+
+
+Ended: TypeAlias = Committed | Aborted

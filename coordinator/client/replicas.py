@@ -1,0 +1,88 @@
+"""Reaching the replicas: one attempt at the one that is believed to lead, following where it points.
+
+Owns: the list of replicas, and the belief. Must never do: retry, or say what an answer means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+from yarl import URL
+
+from coordinator.client.session import Lost, NotReached, Response, Session
+from coordinator.errors import Malformed, RequestError, TooLarge, request_error
+from coordinator.wire import REQUEST_BYTES_MAX, Encoding, decode
+
+__all__ = ["REDIRECTS_MAX", "Replicas", "Reply"]
+
+REDIRECTS_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a replica said. `document` is the decoded body; `error` what a problem document stands for."""
+
+    status: int
+    document: dict[str, Any]
+    error: RequestError | None = None
+
+
+class Replicas:
+    """The replicas of one cluster, by URL. One is enough to begin with: those that it points at are added."""
+
+    def __init__(self, urls: Sequence[str], session: Session) -> None:
+        if not urls:
+            raise ValueError("a client needs the URL of at least one replica")
+        self._urls = [url.rstrip("/") for url in urls]
+        self._session = session
+        self._at = 0
+
+    @property
+    def target(self) -> str:
+        """The replica that is asked next."""
+        return self._urls[self._at]
+
+    def turn_away(self) -> None:
+        """Ask another replica next time."""
+        self._at = (self._at + 1) % len(self._urls)
+
+    async def attempt(
+        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None, timeout_s: float
+    ) -> Reply:
+        """One request to the believed leader, following its pointers. Raises: NotReached, Lost, TooLarge."""
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        url = URL(self.target + path).with_query(given)
+        packed = None if body is None else msgpack.packb(body)
+        if packed is not None and len(packed) > REQUEST_BYTES_MAX:
+            raise TooLarge(f"the request is {len(packed)} bytes; at most {REQUEST_BYTES_MAX} are taken")
+        for _ in range(REDIRECTS_MAX + 1):
+            response = await self._session.send(method, url, packed, timeout_s)
+            location = response.headers.get("Location")
+            if response.status != 307 or location is None:
+                return _reply(response)
+            url = URL(location, encoded=True)
+            self._believe(str(url.origin()))
+        raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
+
+    def _believe(self, leader: str) -> None:
+        if leader not in self._urls:
+            self._urls.append(leader)
+        self._at = self._urls.index(leader)
+
+
+def _reply(response: Response) -> Reply:
+    """What came, decoded. What cannot be decoded is no answer at all."""
+    kind = response.content_type
+    try:
+        document = decode(response.body, Encoding.MSGPACK if kind == Encoding.MSGPACK else Encoding.JSON)
+    except Malformed as error:
+        raise Lost(f"the answer ({response.status}) cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise Lost(f"the answer ({response.status}) is not a map")
+    if kind != "application/problem+json":
+        return Reply(response.status, document)
+    after = response.headers.get("Retry-After", "")
+    return Reply(response.status, document, request_error(document, float(after) if after.isdecimal() else None))

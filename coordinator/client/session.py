@@ -1,0 +1,84 @@
+"""One HTTP request, and what can become of it: a response, *not reached*, or *lost*.
+
+Owns: the connections. Must never do: retry, follow a redirect, or say what a response means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from coordinator.wire import Encoding
+
+__all__ = ["ANSWER_BYTES_MAX", "CONNECT_TIMEOUT_S", "Lost", "NotReached", "Response", "Session"]
+
+ANSWER_BYTES_MAX = 8 << 20
+CONNECT_TIMEOUT_S = 1.0
+
+_HEADERS = {"Content-Type": Encoding.MSGPACK.value, "Accept": Encoding.MSGPACK.value}
+
+
+class NotReached(Exception):
+    """The request never reached the server."""
+
+
+class Lost(Exception):
+    """The request may have reached the server; its answer did not come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a server sent back, undecoded."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """The media type without its parameters."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+class Session:
+    """Connections to replicas and participants, opened with the first request. To be closed."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def send(self, method: str, url: URL, body: bytes | None, timeout_s: float) -> Response:
+        """One request; `body` is msgpack. Raises: NotReached, Lost."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        try:
+            async with self._session.request(
+                method, url, data=body, headers=_HEADERS, timeout=timeout, allow_redirects=False
+            ) as response:
+                return Response(response.status, response.headers, await _read(response))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotReached(str(error)) from error
+        except TimeoutError as error:
+            raise Lost(f"{url.origin()} did not answer within {timeout_s:.1f} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Lost(f"{url.origin()}: {error or type(error).__name__}") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > ANSWER_BYTES_MAX:
+            raise Lost(f"{response.url.origin()} answered more than {ANSWER_BYTES_MAX} bytes")
+    return bytes(data)

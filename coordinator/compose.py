@@ -1,0 +1,183 @@
+"""The one place that builds real objects from a configuration: the log on a disk, participants over HTTP, the server.
+
+Owns: the life of a replica's process, from recovery to the last connection. Must never do: read the environment or
+the command line (`cli` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from random import SystemRandom
+
+import structlog
+
+from coordinator.config import Cluster, ClusterConfig, Node, Tls
+from coordinator.driver.admission import Admission
+from coordinator.driver.replica import Replica, Tunables
+from coordinator.errors import ConfigError, Mistake, ReplicaFailed
+from coordinator.http.app import build_app, serving
+from coordinator.http.context import Context
+from coordinator.ledger.table import Ledger
+from coordinator.participants.http import HttpParticipants
+from raftlog.config import LogConfig, Security, Timing, split_address
+from raftlog.disk import RealDisk
+from raftlog.errors import ConfigError as LogConfigError
+from raftlog.errors import LogError
+from raftlog.node import RaftLog
+from raftlog.port import Member
+
+__all__ = ["log_config", "run_replica"]
+
+_log = structlog.get_logger(__name__)
+
+
+async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event) -> None:
+    """Run the replica `node` until `stop` is set. Raises: ConfigError, ReplicaFailed."""
+    chance = SystemRandom()
+    ledger = Ledger()
+    log = _build_log(config, node, ledger, chance)
+    participants = HttpParticipants(
+        config.participants,
+        timeout_s=config.timing.call_timeout_s,
+        refresh_s=config.timing.capabilities_refresh_s,
+        connections_max=config.limits.connections_per_participant_max,
+    )
+    replica = Replica(
+        log,
+        ledger,
+        participants,
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+        chance=chance,
+        admission=_admission(config),
+        tunables=_tunables(config),
+    )
+    context = Context(
+        replica,
+        config.cluster.id,
+        node.name,
+        {other.name: other.url for other in config.nodes},
+        config.participants,
+        config.limits.requests_per_connection_max,
+    )
+    await participants.start()
+    try:
+        await _start(replica)
+        try:
+            await _serve(context, node, log, stop, chance, config.timing.shutdown_s)
+        finally:
+            await replica.stop()
+    finally:
+        await participants.stop()
+
+
+async def _start(replica: Replica) -> None:
+    try:
+        await replica.start()
+    except LogConfigError as error:
+        raise ConfigError("cluster", (Mistake("nodes", str(error)),)) from error
+    except (LogError, OSError) as error:
+        raise ReplicaFailed(f"the log cannot be opened: {error}") from error
+
+
+async def _serve(
+    context: Context, node: Node, log: RaftLog, stop: asyncio.Event, chance: SystemRandom, shutdown_s: float
+) -> None:
+    host, port = split_address(node.client_address)
+    app = build_app(context, chance)
+    try:
+        async with serving(app, host, port, shutdown_s=shutdown_s):
+            _log.info("replica.serves", url=node.url, raft_address=node.raft_address)
+            await _until_stopped(log, stop)
+            _log.info("replica.stops")
+            context.replica.waiters.release_all()
+    except OSError as error:
+        raise ReplicaFailed(f"cannot listen on {node.client_address}: {error.strerror or error}") from error
+
+
+async def _until_stopped(log: RaftLog, stop: asyncio.Event) -> None:
+    """Return when asked to stop. Raises ReplicaFailed when the log has broken: the process must end and be restarted,
+    because what the disk holds is unknown until it is read again."""
+    asked = asyncio.ensure_future(stop.wait())
+    broken = asyncio.ensure_future(log.stopped())
+    try:
+        await asyncio.wait((asked, broken), return_when=asyncio.FIRST_COMPLETED)
+        if broken.done() and (error := broken.exception()) is not None:
+            raise ReplicaFailed(f"the log has failed: {error}") from error
+    finally:
+        for waiting in (asked, broken):
+            waiting.cancel()
+        await asyncio.gather(asked, broken, return_exceptions=True)
+
+
+def log_config(config: ClusterConfig, node: Node) -> LogConfig:
+    """What the log needs of the configuration. Raises ConfigError."""
+    raft = config.raft
+    return LogConfig(
+        cluster=config.cluster.id,
+        name=node.name,
+        members=tuple(Member(other.name, other.raft_address) for other in config.nodes),
+        security=_security(config.cluster),
+        timing=Timing(
+            heartbeat_s=raft.heartbeat_s,
+            election_min_s=raft.election_min_s,
+            election_max_s=raft.election_max_s,
+            lease_s=raft.lease_s,
+            silence_s=raft.silence_s,
+            redial_s=raft.redial_s,
+        ),
+        snapshot_entries=raft.snapshot_entries,
+        snapshot_bytes=raft.snapshot_bytes,
+    )
+
+
+def _build_log(config: ClusterConfig, node: Node, ledger: Ledger, chance: SystemRandom) -> RaftLog:
+    try:
+        return RaftLog(log_config(config, node), ledger, RealDisk(node.data_dir), chance)
+    except LogConfigError as error:
+        raise ConfigError("cluster", (Mistake("raft", str(error)),)) from error
+    except OSError as error:
+        key = f"nodes.{node.name}.data_dir"
+        raise ConfigError("cluster", (Mistake(key, f"{node.data_dir}: {error.strerror}"),)) from error
+
+
+def _security(cluster: Cluster) -> Security:
+    """`Cluster` has seen to it that exactly one of the three is given."""
+    if cluster.tls is not None:
+        return Security(
+            tls_server=_tls(cluster.tls, ssl.Purpose.CLIENT_AUTH), tls_client=_tls(cluster.tls, ssl.Purpose.SERVER_AUTH)
+        )
+    if cluster.secret_file is not None:
+        try:
+            return Security(secret=cluster.secret_file.read_bytes().strip())
+        except OSError as error:
+            mistake = Mistake("cluster.secret_file", f"{cluster.secret_file}: {error.strerror}")
+            raise ConfigError("cluster", (mistake,)) from error
+    return Security(secret=cluster.secret.get_secret_value().encode() if cluster.secret is not None else None)
+
+
+def _tls(files: Tls, purpose: ssl.Purpose) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(purpose, cafile=files.ca_file)
+        context.load_cert_chain(files.cert_file, files.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("cluster", (Mistake("cluster.tls", f"the files cannot be used: {error}"),)) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _admission(config: ClusterConfig) -> Admission:
+    limits = config.limits
+    return Admission(limits.in_flight_max, limits.open_max, limits.waiters_max)
+
+
+def _tunables(config: ClusterConfig) -> Tunables:
+    timing = config.timing
+    return Tunables(
+        call_timeout_s=timing.call_timeout_s,
+        propose_timeout_s=timing.propose_timeout_s,
+        ride_along_s=timing.ride_along_s,
+        retention_s=timing.retention_s,
+        sweep_every_s=timing.sweep_every_s,
+    )

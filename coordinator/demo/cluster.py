@@ -1,0 +1,184 @@
+"""Three coordinators and two banks on loopback, in one directory, as processes of their own.
+
+Owns: the processes, their configurations, and the ports. Must never do: ask them about transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import aiohttp
+
+from coordinator.demo.errors import DemoError
+from coordinator.demo.process import Process
+from coordinator.wire import ClusterView
+
+__all__ = ["HOST", "READY_TIMEOUT_S", "Cluster"]
+
+HOST = "127.0.0.1"
+READY_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 1.0
+ASK_EVERY_S = 0.02
+SECRET_BYTES = 24
+
+
+class Cluster:
+    """`replicas` and `banks`: where they are reached, by name. `raft`: keys of that section of the configuration.
+
+    Used with `async with`; leaving it kills everything.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        nodes: Sequence[str],
+        banks: Sequence[str],
+        raft: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.directory = directory
+        self._ports = _Ports()
+        peers = {name: self._ports.take() for name in nodes}
+        clients = {name: self._ports.take() for name in nodes}
+        accounts = {name: self._ports.take() for name in banks}
+        self.replicas = {name: f"http://{HOST}:{port}" for name, port in clients.items()}
+        self.banks = {name: f"http://{HOST}:{port}" for name, port in accounts.items()}
+        config = directory / "cluster.toml"
+        config.write_text(_cluster_toml(peers, clients, self.banks, raft), encoding="utf-8")
+        self.processes = {name: self._process(name, "serve", config, "--node", name) for name in nodes}
+        for name, port in accounts.items():
+            file = directory / f"{name}.toml"
+            file.write_text(_bank_toml(name, port, directory, self.replicas.values()), encoding="utf-8")
+            self.processes[name] = self._process(name, "participant", file)
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for process in self.processes.values():
+                    group.create_task(process.start())
+            for name in self.processes:
+                await self.ready(name)
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    def check(self) -> None:
+        """Raises DemoError if a process has ended although nobody asked it to."""
+        for process in self.processes.values():
+            process.check()
+
+    async def restart(self, name: str) -> None:
+        """Start `name` again, and wait until it serves."""
+        await self.processes[name].start()
+        await self.ready(name)
+
+    async def ready(self, name: str) -> None:
+        """Wait until `name` serves; a coordinator also knows a leader then. Raises DemoError."""
+        url = f"{self.replicas[name]}/readyz" if name in self.replicas else f"{self.banks[name]}/livez"
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while not await self._serves(url):
+                    self.processes[name].check()
+                    await asyncio.sleep(ASK_EVERY_S)
+        except TimeoutError:
+            raise DemoError(f"{name} does not serve after {READY_TIMEOUT_S:.0f} s; see {self.directory}") from None
+
+    async def leader(self, *, other_than: str = "") -> str:
+        """The replica that leads, by its own word; of several, that of the highest term. Raises DemoError."""
+        asked = [url for name, url in self.replicas.items() if name != other_than]
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while True:
+                    views = await asyncio.gather(*(self._view(url) for url in asked))
+                    leading = [view for view in views if view is not None and view.leader == view.node]
+                    if leading:
+                        return max(leading, key=lambda view: view.term).node
+                    await asyncio.sleep(ASK_EVERY_S)
+        except TimeoutError:
+            raise DemoError(f"nobody leads after {READY_TIMEOUT_S:.0f} s; see {self.directory}") from None
+
+    async def _serves(self, url: str) -> bool:
+        return await self._get(url) is not None
+
+    async def _view(self, url: str) -> ClusterView | None:
+        said = await self._get(f"{url}/v1/cluster")
+        return None if said is None else ClusterView.model_validate_json(said, extra="ignore")
+
+    async def _get(self, url: str) -> bytes | None:
+        """What `url` answers, if it answers 200."""
+        try:
+            async with self._http.get(url) as response:
+                said = await response.read()
+                return said if response.status == HTTPStatus.OK else None
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+    def _process(self, name: str, verb: str, config: Path, *more: str) -> Process:
+        return Process(name, (verb, "--config", str(config), *more), self.directory / f"{name}.log")
+
+    async def _end(self) -> None:
+        await asyncio.gather(*(process.kill() for process in self.processes.values()))
+        await self._http.close()
+        self._ports.close()
+
+
+class _Ports:
+    """Loopback ports chosen by the system, and kept for us as long as the cluster lives.
+
+    A bound socket that does not listen keeps a port: no connection of anybody gets it as its own end, as a port that
+    was merely free a moment ago could, while a server with SO_REUSEADDR may still listen on it, again and again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[socket.socket] = []
+
+    def take(self) -> int:
+        """A port that is ours until `close`."""
+        kept = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._kept.append(kept)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind((HOST, 0))
+        port: int = kept.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Give the ports back."""
+        for kept in self._kept:
+            kept.close()
+
+
+def _cluster_toml(
+    peers: Mapping[str, int], clients: Mapping[str, int], banks: Mapping[str, str], raft: Mapping[str, float]
+) -> str:
+    lines = ["[cluster]", 'id = "demo"', f'secret = "{secrets.token_hex(SECRET_BYTES)}"']
+    for name in peers:
+        lines += [
+            "",
+            "[[nodes]]",
+            f'name = "{name}"',
+            f'raft_address = "{HOST}:{peers[name]}"',
+            f'client_address = "{HOST}:{clients[name]}"',
+            f'data_dir = "{name}"',
+        ]
+    lines += ["", "[participants]", *(f'{name} = "{url}"' for name, url in banks.items())]
+    lines += ["", "[raft]", *(f"{key} = {value}" for key, value in raft.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _bank_toml(name: str, port: int, directory: Path, replicas: Iterable[str]) -> str:
+    urls = ", ".join(f'"{url}"' for url in replicas)
+    lines = [f'name = "{name}"', f"port = {port}", f'data = "{directory / name}.db"', f"replicas = [{urls}]"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,38 @@
+"""How much one leader takes on. Past a limit it refuses early, by name, before anything was begun.
+
+Transactions taken over from another leader are never refused: they count, and new ones wait for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.errors import Overloaded
+
+__all__ = ["RETRY_AFTER_S", "Admission"]
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """`in_flight_max`: undecided transactions. `open_max`: unfinished ones, decided or not; they pile up while a
+    participant is away. `waiters_max`: requests that wait for an outcome."""
+
+    in_flight_max: int = 4_096
+    open_max: int = 65_536
+    waiters_max: int = 16_384
+
+    def admit(self, *, in_flight: int, open_: int) -> None:
+        """Let one more transaction begin. Raises Overloaded."""
+        _refuse_past(in_flight, self.in_flight_max, "undecided transactions (in_flight_max)")
+        _refuse_past(open_, self.open_max, "unfinished transactions (open_max)")
+
+    def admit_waiter(self, waiting: int) -> None:
+        """Let one more request wait. Raises Overloaded."""
+        _refuse_past(waiting, self.waiters_max, "requests waiting for an outcome (waiters_max)")
+
+
+def _refuse_past(count: int, limit: int, what: str) -> None:
+    if count >= limit:
+        raise Overloaded(f"there are {count} {what}; come again", retry_after_s=RETRY_AFTER_S)

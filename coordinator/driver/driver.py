@@ -1,0 +1,122 @@
+"""Driving one open transaction on the leader: no task of its own, only `decide`, over and over.
+
+Owns: the facts of one transaction and one timer. Must never do: remember what is true (the ledger does) or know
+what comes next (`protocols.two_phase` does). It is woken by the end of an effect, by a change of the record and by
+its timer; several wake-ups in one turn of the event loop make one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import structlog
+
+from coordinator.driver.performer import Performer
+from coordinator.effects import Call, Effect, Event, Propose
+from coordinator.facts import Facts
+from coordinator.ledger.records import BranchRecord
+from coordinator.ledger.table import Ledger
+from coordinator.protocols.two_phase import Plan, decide
+from coordinator.wire import unpack_body
+from participant.ids import BranchKey
+from participant.wire import Operation, Verb
+
+__all__ = ["Driver"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Driver:
+    """One transaction. `plan` is what was asked for, None when it was taken over from the record.
+
+    `ended` is called once, when nothing is owed to anybody any more (True) or when our own code failed (False):
+    then the transaction stays as it is until an operator or another leader takes it up.
+    """
+
+    __slots__ = ("_chance", "_contradiction", "_ended", "_facts", "_ledger", "_loop", "_next", "_performer", "_timer",
+                 "closed", "gid", "plan")  # fmt: skip
+
+    def __init__(
+        self,
+        gid: str,
+        plan: Plan | None,
+        ledger: Ledger,
+        performer: Performer,
+        chance: Random,
+        ended: Callable[[Driver, bool], None],
+    ) -> None:
+        self.gid = gid
+        self.plan = plan
+        self.closed = False
+        self._ledger = ledger
+        self._performer = performer
+        self._chance = chance
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._facts = Facts(self._loop.time())
+        self._next: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._contradiction = ""
+
+    def wake(self) -> None:
+        """Something may have changed: take a step in the next turn of the loop."""
+        if self._next is None and not self.closed:
+            self._next = self._loop.call_soon(self._step)
+
+    def close(self) -> None:
+        """Stop driving. Effects under way end unheard."""
+        self.closed = True
+        self._cancel(self._next)
+        self._cancel(self._timer)
+
+    def _heard(self, event: Event) -> None:
+        if not self.closed:
+            self._facts.fold(event, self._loop.time(), self._chance.random())
+            self.wake()
+
+    def _step(self) -> None:
+        self._next = None
+        try:
+            self._advance()
+        except Exception:  # noqa: BLE001 (one transaction's failure must not stop the others)
+            _log.exception("driver.failed", gid=self.gid)
+            self.close()
+            self._ended(self, False)
+
+    def _advance(self) -> None:
+        record = self._ledger.get(self.gid)
+        step = decide(self.plan, record, self._facts, self._loop.time())
+        for effect in step.effects:
+            self._facts.note(effect)
+            self._perform(effect, record.branches if record is not None else ())
+        if step.contradiction and step.contradiction != self._contradiction:
+            self._contradiction = step.contradiction
+            _log.error("transaction.contradiction", gid=self.gid, detail=step.contradiction)
+        self._cancel(self._timer)
+        self._timer = None if step.wake_at is None else self._loop.call_at(step.wake_at, self._step)
+        if step.done:
+            self.close()
+            self._ended(self, True)
+
+    def _perform(self, effect: Effect, recorded: tuple[BranchRecord, ...]) -> None:
+        match effect:
+            case Propose():
+                self._performer.propose(effect, self._heard)
+            case Call():
+                branches = recorded or (self.plan.branches if self.plan is not None else ())
+                branch = next(branch for branch in branches if branch.branch == effect.branch)
+                self._performer.call(branch.participant, _operation(self.gid, branch, effect), self._heard)
+
+    @staticmethod
+    def _cancel(handle: asyncio.Handle | None) -> None:
+        if handle is not None:
+            handle.cancel()
+
+
+def _operation(gid: str, branch: BranchRecord, call: Call) -> Operation:
+    key = BranchKey(gid, branch.branch)
+    if call.verb is Verb.PREPARE or call.one_phase:
+        return Operation(call.verb, key, branch.action, unpack_body(branch.body), call.one_phase)
+    return Operation(call.verb, key)

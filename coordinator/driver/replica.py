@@ -1,0 +1,105 @@
+"""One replica of the coordinator, assembled over the ports: any log, any participants, any clock, any chance.
+
+Owns: the order of starting and stopping, and the one background task. Production, tests and the simulator all
+build this same object; they differ in what they pass in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import structlog
+
+from coordinator.driver.admission import Admission
+from coordinator.driver.performer import Performer
+from coordinator.driver.service import Transactions
+from coordinator.driver.supervisor import Supervisor
+from coordinator.driver.sweeper import Sweeper
+from coordinator.driver.waiters import Waiters
+from coordinator.ledger.table import Ledger
+from coordinator.ports import Participants
+from raftlog.port import ReplicatedLog
+
+__all__ = ["Replica", "Tunables"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tunables:
+    """How long things may take; the meanings stand at the keys of `coordinator.config.Timing`."""
+
+    call_timeout_s: float = 5.0
+    propose_timeout_s: float = 10.0
+    ride_along_s: float = 0.05
+    retention_s: float = 3_600.0
+    sweep_every_s: float = 5.0
+
+
+class Replica:
+    """`ledger` is the state machine that `log` was built with. `wall_ms` gives wall-clock milliseconds.
+
+    `start` starts the log too, `stop` stops it.
+    """
+
+    def __init__(
+        self,
+        log: ReplicatedLog,
+        ledger: Ledger,
+        participants: Participants,
+        *,
+        wall_ms: Callable[[], int],
+        chance: Random,
+        admission: Admission,
+        tunables: Tunables,
+    ) -> None:
+        self.log = log
+        self.ledger = ledger
+        self.participants = participants
+        self.waiters = Waiters(ledger, admission)
+        performer = Performer(
+            log,
+            participants,
+            wall_ms=wall_ms,
+            call_timeout_s=tunables.call_timeout_s,
+            propose_timeout_s=tunables.propose_timeout_s,
+            ride_along_s=tunables.ride_along_s,
+        )
+        self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance)
+        self.sweeper = Sweeper(
+            log,
+            ledger,
+            self.supervisor,
+            wall_ms=wall_ms,
+            retention_s=tunables.retention_s,
+            every_s=tunables.sweep_every_s,
+        )
+        self.transactions = Transactions(
+            log,
+            ledger,
+            self.supervisor,
+            self.waiters,
+            participants,
+            wall_ms=wall_ms,
+            chance=chance,
+            propose_timeout_s=tunables.propose_timeout_s,
+        )
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Recover the log, and take up what is there. Raises what `ReplicatedLog.start` raises."""
+        await self.log.start()
+        self.supervisor.start()
+        self._sweeping = asyncio.get_running_loop().create_task(self.sweeper.run())
+
+    async def stop(self) -> None:
+        """Stop driving, then leave the log."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        await self.supervisor.stop()
+        self.waiters.close()
+        await self.log.stop()

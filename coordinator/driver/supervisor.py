@@ -1,0 +1,152 @@
+"""Who is driven here: every unfinished transaction while this replica leads, none while it does not.
+
+Owns: the drivers. Must never do: decide anything about a transaction. A takeover is nothing special: each
+unfinished record gets a driver without a plan, and that driver's first step asks for what is missing.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import structlog
+
+from coordinator.driver.admission import Admission
+from coordinator.driver.driver import Driver
+from coordinator.driver.performer import Performer
+from coordinator.driver.waiters import Waiters
+from coordinator.errors import NotLeader
+from coordinator.ledger.records import TransactionRecord
+from coordinator.ledger.table import Ledger
+from coordinator.protocols.two_phase import Plan
+from raftlog.port import Leadership, ReplicatedLog, Role
+
+__all__ = ["Supervisor"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """Starts, wakes and drops drivers as leadership and the ledger change. To be used between start and stop."""
+
+    def __init__(
+        self,
+        log: ReplicatedLog,
+        ledger: Ledger,
+        performer: Performer,
+        waiters: Waiters,
+        admission: Admission,
+        chance: Random,
+    ) -> None:
+        self._replicated = log
+        self._ledger = ledger
+        self._performer = performer
+        self._waiters = waiters
+        self._admission = admission
+        self._chance = chance
+        self._drivers: dict[str, Driver] = {}
+        self._undecided: set[str] = set()
+        self._broken: set[str] = set()
+        self._term: int | None = None
+        self._unsubscribe = [ledger.subscribe(self._changed), log.subscribe(self._leadership_changed)]
+
+    def start(self) -> None:
+        """Take up what is there, if this replica leads already."""
+        self._leadership_changed(self._replicated.leadership)
+
+    async def stop(self) -> None:
+        """Drop everything; whoever waits hears *deciding*."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._drop_all()
+        await self._performer.stop()
+
+    @property
+    def leading(self) -> bool:
+        """Whether this replica drives transactions now."""
+        return self._term is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Undecided transactions that are driven here."""
+        return len(self._undecided)
+
+    @property
+    def open(self) -> int:
+        """Unfinished transactions that are driven here."""
+        return len(self._drivers)
+
+    @property
+    def broken(self) -> int:
+        """Transactions whose driver failed in this term; nobody drives them here."""
+        return len(self._broken)
+
+    def require_leading(self) -> None:
+        """Raises NotLeader unless this replica leads."""
+        if self._term is None:
+            raise NotLeader(self._replicated.leadership.leader)
+
+    def plan_of(self, gid: str) -> Plan | None:
+        """What was asked for under `gid`, while it is driven here for a caller."""
+        driver = self._drivers.get(gid)
+        return None if driver is None else driver.plan
+
+    def drive(self, plan: Plan) -> None:
+        """Drive a new transaction. Raises: NotLeader, Overloaded."""
+        self.require_leading()
+        self._admission.admit(in_flight=self.in_flight, open_=self.open)
+        self._start(plan.gid, plan)
+
+    def _leadership_changed(self, leadership: Leadership) -> None:
+        term = leadership.term if leadership.role is Role.LEADER else None
+        if term == self._term:
+            return
+        self._drop_all()
+        self._term = term
+        if term is None:
+            _log.info("leadership.follows", term=leadership.term, leader=leadership.leader)
+            return
+        unfinished = self._ledger.unfinished()
+        _log.info("leadership.leads", term=term, taken_over=len(unfinished))
+        for record in unfinished:
+            self._start(record.gid, None)
+            if record.decision is not None:
+                self._undecided.discard(record.gid)
+
+    def _drop_all(self) -> None:
+        for driver in self._drivers.values():
+            driver.close()
+        self._drivers.clear()
+        self._undecided.clear()
+        self._broken.clear()
+        self._term = None
+        self._performer.cancel_all()
+        self._waiters.release_all()
+
+    def _start(self, gid: str, plan: Plan | None) -> None:
+        driver = Driver(gid, plan, self._ledger, self._performer, self._chance, self._ended)
+        self._drivers[gid] = driver
+        self._undecided.add(gid)
+        driver.wake()
+
+    def _changed(self, record: TransactionRecord) -> None:
+        """The ledger changed a record, in the middle of its `apply`."""
+        if self._term is None:
+            return
+        if record.decision is not None:
+            self._undecided.discard(record.gid)
+        driver = self._drivers.get(record.gid)
+        if driver is not None:
+            driver.wake()
+        elif not record.finished and record.gid not in self._broken:
+            self._start(record.gid, None)
+
+    def _ended(self, driver: Driver, well: bool) -> None:
+        if self._drivers.get(driver.gid) is not driver:
+            return
+        del self._drivers[driver.gid]
+        self._undecided.discard(driver.gid)
+        record = self._ledger.get(driver.gid)
+        if not well:
+            self._broken.add(driver.gid)
+        elif record is not None and not record.finished:
+            self._start(driver.gid, None)  # the gid was begun by another request, which still wants driving

@@ -1,0 +1,151 @@
+"""The API as data: one row for each endpoint. The routes and the OpenAPI document are both made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from coordinator import wire
+from coordinator.errors import (
+    Contradiction,
+    GidReused,
+    Invalid,
+    Malformed,
+    NoLeader,
+    NotFound,
+    Overloaded,
+    RequestError,
+    TooLarge,
+    Undetermined,
+    UnsupportedMedia,
+)
+from coordinator.http import cluster, health, outcomes, transactions
+
+__all__ = ["ENDPOINTS", "Endpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path. `answers` by status; `errors` beside them are problem documents.
+
+    `leader`: only the leader does it; another replica answers 307.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Callable[[web.Request], Awaitable[web.Response]]
+    answers: dict[int, tuple[type[BaseModel], str]]
+    errors: tuple[type[RequestError], ...] = ()
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    leader: bool = False
+
+
+_READ = (NoLeader, Undetermined)
+_BODY = (Malformed, UnsupportedMedia, TooLarge, Invalid)
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "POST",
+        "/v1/transactions",
+        "begin",
+        "Commit all branches or none, and wait for the decision. The same request again gets the same answer.",
+        transactions.begin,
+        {
+            200: (wire.OutcomeView, "Decided: committed or aborted."),
+            202: (wire.OutcomeView, "Not decided in time: ask again at the handle, or repeat the request."),
+        },
+        (*_BODY, GidReused, Overloaded, NoLeader),
+        body=wire.TransactionRequest,
+        query=wire.BeginQuery,
+        leader=True,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/transactions",
+        "list",
+        "List transactions, newest first.",
+        transactions.list_,
+        {200: (wire.TransactionPage, "One page; it may be short, and is the last one only without a cursor.")},
+        (Invalid, *_READ),
+        query=wire.ListQuery,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/transactions/{gid}",
+        "show",
+        "Show a transaction's record. Linearizable; changes nothing.",
+        transactions.show,
+        {200: (wire.TransactionView, "The record.")},
+        (Invalid, NotFound, *_READ),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/transactions/{gid}/outcome",
+        "look",
+        "Look at a transaction's outcome, or wait for it. Linearizable; changes nothing.",
+        outcomes.look,
+        {200: (wire.OutcomeView, "Committed, aborted or deciding.")},
+        (Invalid, NotFound, Overloaded, *_READ),
+        query=wire.OutcomeQuery,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/transactions/{gid}/outcome",
+        "inquire",
+        "A participant in doubt asks. A transaction that nobody recorded is aborted before the answer.",
+        outcomes.inquire,
+        {200: (wire.OutcomeView, "Committed, aborted or deciding.")},
+        (*_BODY, Contradiction, Overloaded, *_READ),
+        body=wire.InquiryRequest,
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/transactions/{gid}/resolve",
+        "resolve",
+        "An operator decides an undecided transaction; recorded with the operator's name.",
+        transactions.resolve,
+        {200: (wire.TransactionView, "The record, decided so.")},
+        (*_BODY, NotFound, Contradiction, Overloaded, *_READ),
+        body=wire.ResolveRequest,
+        leader=True,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/cluster",
+        "cluster",
+        "The cluster as this replica sees it.",
+        cluster.show,
+        {200: (wire.ClusterView, "This replica's picture.")},
+    ),
+    Endpoint(
+        "GET",
+        "/v1/participants",
+        "participants",
+        "The participants of the configuration.",
+        cluster.participants,
+        {200: (wire.ParticipantsView, "By name.")},
+    ),
+    Endpoint(
+        "GET",
+        "/livez",
+        "live",
+        "Whether the process serves.",
+        health.live,
+        {200: (wire.HealthView, "It does.")},
+    ),
+    Endpoint(
+        "GET",
+        "/readyz",
+        "ready",
+        "Whether requests make sense here.",
+        health.ready,
+        {200: (wire.HealthView, "A leader is known."), 503: (wire.HealthView, "No leader is known.")},
+    ),
+)

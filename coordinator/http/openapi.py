@@ -1,0 +1,126 @@
+"""The OpenAPI 3.1 document, made from the endpoints and the messages; never written by hand.
+
+Served at `/v1/openapi.json`, kept at `docs/reference/openapi.json`, printed by `commitd openapi`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from coordinator.errors import RequestError
+from coordinator.http.endpoints import ENDPOINTS, Endpoint
+from coordinator.http.middleware import PROBLEM_TYPE
+from coordinator.wire import API_VERSION, LEADER_HEADER, Encoding, Name, Problem
+
+__all__ = ["document", "text"]
+
+_REF = "#/components/schemas/{model}"
+
+
+def document() -> dict[str, Any]:
+    """The document as a JSON value."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "commitd",
+            "version": API_VERSION,
+            "description": "Commit several services together, or none of them. Any replica takes any request.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": _paths(),
+        "components": {"schemas": _schemas()},
+    }
+
+
+def text() -> str:
+    """The document as it is kept in a file."""
+    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    return paths
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": endpoint.name, "summary": endpoint.summary}
+    if parameters := _parameters(endpoint):
+        operation["parameters"] = parameters
+    if endpoint.body is not None:
+        operation["requestBody"] = {"required": True, "content": _content(endpoint.body)}
+    operation["responses"] = _responses(endpoint)
+    return operation
+
+
+def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    parameters = []
+    if "{gid}" in endpoint.path:
+        schema = TypeAdapter(Name).json_schema()
+        parameters.append({"name": "gid", "in": "path", "required": True, "schema": schema})
+    if endpoint.query is not None:
+        properties = endpoint.query.model_json_schema(ref_template=_REF)["properties"]
+        for name, schema in properties.items():
+            parameters.append({"name": name, "in": "query", "required": False, "schema": _of_text(schema)})
+    return parameters
+
+
+def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is absent rather than null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    return {**kinds[0], **rest}
+
+
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        str(status): {"description": description, "content": _content(model)}
+        for status, (model, description) in endpoint.answers.items()
+    }
+    if endpoint.leader:
+        responses["307"] = {
+            "description": "Another replica leads: the same request to Location.",
+            "headers": {name: {"schema": {"type": "string"}} for name in ("Location", LEADER_HEADER)},
+        }
+    by_status: dict[int, list[type[RequestError]]] = {}
+    for error in endpoint.errors:
+        by_status.setdefault(error.status, []).append(error)
+    for status, errors in sorted(by_status.items()):
+        responses[str(status)] = _problems(errors)
+    return responses
+
+
+def _problems(errors: list[type[RequestError]]) -> dict[str, Any]:
+    described = "; ".join(f"`{error.code}`: {error.title}" for error in errors)
+    answer: dict[str, Any] = {
+        "description": described,
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}},
+    }
+    if any(error.retry_safe for error in errors):
+        answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return answer
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": _REF.format(model=model.__name__)}
+    return {encoding.value: {"schema": schema} for encoding in Encoding}
+
+
+def _schemas() -> dict[str, Any]:
+    requests: set[type[BaseModel]] = {e.body for e in ENDPOINTS if e.body is not None}
+    requests |= {e.query for e in ENDPOINTS if e.query is not None}
+    answers = {model for e in ENDPOINTS for model, _ in e.answers.values()} | {Problem}
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        *((model, "validation") for model in requests),
+        *((model, "serialization") for model in answers),
+    ]
+    _, schemas = models_json_schema(sorted(modes, key=lambda m: m[0].__name__), ref_template=_REF)
+    queries = {e.query.__name__ for e in ENDPOINTS if e.query is not None}
+    return {name: schema for name, schema in sorted(schemas["$defs"].items()) if name not in queries}

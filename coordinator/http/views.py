@@ -1,0 +1,62 @@
+"""From records to what callers see."""
+
+from __future__ import annotations
+
+from coordinator.ledger.records import Decision, TransactionRecord
+from coordinator.ledger.table import Cursor, Page
+from coordinator.wire import BranchView, Outcome, OutcomeView, TransactionPage, TransactionView, handle_of
+
+__all__ = ["cursor_of", "outcome_view", "page_view", "transaction_view"]
+
+_OUTCOMES = {Decision.COMMIT: Outcome.COMMITTED, Decision.ABORT: Outcome.ABORTED, None: Outcome.DECIDING}
+
+
+def outcome_view(gid: str, record: TransactionRecord | None) -> OutcomeView:
+    """What the record says, *deciding* if it says nothing or is not there yet."""
+    outcome = _OUTCOMES[None if record is None else record.decision]
+    if record is None or outcome is Outcome.DECIDING:
+        return OutcomeView(gid=gid, outcome=outcome, reason=None, branch=None, handle=handle_of(gid))
+    aborted = outcome is Outcome.ABORTED
+    return OutcomeView(
+        gid=gid,
+        outcome=outcome,
+        reason=(record.reason or record.decided_by) if aborted else None,
+        branch=record.culprit if aborted else None,
+        handle=None,
+    )
+
+
+def transaction_view(record: TransactionRecord) -> TransactionView:
+    """The whole record."""
+    branches = [
+        BranchView(branch=b.branch, participant=b.participant, action=b.action, ended=b.ended) for b in record.branches
+    ]
+    decided = record.decision is not None
+    return TransactionView(
+        gid=record.gid,
+        outcome=_OUTCOMES[record.decision],
+        phase=record.phase,
+        path=record.path,
+        branches=branches,
+        deadline_ms=record.deadline_ms,
+        begun_at_ms=record.begun_at_ms,
+        decided_at_ms=record.decided_at_ms if decided else None,
+        decided_by=record.decided_by if decided else None,
+        reason=record.reason or None,
+        branch=record.culprit,
+        revision=record.revision,
+    )
+
+
+def page_view(page: Page) -> TransactionPage:
+    """One page; its cursor is text that `cursor_of` reads."""
+    cursor = None if page.cursor is None else f"{page.cursor[0]}.{page.cursor[1]}"
+    return TransactionPage(transactions=[transaction_view(record) for record in page.records], cursor=cursor)
+
+
+def cursor_of(text: str | None) -> Cursor | None:
+    """The cursor in a checked query."""
+    if text is None:
+        return None
+    begun_at_ms, _, gid = text.partition(".")
+    return int(begun_at_ms), gid

@@ -1,0 +1,344 @@
+"""The API between a caller and the coordinator: every message, its limits, its two encodings. Version 1.
+
+Owns: shapes and limits. Must never do: look at the ledger, or decide anything.
+
+The models are strict (no text where a number belongs), closed (an unknown field is an error) and the only
+source of the OpenAPI document. `body` is any value of `participant.values`; it is kept in its canonical bytes, so
+that two requests that mean the same have the same digest.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from coordinator.errors import FieldError, Invalid, Malformed
+from coordinator.ledger.records import Decision, Path, Phase
+from participant.errors import WireError
+from participant.values import canonical
+from participant.wire import ACTION_CHARS_MAX
+
+__all__ = [
+    "API_VERSION",
+    "BODY_BYTES_MAX",
+    "BRANCHES_MAX",
+    "DEADLINE_DEFAULT_MS",
+    "DEADLINE_MAX_MS",
+    "DEADLINE_MIN_MS",
+    "LEADER_HEADER",
+    "LIST_LIMIT_DEFAULT",
+    "LIST_LIMIT_MAX",
+    "REQUEST_BYTES_MAX",
+    "WAIT_GRACE_MS",
+    "WAIT_MAX_MS",
+    "BeginQuery",
+    "BranchRequest",
+    "BranchView",
+    "ClusterView",
+    "Encoding",
+    "FieldProblem",
+    "HealthView",
+    "InquiryRequest",
+    "ListQuery",
+    "MemberView",
+    "Name",
+    "Outcome",
+    "OutcomeQuery",
+    "OutcomeView",
+    "ParticipantView",
+    "ParticipantsView",
+    "Problem",
+    "ResolveRequest",
+    "TransactionPage",
+    "TransactionRequest",
+    "TransactionView",
+    "decode",
+    "encode",
+    "handle_of",
+    "new_gid",
+    "pack_body",
+    "parse",
+    "unpack_body",
+]
+
+API_VERSION = "1"
+BRANCHES_MAX = 64
+BODY_BYTES_MAX = 65_536  # one branch's body, in its canonical encoding
+REQUEST_BYTES_MAX = 1_048_576
+DEADLINE_MIN_MS = 100
+DEADLINE_MAX_MS = 3_600_000
+DEADLINE_DEFAULT_MS = 10_000
+WAIT_GRACE_MS = 2_000  # what a decision at the deadline may take to be recorded
+WAIT_MAX_MS = 30_000  # the longest that one request waits for an outcome
+LIST_LIMIT_DEFAULT = 50
+LIST_LIMIT_MAX = 500
+TEXT_CHARS_MAX = 512
+LEADER_HEADER = "Commitd-Leader"
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"  # narrower than `participant.ids`: "." and ".." would vanish from a path
+_CURSOR = r"^[0-9]{1,16}\.[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
+_VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Millis = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Encoding(StrEnum):
+    """How a message is written; the value is the media type."""
+
+    JSON = "application/json"
+    MSGPACK = "application/msgpack"
+
+
+class Outcome(StrEnum):
+    """All that a caller can hear of a transaction."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    DECIDING = "deciding"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BranchRequest(_Message):
+    """One participant's part. Without `action`, the branch did its work before (interactive style)."""
+
+    branch: Name | None = Field(default=None, description="Unique in the transaction; b1, b2, … by position if absent.")
+    participant: Name = Field(description="A name of the configuration's [participants].")
+    action: Annotated[str, Field(min_length=1, max_length=ACTION_CHARS_MAX)] | None = None
+    body: Any = Field(default=None, description=f"Any value of at most {BODY_BYTES_MAX} bytes as msgpack.")
+
+
+class TransactionRequest(_Message):
+    """Commit all of these branches, or none."""
+
+    gid: Name | None = Field(default=None, description="The transaction's name; a UUIDv7 if absent.")
+    branches: Annotated[list[BranchRequest], Field(min_length=1, max_length=BRANCHES_MAX)]
+    deadline_ms: int = Field(
+        default=DEADLINE_DEFAULT_MS,
+        ge=DEADLINE_MIN_MS,
+        le=DEADLINE_MAX_MS,
+        description="How long a leader collects votes before it decides to abort.",
+    )
+
+
+class InquiryRequest(_Message):
+    """A participant in doubt asks. A transaction that nobody recorded is made aborted before the answer."""
+
+    participant: Name
+    branch: Name
+
+
+class ResolveRequest(_Message):
+    """An operator decides an undecided transaction. Recorded with the operator's name."""
+
+    decision: Decision = Field(strict=False)
+    operator: Name
+    reason: Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
+
+
+class _Query(BaseModel):
+    """Parameters after the `?`: text, so that numbers are read from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BeginQuery(_Query):
+    wait_ms: int | None = Field(
+        default=None,
+        ge=0,
+        le=WAIT_MAX_MS,
+        description="How long to wait for the decision before *deciding*; a little more than the deadline if absent.",
+    )
+
+
+class OutcomeQuery(_Query):
+    wait_ms: int = Field(default=0, ge=0, le=WAIT_MAX_MS, description="How long to wait for the decision.")
+
+
+class ListQuery(_Query):
+    """Which transactions to list."""
+
+    phase: list[Phase] = Field(default_factory=list, description="May be repeated.")
+    participant: Name | None = Field(default=None, description="Of any branch.")
+    begun_after_ms: Millis | None = Field(default=None, description="Begun at this wall-clock millisecond or later.")
+    begun_before_ms: Millis | None = Field(default=None, description="Begun before this wall-clock millisecond.")
+    limit: int = Field(default=LIST_LIMIT_DEFAULT, ge=1, le=LIST_LIMIT_MAX)
+    cursor: Annotated[str, Field(pattern=_CURSOR)] | None = Field(default=None, description="From the page before.")
+
+
+class OutcomeView(_Message):
+    """How the transaction ended, or where to ask again."""
+
+    gid: str
+    outcome: Outcome = Field(strict=False)
+    reason: str | None = Field(default=None, description="Why it was aborted.")
+    branch: str | None = Field(default=None, description="The branch that refused, if one did.")
+    handle: str | None = Field(default=None, description="Where to ask again, while deciding.")
+
+
+class BranchView(_Message):
+    branch: str
+    participant: str
+    action: str | None
+    ended: bool = Field(description="Nothing more is owed to it: it confirmed the decision, or needs no phase two.")
+
+
+class TransactionView(_Message):
+    """The record of one transaction. `*_at_ms` are wall-clock milliseconds of the leader at that time."""
+
+    gid: str
+    outcome: Outcome = Field(strict=False)
+    phase: Phase = Field(strict=False)
+    path: Path = Field(strict=False)
+    branches: list[BranchView]
+    deadline_ms: int
+    begun_at_ms: int
+    decided_at_ms: int | None
+    decided_by: str | None
+    reason: str | None
+    branch: str | None = Field(description="The branch that refused, if one did.")
+    revision: int
+
+
+class TransactionPage(_Message):
+    """Newest first. `cursor` is given to the next request; null on the last page."""
+
+    transactions: list[TransactionView]
+    cursor: str | None
+
+
+class MemberView(_Message):
+    name: str
+    address: str
+    url: str | None = Field(description="Its client URL, if the configuration of this replica names it.")
+
+
+class HealthView(_Message):
+    """`status` is *ok* or *unavailable*; `detail` says why."""
+
+    status: str
+    detail: str
+
+
+class ClusterView(_Message):
+    """One replica's picture of the cluster, not a linearizable read. Indexes count log entries."""
+
+    cluster: str
+    node: str
+    role: str
+    term: int
+    leader: str | None
+    leader_url: str | None
+    members: list[MemberView]
+    connected: list[str]
+    last_index: int
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    snapshot_index: int
+    journal_bytes: int
+    in_flight: int = Field(description="Undecided transactions that this replica drives.")
+    open: int = Field(description="Unfinished transactions that this replica drives.")
+    waiting: int = Field(description="Requests that wait here for an outcome.")
+    broken: int = Field(description="Transactions that this replica failed to drive; its log says why.")
+    recorded: int = Field(description="Transactions in the ledger.")
+    counters: dict[str, int]
+
+
+class ParticipantView(_Message):
+    name: str
+    url: str
+
+
+class ParticipantsView(_Message):
+    participants: list[ParticipantView]
+
+
+class FieldProblem(_Message):
+    field: str
+    detail: str
+
+
+class Problem(_Message):
+    """RFC 9457 problem details; `code`, `retry_safe`, `request_id` and `errors` are extension members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    retry_safe: bool
+    request_id: str
+    errors: list[FieldProblem] = Field(default_factory=list)
+
+
+def handle_of(gid: str) -> str:
+    """The path of a transaction, the same at every replica."""
+    return f"/v1/transactions/{gid}"
+
+
+def new_gid(at_ms: int, chance: int) -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) from wall-clock milliseconds and at least 74 random bits."""
+    bits = chance & ((1 << 74) - 1)
+    high, low = bits >> 62, bits & ((1 << 62) - 1)
+    return str(UUID(int=(at_ms & ((1 << 48) - 1)) << 80 | _VERSION_AND_VARIANT | high << 64 | low))
+
+
+def decode(data: bytes, encoding: Encoding) -> Any:
+    """The value that `data` holds. Raises Malformed."""
+    try:
+        if encoding is Encoding.MSGPACK:
+            return msgpack.unpackb(data)
+        return from_json(data, allow_inf_nan=False)
+    except RecursionError as error:
+        raise Malformed("the body is nested too deeply") from error
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Malformed(f"the body is not {encoding.value}: {error or type(error).__name__}") from error
+
+
+def encode(message: BaseModel, encoding: Encoding) -> bytes:
+    """The bytes of one of our messages."""
+    if encoding is Encoding.MSGPACK:
+        packed: bytes = msgpack.packb(message.model_dump(mode="json"))
+        return packed
+    return to_json(message)
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def parse(model: type[_M], value: Any) -> _M:
+    """`value` as a message. Raises Invalid, which names each wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fields = tuple(
+            FieldError(".".join(str(part) for part in wrong["loc"]) or "body", wrong["msg"])
+            for wrong in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise Invalid("; ".join(f"{f.field}: {f.detail}" for f in fields), fields=fields) from error
+
+
+def pack_body(body: Any, field: str) -> bytes:
+    """The canonical encoding of a branch's body. Raises Invalid, naming `field` and the place within it."""
+    try:
+        packed = canonical(body, field)
+    except WireError as error:
+        raise Invalid.field(error.field, error.why) from error
+    if len(packed) > BODY_BYTES_MAX:
+        raise Invalid.field(field, f"is {len(packed)} bytes as msgpack; at most {BODY_BYTES_MAX} are allowed")
+    return packed
+
+
+def unpack_body(packed: bytes) -> Any:
+    """What `pack_body` packed; no bytes at all stand for nothing."""
+    return msgpack.unpackb(packed) if packed else None

@@ -1,0 +1,36 @@
+"""A process that prepares branch after branch and prints each when it was answered, until somebody kills it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from participant.ids import BranchKey
+from participant.resource import Call, ResourceLimits
+from participant.wire import BranchState
+from tests.support.subjects import memory_subject, sqlite_subject
+
+AT_ONCE = 8
+
+
+async def prepare_for_ever(kind: str, directory: Path) -> None:
+    """`kind` is memory or sqlite."""
+    subject = {"memory": memory_subject, "sqlite": sqlite_subject}[kind](directory)
+    manager = subject.make(ResourceLimits())
+    await manager.open()
+
+    async def prepare(line: int) -> None:
+        number = line
+        while True:
+            call = Call.of("put", subject.put, {"key": f"row-{number}", "value": number})
+            answer = await manager.prepare(BranchKey(f"gid-{number}", "b"), call)
+            if answer.state is BranchState.PREPARED:
+                print(f"gid-{number}", flush=True)
+            number += AT_ONCE
+
+    await asyncio.gather(*(prepare(line) for line in range(AT_ONCE)))
+
+
+if __name__ == "__main__":
+    asyncio.run(prepare_for_ever(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,59 @@
+"""The resource managers that are ours, as subjects of `participant.testing`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from participant.errors import Reject
+from participant.resource import ResourceLimits
+from participant.rm import memory, sqlite
+from participant.rm.memory import Memory
+from participant.rm.sqlite import SQLite
+from participant.testing import Subject
+
+__all__ = ["SCHEMA", "memory_subject", "sqlite_subject"]
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
+
+
+def sqlite_subject(directory: Path) -> Subject:
+    """SQLite on a file in `directory`."""
+
+    async def put(tx: sqlite.Transaction, body: Any) -> None:
+        await tx.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (body["key"], body["value"]))
+
+    async def add(tx: sqlite.Transaction, body: Any) -> None:
+        value = await tx.fetch_value("SELECT value FROM numbers WHERE name = ?", (body["key"],))
+        if value is None or value + body["amount"] < 0:
+            raise Reject("too little")
+        await tx.execute("UPDATE numbers SET value = value + ? WHERE name = ?", (body["amount"], body["key"]))
+
+    async def get(tx: sqlite.Transaction, body: Any) -> Any:
+        return await tx.fetch_value("SELECT value FROM numbers WHERE name = ?", (body["key"],))
+
+    def make(limits: ResourceLimits) -> SQLite:
+        return SQLite(directory / "data.db", schema=SCHEMA, limits=limits)
+
+    return Subject(make, put, add, get)
+
+
+def memory_subject(directory: Path) -> Subject:
+    """The memory store with its journal in `directory`."""
+
+    async def put(tx: memory.Transaction, body: Any) -> None:
+        await tx.put(body["key"], body["value"])
+
+    async def add(tx: memory.Transaction, body: Any) -> None:
+        value = await tx.get(body["key"])
+        if value is None or value + body["amount"] < 0:
+            raise Reject("too little")
+        await tx.put(body["key"], value + body["amount"])
+
+    async def get(tx: memory.Transaction, body: Any) -> Any:
+        return await tx.get(body["key"])
+
+    def make(limits: ResourceLimits) -> Memory:
+        return Memory(directory / "data", limits=limits)
+
+    return Subject(make, put, add, get)

@@ -1,0 +1,193 @@
+"""The interactive style: work first, then all of it or none; what is ambiguous is never committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from random import Random
+
+import msgpack
+import pytest
+from aiohttp import web
+
+from coordinator.client.asking import Patience
+from coordinator.client.outcomes import Aborted, Branch, Committed, Ended
+from coordinator.client.policy import Pauses
+from coordinator.client.session import Session
+from coordinator.client.transaction import InteractiveTransaction
+from coordinator.errors import OutcomeUnknown, TransactionAborted, Unavailable, WorkFailed
+from tests.support.impostor import Impostor, impostor
+
+PATIENCE = Patience(1.0, 0.5, Pauses(0.001, 0.01), Random(1))
+WORKING = {"state": "working", "result": {"balance": 90}}
+ENLIST = {"Commitd-Enlist": "bank-a;branch=bank-a"}
+
+
+class Desk:
+    """Stands for the coordinator: takes the list of branches, and answers as the test says."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answer: Ended | Exception = Committed("g")
+        self.lists: list[list[Branch]] = []
+
+    async def commit(self, branches: Iterable[Branch], *, gid: str | None = None, deadline_ms: int = 0) -> Ended:
+        self.lists.append(list(branches))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def participant_url(self, name: str) -> str:
+        return {"bank-a": self.url, "shop": self.url}[name]
+
+
+class Scene:
+    def __init__(self, bank: Impostor, session: Session) -> None:
+        self.bank = bank
+        self.desk = Desk(bank.url)
+        self.session = session
+
+    def transaction(self) -> InteractiveTransaction:
+        return InteractiveTransaction("g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=0.3)
+
+    @property
+    def asked(self) -> list[str]:
+        return [path for _, path, _ in self.bank.seen]
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with impostor() as bank:
+        session = Session()
+        yield Scene(bank, session)
+        await session.close()
+
+
+async def test_leaving_the_block_commits_what_enlisted(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+    async with scene.transaction() as tx:
+        assert await tx.call("bank-a", "debit", {"n": 1}) == {"balance": 90}
+        await tx.call("bank-a", "debit", {"n": 2})
+    assert scene.desk.lists == [[Branch("bank-a", name="bank-a")]]
+    assert scene.asked == ["/v1/branches/g/bank-a/work"] * 2
+    sent = [msgpack.unpackb(body) for _, _, body in scene.bank.seen]
+    assert [(form["seq"], form["body"]) for form in sent] == [(0, {"n": 1}), (1, {"n": 2})]
+
+
+async def test_an_exception_rolls_back_and_commits_nothing(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+
+    async def interrupted() -> None:
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await interrupted()
+    assert scene.desk.lists == []
+    assert scene.asked[-1] == "/v1/branches/g/bank-a/abort"
+
+
+async def test_an_abort_is_raised_on_leaving(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+    scene.desk.answer = Aborted("g", "insufficient funds", "bank-a")
+    with pytest.raises(TransactionAborted) as aborted:
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+    assert (aborted.value.reason, aborted.value.branch) == ("insufficient funds", "bank-a")
+
+
+async def test_an_unknown_outcome_rolls_nothing_back(scene: Scene) -> None:
+    """Goal: it may have committed; an abort from here would break it apart. Red when `_commit` aborts on it."""
+    scene.bank.then_json(WORKING, **ENLIST)
+    scene.desk.answer = OutcomeUnknown("g", "/v1/transactions/g", "silence")
+    with pytest.raises(OutcomeUnknown):
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+    assert scene.asked == ["/v1/branches/g/bank-a/work"]
+
+
+async def test_if_nothing_was_begun_the_branches_are_rolled_back(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+    scene.desk.answer = Unavailable("nobody there")
+    with pytest.raises(Unavailable):
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+    assert scene.asked[-1] == "/v1/branches/g/bank-a/abort"
+
+
+async def test_a_refused_action_dooms_the_transaction_even_if_the_error_is_swallowed(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+    scene.bank.then_json({"state": "aborted", "reason": "insufficient funds"})
+
+    async def careless() -> None:
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "credit")
+            with pytest.raises(WorkFailed) as failed:
+                await tx.call("bank-a", "debit")
+            assert failed.value.refused
+
+    with pytest.raises(TransactionAborted, match="insufficient funds"):
+        await careless()
+    assert scene.desk.lists == []
+    assert scene.asked[-1] == "/v1/branches/g/bank-a/abort"
+
+
+async def test_a_refused_request_names_the_participants_words(scene: Scene) -> None:
+    scene.bank.then_json({"detail": "no such action"}, 422, "application/problem+json")
+    with pytest.raises(WorkFailed, match="no such action"):
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+
+
+async def test_lost_work_is_repeated_with_the_same_number(scene: Scene) -> None:
+    scene.bank.then_hang_up()
+    scene.bank.then_json({"state": "unknown", "retry": True, "reason": "busy"})
+    scene.bank.then_json({}, 503)
+    scene.bank.then_json(WORKING, **ENLIST)
+    async with scene.transaction() as tx:
+        await tx.call("bank-a", "debit")
+    assert {msgpack.unpackb(body)["seq"] for _, _, body in scene.bank.seen} == {0}
+    assert len(scene.bank.seen) == 4
+    assert scene.desk.lists == [[Branch("bank-a", name="bank-a")]]
+
+
+async def test_work_without_an_answer_is_never_committed(scene: Scene) -> None:
+    scene.bank.then_hang_up()
+    with pytest.raises(WorkFailed) as failed:
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+    assert not failed.value.refused
+    assert scene.desk.lists == []
+
+
+async def test_a_cancelled_call_dooms_the_transaction(scene: Scene) -> None:
+    async def never(_: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(5)
+        return web.Response()
+
+    scene.bank.then(never)
+    scene.bank.then_json(WORKING)
+
+    async def impatient() -> None:
+        async with scene.transaction() as tx:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await tx.call("bank-a", "debit")
+
+    with pytest.raises(TransactionAborted, match="cancelled"):
+        await impatient()
+    assert scene.desk.lists == []
+
+
+async def test_a_service_that_did_not_enlist_is_no_branch(scene: Scene) -> None:
+    scene.bank.then_json(WORKING)
+    async with scene.transaction() as tx:
+        await tx.call("shop", "look")
+    assert scene.desk.lists == []
+
+
+async def test_an_unknown_participant_is_refused_by_name(scene: Scene) -> None:
+    with pytest.raises(KeyError):
+        async with scene.transaction() as tx:
+            await tx.call("nobody", "debit")

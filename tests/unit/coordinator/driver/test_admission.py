@@ -1,0 +1,30 @@
+"""Every limit of a leader refuses by name, and only past it."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.driver.admission import Admission
+from coordinator.errors import Overloaded
+
+LIMITS = Admission(in_flight_max=2, open_max=3, waiters_max=1)
+
+
+def test_below_its_limits_a_leader_takes_one_more() -> None:
+    LIMITS.admit(in_flight=1, open_=2)
+    LIMITS.admit_waiter(0)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "open_", "named"), [(2, 2, "in_flight_max"), (3, 3, "in_flight_max"), (0, 3, "open_max")]
+)
+def test_at_a_limit_the_refusal_names_it_and_says_when_to_come_again(in_flight: int, open_: int, named: str) -> None:
+    with pytest.raises(Overloaded, match=named) as refused:
+        LIMITS.admit(in_flight=in_flight, open_=open_)
+    assert refused.value.retry_after_s == 1.0
+    assert refused.value.retry_safe
+
+
+def test_too_many_waiters_are_refused_by_name() -> None:
+    with pytest.raises(Overloaded, match="waiters_max"):
+        LIMITS.admit_waiter(1)

@@ -1,0 +1,123 @@
+"""One driver: wake-ups that come together make one step, time wakes, and a contradiction is said once."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+from structlog.testing import capture_logs
+
+from coordinator.driver.driver import Driver
+from coordinator.driver.performer import Performer
+from coordinator.ledger.commands import BY_VOTES, Begin, Decide
+from coordinator.ledger.records import BranchRecord, Decision, Path
+from coordinator.ledger.table import Ledger
+from coordinator.participants.local import LocalParticipants
+from participant.ids import BranchKey
+from participant.wire import BranchState, Verb
+from raftlog.memory import MemoryLog
+from tests.support.cluster import WAIT_S
+from tests.support.participants import Clerk
+
+BRANCH = BranchRecord("b1", "bank-a", "do", b"\x01")
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.log = MemoryLog.single(self.ledger)
+        self.clerk = Clerk("bank-a")
+        self.ends: asyncio.Queue[bool] = asyncio.Queue()
+        performer = Performer(
+            self.log,
+            LocalParticipants({"bank-a": self.clerk}),
+            wall_ms=lambda: 1,
+            call_timeout_s=0.05,
+            ride_along_s=0.0,
+        )
+        self.driver = Driver("g", None, self.ledger, performer, Random(1), lambda _, well: self.ends.put_nowait(well))
+        self.ledger.subscribe(lambda _: self.driver.wake())
+
+    def begun(self) -> None:
+        self.ledger.execute(Begin("g", b"d", Path.CLASSIC, (BRANCH,), 10_000, 1))
+
+    async def ended(self) -> bool:
+        async with asyncio.timeout(WAIT_S):
+            return await self.ends.get()
+
+
+@pytest.fixture
+async def scene() -> Scene:
+    made = Scene()
+    await made.log.start()
+    await made.log.barrier()
+    return made
+
+
+async def test_it_drives_a_record_to_its_end_and_ends_well(scene: Scene) -> None:
+    scene.begun()
+    assert await scene.ended()
+    record = scene.ledger.get("g")
+    assert record is not None
+    assert record.finished
+    assert scene.driver.closed
+
+
+async def test_many_wake_ups_in_one_turn_make_one_step(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a burst of changes costs one decision. Red when `wake` forgets that a step is due already."""
+    scene.clerk.hold(Verb.PREPARE)
+    scene.begun()
+    steps = 0
+    advance = scene.driver._advance
+
+    def counted() -> None:
+        nonlocal steps
+        steps += 1
+        advance()
+
+    monkeypatch.setattr(Driver, "_advance", lambda _: counted())
+    for _ in range(5):
+        scene.driver.wake()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert steps == 1
+    scene.driver.close()
+
+
+async def test_a_participant_that_is_away_is_asked_again_after_a_while(scene: Scene) -> None:
+    scene.clerk.away = True
+    scene.begun()
+    await asyncio.sleep(0.02)
+    scene.clerk.away = False
+    assert await scene.ended()
+
+
+async def test_a_closed_driver_hears_and_does_nothing(scene: Scene) -> None:
+    scene.clerk.hold(Verb.PREPARE)
+    scene.begun()
+    await scene.clerk.arrived(Verb.PREPARE)
+    scene.driver.close()
+    scene.clerk.release(Verb.PREPARE)
+    await scene.log.barrier()
+    record = scene.ledger.get("g")
+    assert record is not None
+    assert record.decision is None
+    assert scene.ends.empty()
+
+
+async def test_what_cannot_be_true_is_logged_once_and_the_branch_stays_open(scene: Scene) -> None:
+    """Goal: a participant that lost its promise is the operator's business, loudly, and not ten times a second."""
+    scene.clerk.states[BranchKey("g", "b1")] = BranchState.ABORTED
+    with capture_logs() as lines:
+        scene.begun()
+        scene.ledger.execute(Decide("g", Decision.COMMIT, BY_VOTES, 1))
+        for _ in range(3):
+            await scene.clerk.next_call(Verb.COMMIT)
+    said = [line for line in lines if line["event"] == "transaction.contradiction"]
+    assert len(said) == 1
+    assert said[0]["gid"] == "g"
+    record = scene.ledger.get("g")
+    assert record is not None
+    assert not record.finished
+    scene.driver.close()

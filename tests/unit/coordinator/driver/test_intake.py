@@ -1,0 +1,85 @@
+"""From a request to a plan: what is refused names its field, and the same meaning has the same digest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.driver.intake import TRANSACTION_BYTES_MAX, branches_of, digest_of, plan_of
+from coordinator.errors import Invalid
+from coordinator.ledger.commands import Begin, encode
+from coordinator.ledger.records import Path
+from coordinator.participants.local import LocalParticipants
+from coordinator.wire import BODY_BYTES_MAX, BRANCHES_MAX, BranchRequest
+from raftlog.machine import COMMAND_BYTES_MAX
+from tests.support.cluster import request
+from tests.support.participants import Clerk
+
+KNOWN = LocalParticipants({"bank-a": Clerk("bank-a", one_phase=True), "bank-b": Clerk("bank-b")})
+
+
+def branch(participant: str = "bank-a", **fields: Any) -> BranchRequest:
+    return BranchRequest(participant=participant, **({"action": "do"} | fields))
+
+
+def test_branches_without_a_name_are_named_by_their_position() -> None:
+    named = branches_of([branch(), branch(branch="mine"), branch()], KNOWN)
+    assert [b.branch for b in named] == ["b1", "mine", "b3"]
+
+
+@pytest.mark.parametrize(
+    ("requests", "field"),
+    [
+        ([branch(branch="x"), branch(branch="x")], "branches.1.branch"),
+        ([branch(branch="b2"), branch()], "branches.1.branch"),
+        ([branch(), branch("nobody")], "branches.1.participant"),
+        ([branch(action=None, body=1)], "branches.0.body"),
+        ([branch(body="x" * BODY_BYTES_MAX)], "branches.0.body"),
+        ([branch(body={"a": 2**64})], "branches.0.body.a"),
+        ([branch(body=float("inf"))], "branches.0.body"),
+        ([branch(body="x" * (BODY_BYTES_MAX - 8)) for _ in range(4)], "branches"),
+    ],
+)
+def test_what_cannot_be_a_transaction_is_refused_by_its_field(requests: list[BranchRequest], field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        branches_of(requests, KNOWN)
+    assert [wrong.field for wrong in refused.value.fields] == [field]
+
+
+def test_the_order_of_keys_in_a_body_means_nothing() -> None:
+    one = branches_of([branch(body={"a": 1, "b": {"c": 2, "d": 3}})], KNOWN)
+    other = branches_of([branch(body={"b": {"d": 3, "c": 2}, "a": 1})], KNOWN)
+    assert digest_of(one) == digest_of(other)
+
+
+@pytest.mark.parametrize(
+    "other", [branch(body=2), branch(action="other", body=1), branch("bank-b", body=1), branch(branch="z", body=1)]
+)
+def test_every_part_of_a_branch_counts_for_the_digest(other: BranchRequest) -> None:
+    assert digest_of(branches_of([branch(body=1)], KNOWN)) != digest_of(branches_of([other], KNOWN))
+
+
+async def test_a_single_branch_takes_the_one_phase_path_if_its_participant_can() -> None:
+    assert (await plan_of("g", request("bank-a"), KNOWN)).path is Path.ONE_PHASE
+    assert (await plan_of("g", request("bank-b"), KNOWN)).path is Path.CLASSIC
+    assert (await plan_of("g", request("bank-a", "bank-b"), KNOWN)).path is Path.CLASSIC
+
+
+async def test_a_participant_that_cannot_be_asked_costs_the_short_path_and_nothing_else() -> None:
+    class Silent(LocalParticipants):
+        async def capabilities(self, name: str) -> Any:
+            return await LocalParticipants({}).capabilities(name)
+
+    assert (await plan_of("g", request("bank-a"), Silent({"bank-a": Clerk("bank-a")}))).path is Path.CLASSIC
+
+
+def test_the_largest_transaction_fits_one_command_of_the_log() -> None:
+    """Goal: a request that was let in is never refused as too large by the log, where nobody could be told."""
+    each_bytes = TRANSACTION_BYTES_MAX // BRANCHES_MAX - 8
+    requests = [
+        BranchRequest(branch=f"{i:064}", participant="bank-a", action="\U0001f4b8" * 64, body="x" * each_bytes)
+        for i in range(BRANCHES_MAX)
+    ]
+    begin = Begin("g" * 64, b"d" * 16, Path.CLASSIC, branches_of(requests, KNOWN), 3_600_000, 2**53)
+    assert len(encode(begin)) <= COMMAND_BYTES_MAX

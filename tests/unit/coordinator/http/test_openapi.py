@@ -1,0 +1,32 @@
+"""The OpenAPI document is what the code says, here and in the reference."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from coordinator.http import openapi
+from coordinator.http.endpoints import ENDPOINTS
+
+COMMITTED = Path(__file__).parents[4] / "docs" / "reference" / "openapi.json"
+
+
+def test_the_document_in_the_reference_is_the_one_of_this_code() -> None:
+    """Rewrite it with `commitd openapi --output docs/reference/openapi.json`."""
+    assert COMMITTED.read_text(encoding="utf-8") == openapi.text()
+
+
+def test_every_reference_in_the_document_leads_somewhere() -> None:
+    document = openapi.document()
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert names
+    assert names <= document["components"]["schemas"].keys()
+
+
+def test_every_endpoint_has_a_name_of_its_own_and_tells_its_errors() -> None:
+    assert len({endpoint.name for endpoint in ENDPOINTS}) == len(ENDPOINTS)
+    for endpoint in ENDPOINTS:
+        responses = openapi.document()["paths"][endpoint.path][endpoint.method.lower()]["responses"]
+        assert {str(error.status) for error in endpoint.errors} <= responses.keys()
+        assert ("307" in responses) is endpoint.leader

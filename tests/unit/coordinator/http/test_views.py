@@ -1,0 +1,71 @@
+"""Records become what callers see, and nothing is said that the record does not hold."""
+
+from __future__ import annotations
+
+from coordinator.http.views import cursor_of, outcome_view, page_view, transaction_view
+from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide
+from coordinator.ledger.records import BranchRecord, Decision, Path, TransactionRecord
+from coordinator.ledger.table import Ledger
+from coordinator.wire import ListQuery, Outcome, parse
+
+
+def record(*decisions: Decide, gid: str = "g") -> TransactionRecord:
+    ledger = Ledger()
+    branches = (BranchRecord("b1", "bank-a", "do", b"\x01"), BranchRecord("b2", "bank-b", None, b""))
+    ledger.execute(Begin(gid, b"d", Path.CLASSIC, branches, 1_000, 5))
+    for decision in decisions:
+        ledger.execute(decision)
+    found = ledger.get(gid)
+    assert found is not None
+    return found
+
+
+def test_without_a_decision_the_answer_is_deciding_with_a_handle() -> None:
+    for known in (None, record()):
+        view = outcome_view("g", known)
+        assert (view.outcome, view.handle, view.reason) == (Outcome.DECIDING, "/v1/transactions/g", None)
+
+
+def test_an_abort_says_why_and_which_branch() -> None:
+    decide = Decide("g", Decision.ABORT, BY_VOTES, 7, reason="no money", culprit="b2")
+    view = outcome_view("g", record(decide))
+    assert (view.outcome, view.reason, view.branch, view.handle) == (Outcome.ABORTED, "no money", "b2", None)
+
+
+def test_an_abort_without_words_says_who_decided() -> None:
+    assert outcome_view("g", record(Decide("g", Decision.ABORT, BY_DEADLINE, 7))).reason == "deadline"
+
+
+def test_a_commit_gives_no_reasons() -> None:
+    view = outcome_view("g", record(Decide("g", Decision.COMMIT, BY_VOTES, 7)))
+    assert (view.outcome, view.reason, view.branch, view.handle) == (Outcome.COMMITTED, None, None, None)
+
+
+def test_the_whole_record_is_shown_without_its_bodies() -> None:
+    view = transaction_view(record())
+    assert (view.decided_at_ms, view.decided_by, view.reason) == (None, None, None)
+    assert [(b.branch, b.participant, b.action, b.ended) for b in view.branches] == [
+        ("b1", "bank-a", "do", False),
+        ("b2", "bank-b", None, False),
+    ]
+    assert "body" not in view.model_dump_json()
+
+
+def test_a_tombstone_is_an_abort_without_branches() -> None:
+    ledger = Ledger()
+    ledger.execute(Decide("g", Decision.ABORT, BY_INQUIRY, 7, reason="never begun"))
+    known = ledger.get("g")
+    assert known is not None
+    view = transaction_view(known)
+    assert (view.outcome, view.branches, view.reason) == (Outcome.ABORTED, [], "never begun")
+
+
+def test_the_cursor_of_a_page_is_read_back_as_it_was() -> None:
+    ledger = Ledger()
+    for number in range(3):
+        ledger.execute(Begin(f"g.{number}-x", b"d", Path.CLASSIC, record().branches, 1_000, 5 + number))
+    page = ledger.page(limit=2)
+    view = page_view(page)
+    assert cursor_of(parse(ListQuery, {"cursor": view.cursor}).cursor) == page.cursor
+    assert page_view(ledger.page(limit=2, after=page.cursor)).cursor is None
+    assert cursor_of(None) is None
