@@ -76,8 +76,8 @@ class RealDisk:
     """A directory of the operating system, created if it is not there."""
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._path = Path(path).absolute()
+        _make_durably(self._path)
 
     def __repr__(self) -> str:
         return f"RealDisk({str(self._path)!r})"
@@ -103,8 +103,20 @@ class RealDisk:
         (self._path / name).unlink()
 
     def sync_directory(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_directory(self._path)
+
+
+def _make_durably(path: Path) -> None:
+    """Make a directory and its parents, each of them durable in the one above."""
+    if not path.is_dir():
+        _make_durably(path.parent)
+        path.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.observe import logs
+from participant import logs
 from participant.config import load
 from participant.stock import run_stock
 

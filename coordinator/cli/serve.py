@@ -14,7 +14,7 @@ import typer
 
 from coordinator.compose import run_replica
 from coordinator.config import ClusterConfig, Node, load
-from coordinator.observe import logs
+from participant import logs
 
 __all__ = ["run", "serve"]
 

@@ -14,9 +14,10 @@ from participant.errors import Reject
 from participant.ids import BranchKey
 from participant.locks import LockTable, Row
 from participant.resource import Call, ResourceLimits
-from participant.rm.engine import BranchRequest, Engine, Read
+from participant.rm.engine import Engine
 from participant.rm.memory import Transaction
 from participant.rm.memory.store import MemoryStore
+from participant.rm.requests import BranchRequest, Read
 from participant.values import canonical, digest_of
 from participant.wire import Answer, BranchState
 from tests.support.disk import SimDisk

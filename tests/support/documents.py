@@ -3,8 +3,8 @@
 A page is Markdown. Its fenced blocks are, by the first word of what stands behind the fence:
 
     sh               commands; the shell of the page stays the same from block to block
-    python, toml     with `title=NAME`: the content of the file NAME; otherwise a program to run, or TOML to read
-    http             a request, sent as it stands to the address in its `Host`
+    python, toml     with `title=NAME`: the content of a file of the reader's; with `from=PATH`: a part of a file of ours;
+                     Python with neither: a program to run
     text, json       what the block before it prints
     mermaid          a picture
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -27,7 +27,6 @@ class Kind(StrEnum):
     SHELL = "sh"
     PYTHON = "python"
     TOML = "toml"
-    HTTP = "http"
     TEXT = "text"
     JSON = "json"
     PICTURE = "mermaid"
@@ -40,6 +39,7 @@ _HEADING = re.compile(r"^## +(.*)$")
 _AFTER = re.compile(r"^<!-- after (\S+) -->$")
 _VARIES = "<!-- varies -->"
 _TITLE = re.compile(r"title=(\S+)")
+_SOURCE = re.compile(r"from=(\S+)")
 _GID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?Z?")
 ANY = "…"  # in an output: whatever stands there
@@ -54,6 +54,7 @@ class Block:
     line: int
     section: str
     title: str | None = None
+    source: str | None = None
     output: Block | None = None
     varies: bool = False
 
@@ -97,10 +98,11 @@ def read(markdown: str) -> Page:
 
 def _block(info: str, text: str, line: int, section: str, *, varies: bool) -> Block:
     kind, _, rest = info.partition(" ")
-    title = _TITLE.search(rest)
+    title, source = _TITLE.search(rest), _SOURCE.search(rest)
     if kind not in Kind.__members__.values():
         raise ValueError(f"line {line}: {kind!r} is no kind of block; known are {', '.join(Kind)}")
-    return Block(Kind(kind), text, line, section, title[1] if title else None, varies=varies)
+    names = (title[1] if title else None, source[1] if source else None)
+    return Block(Kind(kind), text, line, section, *names, varies=varies)
 
 
 def _add(blocks: list[Block], block: Block) -> None:
@@ -109,8 +111,7 @@ def _add(blocks: list[Block], block: Block) -> None:
         return
     if not blocks or blocks[-1].output is not None:
         raise ValueError(f"line {block.line}: an output of nothing")
-    shown = blocks.pop()
-    blocks.append(Block(shown.kind, shown.text, shown.line, shown.section, shown.title, output=block))
+    blocks.append(replace(blocks.pop(), output=block))
 
 
 def differences(expected: Block, printed: str) -> list[str]:

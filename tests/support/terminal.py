@@ -36,6 +36,10 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
+# What a shell says of the death of its background jobs is no output of a command.
+_OBITUARY = re.compile(r"^\S+: line \d+: +\d+ (?:Killed|Terminated) .*\n", re.MULTILINE)
+
+
 class Terminal:
     """`run` one block after the other."""
 
@@ -55,7 +59,7 @@ class Terminal:
         async with asyncio.timeout(BLOCK_TIMEOUT_S):
             printed = await self._until(mark)
         before, _, status = printed.rpartition(mark)
-        return int(status), before
+        return int(status), _OBITUARY.sub("", before)
 
     async def _until(self, mark: str) -> str:
         """Everything up to the line that begins with `mark`, which is the last one."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from coordinator.observe import logs
+from participant import logs
 
 
 class Terminal(io.StringIO):

@@ -1,7 +1,7 @@
 """Structured logs: for people on a terminal, one JSON object a line otherwise.
 
-Fields with a fixed meaning: `node` (this replica), `gid`, `branch`, `participant`, `term`. Owns the process's
-logging set-up, called once by the command line; must never be called by a library module.
+Fields with a fixed meaning: `node` (this replica or participant), `gid`, `branch`, `participant`, `term`. Owns the
+process's logging set-up, called once by whatever owns the process; never by library code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def setup(stream: TextIO, *, level: Level = Level.INFO, node: str | None = None)
     root.setLevel(level.value)
     logging.getLogger("aiohttp.access").setLevel("WARNING")
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,

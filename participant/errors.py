@@ -1,0 +1,116 @@
+"""Errors of a participant, as a tree.
+
+    ParticipantError
+    ├── ConfigError         the configuration cannot work; names the key
+    ├── WireError           a request or an answer is not of our contract; names the field      (the sender's fault)
+    ├── MediaTypeError      a request in another encoding than ours                             (the sender's fault)
+    ├── BranchConflict      the branch is bound to another request than this one               (the sender's fault)
+    ├── Reject              raised by an action: it votes no, with a reason for people          (nobody's fault)
+    ├── ActionError         an action broke the rules of actions; it votes no                   (its author's fault)
+    ├── ResourceError
+    │   ├── ResourceBusy        somebody outside holds the database; asking again is safe
+    │   ├── ResourceFailed      a write or a sync failed: what is on the disk is unknown until a restart
+    │   ├── ResourceClosed      the resource manager is not open
+    │   ├── AlreadyOwned        another process owns the data
+    │   ├── SchemaError         the tables cannot be recorded; says which and why
+    │   └── IntentConflict      a promised change no longer fits the rows: somebody wrote outside the protocol
+    └── InvariantError      a promise of our own code is broken
+
+Whatever is raised instead of an `Answer` leaves the outcome of the operation unknown to the caller.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ActionError",
+    "AlreadyOwned",
+    "BranchConflict",
+    "ConfigError",
+    "IntentConflict",
+    "InvariantError",
+    "MediaTypeError",
+    "ParticipantError",
+    "Reject",
+    "ResourceBusy",
+    "ResourceClosed",
+    "ResourceError",
+    "ResourceFailed",
+    "SchemaError",
+    "WireError",
+    "invariant",
+]
+
+
+class ParticipantError(Exception):
+    """Something went wrong at a participant."""
+
+
+class ConfigError(ParticipantError):
+    """The configuration cannot work; one line for each mistake, each naming its key."""
+
+
+class WireError(ParticipantError):
+    """What was sent is not of our contract. `field` says where, `why` what is wrong and what would be right."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field}: {why}")
+        self.field = field
+        self.why = why
+
+
+class MediaTypeError(ParticipantError):
+    """A request in another encoding than JSON or msgpack."""
+
+
+class BranchConflict(ParticipantError):
+    """The same branch was asked for something else before. A gid must never be used for two transactions."""
+
+
+class Reject(ParticipantError):
+    """Raise this in an action to vote no. The reason reaches the caller of the transaction."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ActionError(ParticipantError):
+    """An action did what an action must not do. The branch votes no."""
+
+
+class ResourceError(ParticipantError):
+    """The resource manager cannot do its work."""
+
+
+class ResourceBusy(ResourceError):
+    """Somebody outside holds the database. Nothing was done; asking again is safe."""
+
+
+class ResourceFailed(ResourceError):
+    """A write or a sync failed. What is on the disk is unknown from here on, so nothing is tried again."""
+
+
+class ResourceClosed(ResourceError):
+    """The resource manager is not open."""
+
+
+class AlreadyOwned(ResourceError):
+    """Another process owns the data."""
+
+
+class SchemaError(ResourceError):
+    """The tables cannot be used: their changes could not be recorded and applied faithfully."""
+
+
+class IntentConflict(ResourceError):
+    """A prepared change no longer fits the rows: somebody wrote to them outside the protocol."""
+
+
+class InvariantError(ParticipantError):
+    """An invariant of our own code does not hold."""
+
+
+def invariant(condition: bool, why: str) -> None:
+    """Raise InvariantError unless `condition` holds. Always on: unlike `assert`, no flag removes it."""
+    if not condition:
+        raise InvariantError(why)

@@ -1,0 +1,211 @@
+"""What a service is written with: a name, a resource manager, actions.
+
+    bank = Participant("bank-a", SQLite("bank.db", schema=SCHEMA))
+
+    @bank.action("debit")
+    async def debit(tx, body): ...
+
+    bank.run(port=8081, replicas=["http://127.0.0.1:8001"])
+
+Owns the composition of service, recovery and HTTP, and their start and end. Must never do: know anything of a
+protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+import uvloop
+from aiohttp import web
+from yarl import URL
+
+from participant import logs
+from participant.errors import ConfigError, ParticipantError
+from participant.http import build_app, respond
+from participant.ids import is_branch_id
+from participant.outcomes import HttpOutcomeSource
+from participant.recovery import Recovery, RecoverySettings
+from participant.resource import Action, Call, ResourceManager
+from participant.service import ParticipantService, ServiceLimits
+from participant.wire import ACTION_CHARS_MAX
+
+__all__ = ["Participant", "Serving"]
+
+SHUTDOWN_TIMEOUT_S = 5.0  # for requests under way when the service ends
+HEADER_BYTES_MAX = 16_384
+KEEPALIVE_S = 75.0
+
+_LOG = structlog.get_logger(__name__)
+_Registered = TypeVar("_Registered", bound=Action)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running participant. `url` is what a coordinator's configuration names."""
+
+    url: str
+    port: int
+    service: ParticipantService
+
+
+class _Health:
+    """Whether the resource manager has failed, for /livez."""
+
+    def __init__(self, failed: asyncio.Task[BaseException]) -> None:
+        self._failed = failed
+
+    def failure(self) -> str | None:
+        return str(self._failed.result()) if self._failed.done() else None
+
+
+class Participant:
+    """One service that takes part in transactions."""
+
+    def __init__(
+        self,
+        name: str,
+        resource: ResourceManager,
+        *,
+        limits: ServiceLimits | None = None,
+        recovery: RecoverySettings | None = None,
+    ) -> None:
+        """`name` is what coordinators call it in their configuration. Raises ConfigError."""
+        if not is_branch_id(name):
+            raise ConfigError(f"name: must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {name!r}")
+        self.name = name
+        self._resource = resource
+        self._limits = limits
+        self._recovery = recovery or RecoverySettings()
+        self._actions: dict[str, Action] = {}
+        self._views: dict[str, Action] = {}
+
+    def action(self, name: str) -> Callable[[_Registered], _Registered]:
+        """Register `async def action(tx, body)` as what transactions may ask for.
+
+        It runs inside the local transaction of its branch. It may await `tx` only; what it returns must be a
+        JSON value; raising `Reject` votes no. It may run more than once for one branch, and only one run
+        counts: it must have no effects but those on `tx`. Raises ConfigError.
+        """
+        if not 0 < len(name) <= ACTION_CHARS_MAX or name in self._actions:
+            raise ConfigError(f"action {name!r}: must be new, and have 1 to {ACTION_CHARS_MAX} characters")
+        return self._registering(self._actions, name)
+
+    def view(self, path: str) -> Callable[[_Registered], _Registered]:
+        """Register `async def view(tx, query)` for `GET path`: it reads committed rows and returns a JSON value.
+
+        `query` is a dict of the URL's query. Raises ConfigError.
+        """
+        if not path.startswith("/") or path.startswith("/v1/branches") or path in self._views:
+            raise ConfigError(f"view {path!r}: must be a new path that begins with /, and not with /v1/branches")
+        return self._registering(self._views, path)
+
+    def run(self, *, host: str = "127.0.0.1", port: int = 0, replicas: Sequence[str] = ()) -> None:
+        """Serve until SIGINT or SIGTERM. `replicas`: client URLs of the coordinators, asked for outcomes.
+
+        Logs to standard error, unless the process has set up structlog already. Raises: SystemExit, with one line
+        that says why, when it cannot start or the resource manager fails; whoever supervises the process may
+        start it again.
+        """
+        if not structlog.is_configured():
+            logs.setup(sys.stderr, node=self.name)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                failure = runner.run(self._run(host, port, replicas))
+        except (ParticipantError, OSError) as error:
+            raise SystemExit(f"{self.name} cannot serve: {error}") from error
+        if failure is not None:
+            raise SystemExit(f"{self.name} has stopped: {failure}")
+
+    @asynccontextmanager
+    async def serving(
+        self, *, host: str = "127.0.0.1", port: int = 0, replicas: Sequence[str] = ()
+    ) -> AsyncIterator[Serving]:
+        """Serve while the block runs. Raises: ParticipantError, OSError if it cannot start."""
+        async with AsyncExitStack() as stack:
+            await self._resource.open()
+            stack.push_async_callback(self._resource.close)
+            failed = await stack.enter_async_context(_background(self._resource.failed()))
+            service = ParticipantService(self.name, self._resource, self._actions, self._limits)
+            if replicas:
+                await stack.enter_async_context(self._recovering(replicas))
+            app = build_app(service, _Health(failed))
+            for path, view in self._views.items():
+                app.router.add_get(path, self._view_handler(path, view))
+            bound = await stack.enter_async_context(_listening(app, host, port))
+            yield Serving(str(URL.build(scheme="http", host=host, port=bound)), bound, service)
+
+    def _registering(self, registry: dict[str, Action], name: str) -> Callable[[_Registered], _Registered]:
+        def register(function: _Registered) -> _Registered:
+            if not inspect.iscoroutinefunction(function):
+                raise ConfigError(f"{name!r}: must be an `async def` with the parameters tx and body")
+            registry[name] = function
+            return function
+
+        return register
+
+    def _view_handler(self, path: str, view: Action) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            return respond(request, await self._resource.read(Call.of(path, view, dict(request.query))))
+
+        return handle
+
+    @asynccontextmanager
+    async def _recovering(self, replicas: Sequence[str]) -> AsyncIterator[None]:
+        source = HttpOutcomeSource(self.name, replicas)
+        await source.start()
+        try:
+            recovery = Recovery(self._resource, source, self._recovery, random.Random())  # noqa: S311 - jitter
+            async with _background(recovery.run()):
+                yield
+        finally:
+            await source.stop()
+
+    async def _run(self, host: str, port: int, replicas: Sequence[str]) -> BaseException | None:
+        """Until a signal (None), or the failure of the resource manager."""
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with self.serving(host=host, port=port, replicas=replicas) as serving:
+            _LOG.info("participant.serving", name=self.name, url=serving.url, actions=sorted(self._actions))
+            async with _background(stop.wait()) as stopped, _background(self._resource.failed()) as failed:
+                await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+                return failed.result() if failed.done() else None
+
+
+@asynccontextmanager
+async def _background(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
+    """A task that lives as long as the block."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve HTTP; the port that was bound."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        max_field_size=HEADER_BYTES_MAX,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,107 @@
+"""Asking the coordinators how a transaction ended.
+
+Owns the question and what counts as an answer to it. Must never do: take silence, an error or an unexpected
+answer for an outcome. Those are `None`, which is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import aiohttp
+from structlog import get_logger
+from yarl import URL
+
+from participant.ids import BranchKey
+
+__all__ = ["INQUIRY_TIMEOUT_S", "HttpOutcomeSource", "Outcome", "OutcomeSource"]
+
+INQUIRY_TIMEOUT_S = 3.0  # for one replica, redirects included
+ANSWER_BYTES_MAX = 65_536
+REDIRECTS_MAX = 4
+
+_LOG = get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    """What a coordinator may say."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    DECIDING = "deciding"
+
+
+class OutcomeSource(Protocol):
+    """Somebody who knows how transactions ended."""
+
+    async def inquire(self, key: BranchKey) -> Outcome | None:
+        """How the transaction of a prepared branch ended; None if nobody could say.
+
+        The question is an *inquiry*: of a transaction that no coordinator knows, it makes the abort durable,
+        and answers ABORTED.
+        """
+
+
+class HttpOutcomeSource:
+    """Replicas, asked in turn, beginning with the one that answered last. To be used between `start` and `stop`."""
+
+    def __init__(self, participant: str, replicas: Sequence[str]) -> None:
+        self._participant = participant
+        self._replicas = list(replicas)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the session."""
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=INQUIRY_TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar()
+        )
+
+    async def stop(self) -> None:
+        """Close it."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def inquire(self, key: BranchKey) -> Outcome | None:
+        for replica in tuple(self._replicas):
+            outcome = await self._ask(replica, key)
+            if outcome is not None:
+                self._prefer(replica)
+                return outcome
+        return None
+
+    def _prefer(self, replica: str) -> None:
+        self._replicas.remove(replica)
+        self._replicas.insert(0, replica)
+
+    async def _ask(self, replica: str, key: BranchKey) -> Outcome | None:
+        if self._session is None:
+            return None
+        url = URL(f"{replica.rstrip('/')}/v1/transactions/{key.gid}/outcome")
+        question = {"participant": self._participant, "branch": key.branch}
+        try:
+            async with (
+                asyncio.timeout(INQUIRY_TIMEOUT_S),
+                self._session.post(url, json=question, max_redirects=REDIRECTS_MAX) as response,
+            ):
+                data = await response.content.read(ANSWER_BYTES_MAX)
+                return _outcome_of(key, response.status, data)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            _LOG.info("inquiry.unanswered", replica=replica, gid=key.gid, why=str(error) or type(error).__name__)
+            return None
+
+
+def _outcome_of(key: BranchKey, status: int, data: bytes) -> Outcome | None:
+    """The outcome in an answer, if it is one, about the transaction that was asked for."""
+    if status not in (200, 202):
+        return None
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return None
+    if not isinstance(answer, dict) or answer.get("gid") != key.gid:
+        return None
+    return next((outcome for outcome in Outcome if outcome == answer.get("outcome")), None)

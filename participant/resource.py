@@ -1,0 +1,119 @@
+"""The port of a resource manager: the keeper of one database's part of a transaction.
+
+Implementations: `participant.rm.sqlite`, `participant.rm.memory`. All of them pass the public contract suite,
+`participant.testing`.
+
+Every operation does three things in *one* local transaction, durable before it returns: it asks the branch's
+row what is true (`participant.branch`), does the work of the branch, and writes the row. An `Answer` is
+therefore a fact; whatever is raised instead leaves the outcome unknown, and the operation may be repeated.
+
+Isolation. From prepare (or work) to the decision, the rows that a branch *changes* are locked against other
+branches: one that wants to change such a row waits, and runs again on the new rows once it is free. Rows that it only
+reads are not locked: two branches that each read what the other changes can both commit (write skew). Where that
+matters, let both change one row, e.g. a counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from participant.errors import ConfigError
+from participant.ids import BranchKey
+from participant.values import canonical, digest_of
+from participant.wire import Answer
+
+__all__ = ["Action", "Call", "ResourceLimits", "ResourceManager"]
+
+Action: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, Any]]
+"""`async def action(tx, body) -> result`. `tx` is the resource manager's; nothing else may be awaited in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An action with its body. `digest` identifies both, so that another request for the same branch is refused."""
+
+    name: str
+    function: Action
+    body: Any
+    digest: bytes
+
+    @classmethod
+    def of(cls, name: str, function: Action, body: Any) -> Call:
+        """Raises WireError if the body is not a value (`participant.values`)."""
+        return cls(name, function, body, digest_of(name, canonical(body, "body")))
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLimits:
+    """`lock_wait_s`: how long a branch waits for a row before it votes no, at most. `unprepared_limit_s`: how long an
+    interactive branch may stay unprepared, counted from its first work. `retention_s`: how long a finished
+    branch is remembered; it must exceed the longest outage of all coordinators together, because a forgotten
+    branch cannot say how it ended. `branches_max`: how many branches may be working or prepared at once;
+    another one is asked to come again.
+    """
+
+    lock_wait_s: float = 3.0
+    unprepared_limit_s: float = 60.0
+    retention_s: float = 86_400.0
+    branches_max: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("lock_wait_s", "unprepared_limit_s", "retention_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: must be more than 0 seconds, not {getattr(self, name)!r}")
+        if self.branches_max < 1:
+            raise ConfigError(f"branches_max: must be at least 1, not {self.branches_max!r}")
+
+
+class ResourceManager(Protocol):
+    """One database. Every method but `open` raises ResourceClosed before `open` and after `close`.
+
+    All but `open` and `close` may raise ResourceBusy (nothing was done) and ResourceFailed (unknown until a
+    restart). A request for a branch that is bound to another one raises BranchConflict.
+    """
+
+    async def open(self) -> None:
+        """Own the data and recover what is prepared, with its locks. Raises AlreadyOwned, SchemaError."""
+
+    async def close(self) -> None:
+        """Finish what is under way and give the data back. Work that is not prepared is lost."""
+
+    async def work(self, key: BranchKey, call: Call, seq: int) -> Answer:
+        """Run an action as the `seq`-th of an interactive branch. WORKING with the result, or ABORTED. Not
+        durable.
+        """
+
+    async def prepare(self, key: BranchKey, call: Call | None) -> Answer:
+        """Vote. `call=None` prepares what `work` did before. PREPARED, READ_ONLY or ABORTED (or COMMITTED, if
+        late).
+        """
+
+    async def commit(self, key: BranchKey) -> Answer:
+        """Make a prepared branch's changes true. COMMITTED.
+
+        PREPARED with `retry` and a reason means that somebody wrote to its rows outside the protocol: the branch
+        stays as it is, and an operator must help. Anything else contradicts the caller.
+        """
+
+    async def commit_one_phase(self, key: BranchKey, call: Call | None) -> Answer:
+        """Vote and commit in one step. COMMITTED or ABORTED."""
+
+    async def abort(self, key: BranchKey) -> Answer:
+        """Undo; or, for an unknown branch, leave the tombstone. ABORTED, unless it is COMMITTED."""
+
+    async def prevent(self, key: BranchKey, reason: str) -> Answer:
+        """What `abort` does to a branch that has not voted yes; a prepared one stays so. Never UNKNOWN or WORKING."""
+
+    async def outcome(self, key: BranchKey) -> Answer:
+        """What is true of the branch; changes nothing."""
+
+    async def in_doubt(self) -> list[BranchKey]:
+        """Every prepared branch, oldest first."""
+
+    async def read(self, call: Call) -> Any:
+        """Run a function on the committed rows and return its result; it must not write (ActionError)."""
+
+    async def failed(self) -> BaseException:
+        """Wait until the resource manager has failed for good, and say why."""

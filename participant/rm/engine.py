@@ -1,0 +1,355 @@
+"""What happens to branches in one embedded database: barrier, votes, row locks and waiting, over a `Store`.
+
+Owns the order of things: judge by the table, run, lock, write the row, and only then answer. It runs in one
+thread, knows no event loop, and takes the time as an argument. Must never do: answer before `Store.commit` has
+returned.
+
+Group commit. `step` serves a batch of requests in one local transaction, so that they share one forced write.
+No answer of a batch leaves before that write, and a batch that cannot be written is fatal: what was answered
+before stays true, what was not is unknown until a restart reads it back.
+
+Waiting. A branch that wants a row of another branch is *parked* without an answer, holding nothing but what
+earlier work of its own needs. When the rows are granted, its action runs again, because what it had read is
+stale. When the wait is over, it votes no, durably. A repeat of a parked request joins it; any other request for
+the same branch is served at once, so an abort never waits.
+
+Deadlock. Branches can wait for each other across participants, where nobody sees the whole cycle. But every cycle has
+a branch that waits for a smaller key than its own, and one that waits for a greater one. The former has half the
+patience of the latter, so that a deadlock costs one victim and not all of them. (Wait-die, with time to wait before
+dying: Rosenkrantz, Stearns & Lewis, "System Level Concurrency Control for Distributed Database Systems", ACM TODS
+3(2), 1978.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from structlog import get_logger
+
+from participant.branch import Ask, Branch, Verdict, judge
+from participant.errors import (
+    ActionError,
+    BranchConflict,
+    IntentConflict,
+    InvariantError,
+    ParticipantError,
+    Reject,
+    ResourceFailed,
+    WireError,
+    invariant,
+)
+from participant.ids import BranchKey
+from participant.locks import LockTable, Row
+from participant.resource import Call, ResourceLimits
+from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Read, Request
+from participant.rm.store import NOTHING, Effects, Ran, Store
+from participant.values import canonical
+from participant.wire import Answer, BranchState
+
+__all__ = ["Engine", "Ticket"]
+
+_LOG = get_logger(__name__)
+
+Ticket: TypeAlias = object
+"""Whatever the caller wants back with the result of a request."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An interactive branch: nothing of it is durable."""
+
+    deadline: float
+    effects: Effects = NOTHING
+    works: int = 0
+    last_digest: bytes = b""
+    last_result: Any = None
+
+
+@dataclass(slots=True)
+class _Parked:
+    request: BranchRequest
+    since: float
+    tickets: list[Ticket] = field(default_factory=list)
+
+
+class Engine:
+    """All branches of one database. Not thread-safe: one thread calls everything."""
+
+    def __init__(self, store: Store, limits: ResourceLimits) -> None:
+        self._store = store
+        self._limits = limits
+        self._locks = LockTable()
+        self._open: dict[BranchKey, _Open] = {}  # in order of their deadlines
+        self._prepared: dict[BranchKey, None] = {}
+        self._parked: dict[BranchKey, _Parked] = {}
+        self._touched: list[BranchKey] = []
+        self._done: list[tuple[Ticket, Any]] = []
+        self._now = 0.0
+        self._wall_ms = 0
+
+    def open(self) -> None:
+        """Recover the prepared branches and their locks. Raises what `Store.open` raises."""
+        for key, rows in self._store.open():
+            self._prepared[key] = None
+            granted = self._locks.acquire(key, rows, 0.0)
+            invariant(granted, f"prepared branch {key} shares a row with another prepared branch")
+
+    def close(self) -> None:
+        """Give the data back."""
+        self._store.close()
+
+    def step(self, requests: Sequence[tuple[Ticket, Request]], now: float, wall_ms: int) -> list[tuple[Ticket, Any]]:
+        """Serve requests in one local transaction; the results that are ready, durable, in any order.
+
+        A result is an Answer, or what `Read`, `ListInDoubt` and `Forget` give, or a ParticipantError. A request
+        without a result is parked; a later `step` has it. Raises ResourceBusy (nothing was done); whatever
+        else it raises is fatal.
+        """
+        self._now, self._wall_ms, self._done = now, wall_ms, []
+        self._store.begin()
+        self._expire()
+        for ticket, request in requests:
+            self._serve(ticket, request)
+            self._resume()
+        self._store.commit()
+        return self._done
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `step` will have something to do without being asked."""
+        waits = self._locks.next_deadline
+        opened = next((opened.deadline for opened in self._open.values()), None)
+        return min((at for at in (waits, opened) if at is not None), default=None)
+
+    def _serve(self, ticket: Ticket, request: Request) -> None:
+        try:
+            match request:
+                case BranchRequest():
+                    self._serve_branch(ticket, request)
+                case Read(call):
+                    self._done.append((ticket, self._read(call)))
+                case ListInDoubt():
+                    self._done.append((ticket, list(self._prepared)))
+                case Forget(before_ms, branches_max):
+                    self._done.append((ticket, self._store.forget(before_ms, branches_max)))
+        except (ResourceFailed, InvariantError):
+            raise
+        except ParticipantError as error:
+            self._done.append((ticket, error))
+
+    def _serve_branch(self, ticket: Ticket, request: BranchRequest) -> None:
+        parked = self._parked.get(request.key)
+        if parked is not None and request.call is not None:
+            if not request.is_repeat_of(parked.request):
+                raise BranchConflict(f"another request for branch {request.key} is waiting for a row lock")
+            parked.tickets.append(ticket)
+            return
+        self._attempt(_Parked(request, self._now, [ticket]))
+
+    def _attempt(self, waiting: _Parked) -> None:
+        """Serve a request, or park it."""
+        answer = self._answer(waiting.request, waiting.since)
+        if answer is None:
+            self._parked[waiting.request.key] = waiting
+        else:
+            self._done.extend((ticket, answer) for ticket in waiting.tickets)
+
+    def _resume(self) -> None:
+        """Try those parked requests again that got their rows, or whose branch has changed meanwhile."""
+        while ready := self._locks.take_granted() + self._touched:
+            self._touched = []
+            for key in ready:
+                waiting = self._parked.pop(key, None)
+                if waiting is not None:
+                    self._attempt(waiting)
+
+    def _expire(self) -> None:
+        for late in self._locks.expire(self._now):
+            waiting = self._parked.pop(late.owner)
+            reason = f"{late.row} stayed locked by {late.holder} for {self._now - waiting.since:.2g} s"
+            branch = self._abort(self._branch(late.owner), waiting.request.ask, reason, waiting.request.binding)
+            self._done.extend((ticket, branch.answer()) for ticket in waiting.tickets)
+        overdue = [key for key, opened in self._open.items() if opened.deadline <= self._now]
+        for key in overdue:
+            reason = f"not prepared within {self._limits.unprepared_limit_s:g} s of its first work"
+            self._abort(self._branch(key), Ask.EXPIRE, reason)
+        self._resume()
+
+    # One branch: judge, then do.
+
+    def _branch(self, key: BranchKey) -> Branch:
+        if key in self._open:
+            return Branch(key, BranchState.WORKING)
+        return self._store.load(key) or Branch(key)
+
+    def _answer(self, request: BranchRequest, since: float) -> Answer | None:
+        """Do what the table says; None if the branch must wait for a row. Raises BranchConflict."""
+        branch = self._branch(request.key)
+        rule = judge(branch.state, request.ask)
+        binds = request.ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE)
+        if binds and branch.is_bound_to_another(request.binding):
+            raise BranchConflict(f"branch {branch.key} is bound to another action or body (a gid used twice?)")
+        match rule.verdict:
+            case Verdict.REPEAT:
+                return branch.answer()
+            case Verdict.REFUSE:
+                return branch.answer(rule.why)
+            case Verdict.CONTRADICTION:
+                _LOG.error("branch.contradiction", branch=str(branch.key), state=branch.state, why=rule.why)
+                return branch.answer(rule.why)
+            case Verdict.EMPTY:
+                reason = request.reason or "aborted before it was prepared"
+                return self._abort(branch, request.ask, reason).answer()
+            case Verdict.RUN:
+                return self._run(branch, request, since)
+
+    def _run(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
+        match request.ask:
+            case Ask.ABORT | Ask.PREVENT | Ask.EXPIRE:
+                return self._abort(branch, request.ask, request.reason or "aborted by its coordinator").answer()
+            case Ask.COMMIT | Ask.COMMIT_ONE_PHASE if branch.state is BranchState.PREPARED:
+                return self._commit(branch, request.ask)
+        if branch.state is BranchState.UNKNOWN and self._is_full():
+            return Answer(BranchState.UNKNOWN, "too many branches are open; come again", retry=True)
+        try:
+            if request.ask is Ask.WORK:
+                return self._work(branch, request, since)
+            return self._vote(branch, request, since)
+        except Reject as no:
+            return self._abort(branch, request.ask, no.reason, request.binding).answer()
+
+    def _is_full(self) -> bool:
+        return len(self._open) + len(self._prepared) >= self._limits.branches_max
+
+    def _vote(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
+        """PREPARE and COMMIT_ONE_PHASE: the branch's own say. Raises Reject for a no."""
+        effects = self._effects(branch, request, since)
+        if effects is None:
+            return None
+        if request.ask is Ask.COMMIT_ONE_PHASE:
+            self._apply_own(effects)
+            state = BranchState.COMMITTED
+        else:
+            state = BranchState.PREPARED if effects else BranchState.READ_ONLY
+        return self._settle(branch, request.ask, state, effects, digest=request.binding).answer()
+
+    def _effects(self, branch: Branch, request: BranchRequest, since: float) -> Effects | None:
+        """What the branch would change, with its rows locked; None if it must wait. Raises Reject."""
+        opened = self._open.get(branch.key)
+        if request.call is None:
+            if opened is None:
+                raise Reject("no work is open: it never came, ran out of time, or was lost in a restart")
+            return opened.effects
+        if opened is not None:
+            raise BranchConflict(f"branch {branch.key} has open work, which is prepared without an action")
+        effects = self._ran(request.call, NOTHING).effects
+        return effects if self._lock(branch.key, effects.rows, since) else None
+
+    def _work(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
+        call = request.call
+        if call is None:
+            raise InvariantError("work comes with a call")
+        opened = self._open.get(branch.key) or _Open(self._now + self._limits.unprepared_limit_s)
+        if request.seq < opened.works:
+            return self._repeat_work(branch, opened, request)
+        if request.seq > opened.works:
+            raise Reject(f"{request.seq - opened.works} earlier work request(s) of this branch were lost")
+        ran = self._ran(call, opened.effects)
+        if not self._lock(branch.key, ran.effects.rows, since):
+            return None
+        opened.effects, opened.works = ran.effects, opened.works + 1
+        opened.last_digest, opened.last_result = call.digest, ran.result
+        self._open[branch.key] = opened
+        return Answer(branch.move(Ask.WORK, BranchState.WORKING, at_ms=self._wall_ms).state, result=ran.result)
+
+    def _repeat_work(self, branch: Branch, opened: _Open, request: BranchRequest) -> Answer:
+        if request.seq != opened.works - 1 or request.digest != opened.last_digest:
+            raise BranchConflict(f"work {request.seq} of branch {branch.key} was another action or body before")
+        return Answer(branch.state, result=opened.last_result)
+
+    def _ran(self, call: Call, base: Effects) -> Ran:
+        """Run an action. Raises Reject, also in the place of whatever else an action may raise."""
+        try:
+            ran = self._store.run(call, base.intent)
+            canonical(ran.result, "result")
+        except (Reject, ResourceFailed, InvariantError):
+            raise
+        except (ActionError, WireError, IntentConflict) as error:
+            _LOG.warning("action.refused", action=call.name, why=str(error))
+            raise Reject(f"action {call.name!r} failed: {error}") from error
+        except Exception as error:
+            _LOG.exception("action.failed", action=call.name)
+            raise Reject(
+                f"action {call.name!r} failed with {type(error).__name__}; the participant's log says more"
+            ) from error
+        return ran
+
+    def _read(self, call: Call) -> Any:
+        try:
+            ran = self._store.run(call, b"")
+        except ParticipantError:
+            raise
+        except Exception as error:
+            _LOG.exception("view.failed", view=call.name)
+            raise ActionError(f"{call.name!r} failed with {type(error).__name__}") from error
+        if ran.effects:
+            raise ActionError(f"{call.name!r} may only read, but it wrote")
+        return ran.result
+
+    def _lock(self, key: BranchKey, rows: frozenset[Row], since: float) -> bool:
+        """Lock `rows`, or line up for them; a branch without earlier work holds nothing while it waits.
+
+        Raises Reject if the wait could not end: a branch of the same transaction holds a row until this one votes.
+        """
+        patience = self._limits.lock_wait_s
+        for row, holder in self._locks.blockers(key, rows):
+            if holder.gid == key.gid:
+                raise Reject(
+                    f"{row} is changed by branch {holder.branch} of the same transaction; make them one branch"
+                )
+            if holder < key:
+                patience = self._limits.lock_wait_s / 2
+        deadline = since + patience
+        if self._locks.acquire(key, rows, deadline):
+            return True
+        if key not in self._open and self._locks.held(key):
+            self._locks.release(key)
+            return self._locks.acquire(key, rows, deadline)
+        return False
+
+    def _commit(self, branch: Branch, ask: Ask) -> Answer:
+        """The decision of others: a promise to keep."""
+        try:
+            self._store.apply(self._store.intent(branch.key))
+        except IntentConflict as error:
+            _LOG.error("branch.conflict", branch=str(branch.key), why=str(error))
+            return Answer(branch.state, str(error), retry=True)
+        return self._settle(branch, ask, BranchState.COMMITTED, NOTHING).answer()
+
+    def _apply_own(self, effects: Effects) -> None:
+        try:
+            self._store.apply(effects.intent)
+        except IntentConflict as error:
+            raise Reject(str(error)) from error
+
+    def _abort(self, branch: Branch, ask: Ask, reason: str, digest: bytes = b"") -> Branch:
+        return self._settle(branch, ask, BranchState.ABORTED, NOTHING, digest=digest, reason=reason)
+
+    def _settle(
+        self, branch: Branch, ask: Ask, to: BranchState, effects: Effects, *, digest: bytes = b"", reason: str = ""
+    ) -> Branch:
+        """The one place where a branch's row changes, and what is held for it with the row."""
+        moved = branch.move(ask, to, at_ms=self._wall_ms, digest=digest, reason=reason)
+        self._open.pop(branch.key, None)
+        if to is BranchState.PREPARED:
+            self._store.save(moved, effects)
+            self._prepared[branch.key] = None
+            self._locks.release(branch.key, keep=effects.rows)
+        else:
+            self._store.save(moved)
+            self._prepared.pop(branch.key, None)
+            self._locks.release(branch.key)
+        self._touched.append(branch.key)
+        return moved

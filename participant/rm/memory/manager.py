@@ -1,0 +1,33 @@
+"""The key-value store as a resource manager: the store below an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from participant.resource import ResourceLimits
+from participant.rm.guard import FileGuard
+from participant.rm.manager import EngineManager, wall_clock_ms
+from participant.rm.memory.store import MemoryStore
+from raftlog.disk import Disk, RealDisk
+
+__all__ = ["Memory"]
+
+LOCK_FILE = "lock"
+
+
+class Memory(EngineManager):
+    """Keys and values in memory, durable in a journal: in a directory, or on any `raftlog.disk.Disk`."""
+
+    def __init__(
+        self,
+        where: str | Path | Disk,
+        *,
+        limits: ResourceLimits | None = None,
+        wall_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        if isinstance(where, str | Path):
+            store = MemoryStore(RealDisk(where), FileGuard(Path(where) / LOCK_FILE))
+        else:
+            store = MemoryStore(where)
+        super().__init__(store, limits or ResourceLimits(), wall_ms)

@@ -1,0 +1,117 @@
+"""A key-value store in memory, below the engine: what is true is in dicts, what is durable is in the journal.
+
+A batch changes the dicts at once and is written at `commit`. That is safe because nobody sees the dicts but the one
+thread that runs the batch, and no answer leaves before `commit`; if it fails, the dicts are thrown away with
+the process.
+"""
+
+from __future__ import annotations
+
+from participant.branch import FINAL, Branch
+from participant.ids import BranchKey
+from participant.locks import Row
+from participant.resource import Call
+from participant.rm.guard import FileGuard
+from participant.rm.memory.journal import Entry, Journal, branch_entry, branch_of
+from participant.rm.memory.transaction import Transaction, changes_of
+from participant.rm.store import NOTHING, Effects, Ran, drive
+from raftlog.disk import Disk
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """`participant.rm.store.Store`, see there, over a journal."""
+
+    def __init__(self, disk: Disk, guard: FileGuard | None = None) -> None:
+        self._journal = Journal(disk)
+        self._guard = guard
+        self._rows: dict[str, bytes] = {}
+        self._branches: dict[BranchKey, Branch] = {}  # the one that changed longest ago first
+        self._held: dict[BranchKey, Effects] = {}
+        self._batch: list[Entry] = []
+
+    def open(self) -> list[tuple[BranchKey, frozenset[Row]]]:
+        if self._guard is not None:
+            self._guard.take()
+        try:
+            self._rows, entries = self._journal.recover()
+            for entry in entries:
+                self._redo(entry)
+        except BaseException:
+            self.close()
+            raise
+        return [(key, effects.rows) for key, effects in self._held.items()]
+
+    def close(self) -> None:
+        self._journal.close()
+        if self._guard is not None:
+            self._guard.drop()
+
+    def begin(self) -> None:
+        self._batch = []
+
+    def commit(self) -> None:
+        if self._batch:
+            self._journal.write(self._batch)
+        if self._journal.is_long:
+            branches = self._branches.values()
+            entries = [branch_entry(branch, self._held.get(branch.key, NOTHING)) for branch in branches]
+            self._journal.checkpoint(self._rows, entries)
+
+    def load(self, key: BranchKey) -> Branch | None:
+        return self._branches.get(key)
+
+    def save(self, branch: Branch, effects: Effects = NOTHING) -> None:
+        self._do(branch_entry(branch, effects))
+
+    def intent(self, key: BranchKey) -> bytes:
+        return self._held[key].intent
+
+    def run(self, call: Call, base: bytes) -> Ran:
+        tx = Transaction(self._rows, base)
+        try:
+            result = drive(call.function(tx, call.body))
+        finally:
+            effects = tx.end()
+        return Ran(result, effects)
+
+    def apply(self, intent: bytes) -> None:
+        if intent:
+            self._do(["apply", intent])
+
+    def forget(self, before_ms: int, branches_max: int) -> int:
+        old: list[BranchKey] = []
+        for key, branch in self._branches.items():
+            if branch.changed_at_ms >= before_ms or len(old) == branches_max:
+                break
+            if branch.state in FINAL:
+                old.append(key)
+        if old:
+            self._do(["forget", [[key.gid, key.branch] for key in old]])
+        return len(old)
+
+    def _do(self, entry: Entry) -> None:
+        self._redo(entry)
+        self._batch.append(entry)
+
+    def _redo(self, entry: Entry) -> None:
+        """The one way in which anything changes, in operation as in recovery."""
+        match entry:
+            case ["branch", *_]:
+                branch, effects = branch_of(entry)
+                self._branches.pop(branch.key, None)
+                self._branches[branch.key] = branch
+                if effects:
+                    self._held[branch.key] = effects
+                else:
+                    self._held.pop(branch.key, None)
+            case ["apply", intent]:
+                for key, value in changes_of(intent):
+                    if value is None:
+                        self._rows.pop(key, None)
+                    else:
+                        self._rows[key] = value
+            case ["forget", keys]:
+                for gid, name in keys:
+                    del self._branches[BranchKey(gid, name)]

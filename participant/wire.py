@@ -1,0 +1,221 @@
+"""The contract between a coordinator and a participant. The participant owns it: a server owns its API.
+
+HTTP, version 1. JSON or msgpack by content type; `body` and `result` are any JSON value (or, in msgpack, any
+msgpack value); everything else is text.
+
+    GET  /v1/capabilities                        Capabilities
+    POST /v1/branches/{gid}/{branch}/work        {action, body?, seq?} -> Answer  (interactive style; not durable)
+    POST /v1/branches/{gid}/{branch}/prepare     {action?, body?} -> Answer  PREPARED, READ_ONLY or ABORTED
+    POST /v1/branches/{gid}/{branch}/commit      {action?, body?, one_phase?} -> Answer
+    POST /v1/branches/{gid}/{branch}/abort       {} -> Answer                ABORTED, always, unless COMMITTED
+    POST /v1/branches/{gid}/{branch}/prevent     {} -> Answer                PREPARED, READ_ONLY, COMMITTED or ABORTED
+    GET  /v1/branches/{gid}/{branch}/outcome     Answer                      never changes anything
+    POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order
+    GET  /v1/in-doubt                            {branches: [{gid, branch}]}  prepared, and waiting for a decision
+
+An Answer with a state is a fact, durable before it was said. What is not an answer (no connection, a 5xx, a
+timeout) is *unknown*, and only unknown: the coordinator asks again, and every operation may be repeated.
+
+An answer UNKNOWN to anything but `outcome` did nothing and is no vote; its `reason` says why (a request that is not
+understood, a branch bound to another body, a commit of what was never prepared). The first two are said so in an
+array; alone, such a request gets 4xx.
+
+`work` carries `seq`, the number of `work` requests before it in this branch. A repeat is recognised by it, and
+so is a hole: a participant that lost earlier work (work is not durable) aborts the branch instead of
+preparing half of it. The answer to `work` has the header `Commitd-Enlist: <participant>;branch=<branch>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from participant.errors import WireError
+from participant.ids import BranchKey, is_branch_id, is_gid
+
+__all__ = [
+    "ACTION_CHARS_MAX",
+    "ENLIST_HEADER",
+    "WIRE_VERSION",
+    "Answer",
+    "BranchState",
+    "Capabilities",
+    "Operation",
+    "Verb",
+]
+
+WIRE_VERSION = 1
+ENLIST_HEADER = "Commitd-Enlist"
+ACTION_CHARS_MAX = 64
+
+
+class Verb(StrEnum):
+    """What can be asked of a branch."""
+
+    WORK = "work"
+    PREPARE = "prepare"
+    COMMIT = "commit"
+    ABORT = "abort"
+    PREVENT = "prevent"
+    OUTCOME = "outcome"
+
+
+class BranchState(StrEnum):
+    """What a participant says of a branch.
+
+    UNKNOWN: nothing was ever heard of it (or it was forgotten after the retention). WORKING: an interactive
+    branch is open, nothing is durable. PREPARED: a durable, irrevocable yes. READ_ONLY: it voted yes, wrote
+    nothing, and takes no part in phase two. COMMITTED and ABORTED are final. ABORTED without ever having been
+    prepared is the tombstone that `abort` and `prevent` leave, so that a late prepare is refused.
+    """
+
+    UNKNOWN = "unknown"
+    WORKING = "working"
+    PREPARED = "prepared"
+    READ_ONLY = "read-only"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One request about one branch.
+
+    `action` names what `body` asks for; None on prepare means "prepare what my earlier work requests did".
+    `one_phase` (commit only): prepare and commit in one step; the vote and the outcome are one answer.
+    `seq` (work only): how many work requests of this branch came before.
+    """
+
+    verb: Verb
+    key: BranchKey
+    action: str | None = None
+    body: Any = None
+    one_phase: bool = False
+    seq: int = 0
+
+    def to_map(self) -> dict[str, Any]:
+        """The wire form, as an element of an array."""
+        form: dict[str, Any] = {"verb": self.verb.value, "gid": self.key.gid, "branch": self.key.branch}
+        if self.action is not None:
+            form |= {"action": self.action, "body": self.body}
+        if self.one_phase:
+            form["one_phase"] = True
+        if self.seq:
+            form["seq"] = self.seq
+        return form
+
+    @classmethod
+    def from_map(cls, form: object, where: str) -> Operation:
+        """An operation from its wire form. Raises WireError, naming the field under `where`."""
+        if not isinstance(form, dict):
+            raise WireError(where, "an operation must be a map")
+        for name in form:
+            if name not in _OPERATION_FIELDS:
+                raise WireError(where, f"unknown field {name!r}; known are {', '.join(_OPERATION_FIELDS)}")
+        operation = cls(
+            verb=_verb(form.get("verb"), f"{where}.verb"),
+            key=_key(form.get("gid"), form.get("branch"), where),
+            action=_action(form.get("action"), f"{where}.action"),
+            body=form.get("body"),
+            one_phase=_flag(form.get("one_phase", False), f"{where}.one_phase"),
+            seq=_count(form.get("seq", 0), f"{where}.seq"),
+        )
+        operation._check(where)
+        return operation
+
+    def _check(self, where: str) -> None:
+        if self.action is None and self.body is not None:
+            raise WireError(f"{where}.body", "a body needs an action to go with")
+        if self.verb is Verb.WORK and self.action is None:
+            raise WireError(f"{where}.action", "work needs an action")
+        if self.one_phase and self.verb is not Verb.COMMIT:
+            raise WireError(f"{where}.one_phase", "only a commit can be in one phase")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the participant says: the branch's state now, why (for ABORTED), and the result of `work`.
+
+    `retry` asks the coordinator to come again: the branch is neither refused nor done (e.g. overloaded); the
+    state then says nothing about the operation.
+    """
+
+    state: BranchState
+    reason: str = ""
+    result: Any = None
+    retry: bool = False
+
+    def to_map(self) -> dict[str, Any]:
+        """The wire form; fields that say nothing are left out."""
+        form: dict[str, Any] = {"state": self.state.value}
+        if self.reason:
+            form["reason"] = self.reason
+        if self.result is not None:
+            form["result"] = self.result
+        if self.retry:
+            form["retry"] = True
+        return form
+
+    @classmethod
+    def from_map(cls, form: object, where: str) -> Answer:
+        """An answer from its wire form; fields of later versions are ignored. Raises WireError."""
+        if isinstance(form, dict):
+            state, reason, retry = form.get("state"), form.get("reason", ""), form.get("retry", False)
+            if isinstance(state, str) and state in _STATES and isinstance(reason, str) and isinstance(retry, bool):
+                return cls(_STATES[state], reason, form.get("result"), retry)
+        raise WireError(where, f"not an answer: {form!r:.200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this participant can do; the coordinator chooses the commit path by it (docs: commit path)."""
+
+    name: str
+    version: int = WIRE_VERSION
+    prevent: bool = True
+    one_phase: bool = True
+    read_only: bool = True
+    arrays: bool = True
+    operations_max: int = 256
+    body_bytes_max: int = 65_536
+    actions: tuple[str, ...] = field(default=())
+
+
+_OPERATION_FIELDS = ("verb", "gid", "branch", "action", "body", "one_phase", "seq")
+_STATES = {state.value: state for state in BranchState}
+_VERBS = {verb.value: verb for verb in Verb}
+_SEQ_MAX = 1_000_000
+
+
+def _verb(value: object, field: str) -> Verb:
+    verb = _VERBS.get(value) if isinstance(value, str) else None
+    if verb is None:
+        raise WireError(field, f"must be one of {', '.join(_VERBS)}, not {value!r:.80}")
+    return verb
+
+
+def _key(gid: object, branch: object, where: str) -> BranchKey:
+    if not isinstance(gid, str) or not is_gid(gid):
+        raise WireError(f"{where}.gid", f"must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {gid!r:.80}")
+    if not isinstance(branch, str) or not is_branch_id(branch):
+        raise WireError(f"{where}.branch", f"must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {branch!r:.80}")
+    return BranchKey(gid, branch)
+
+
+def _action(value: object, field: str) -> str | None:
+    if value is None or (isinstance(value, str) and 0 < len(value) <= ACTION_CHARS_MAX):
+        return value
+    raise WireError(field, f"must be text of 1 to {ACTION_CHARS_MAX} characters, or absent")
+
+
+def _flag(value: object, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise WireError(field, "must be true or false")
+    return value
+
+
+def _count(value: object, field: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _SEQ_MAX:
+        raise WireError(field, f"must be an integer from 0 to {_SEQ_MAX:,}")
+    return value

@@ -1,0 +1,58 @@
+"""Every resource manager of ours keeps the public contract, and what it answered when its process was killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from participant.testing import CHECKS, Check, Subject
+from tests.support.subjects import memory_subject, sqlite_subject
+
+SUBJECTS = {"memory": memory_subject, "sqlite": sqlite_subject}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
+async def test_contract(subject: Callable[[Path], Subject], check: Check, tmp_path: Path) -> None:
+    """Each check was seen red with the rule of the table, or the line of the engine, that it is about taken out."""
+    await check(subject(tmp_path))
+
+
+@pytest.mark.parametrize("kind", SUBJECTS)
+async def test_a_yes_survives_kill_9(kind: str, tmp_path: Path) -> None:
+    """A process prepares as fast as it can and is killed at three moments; every yes that it said is found again.
+
+    Seen red with `commit` of the store taken out of the engine's step (nothing was written at all).
+    """
+    said: set[str] = set()
+    for seed in range(3):
+        said |= await _prepare_until_killed(kind, tmp_path, lines=random.Random(seed).randint(20, 200))
+    async with SUBJECTS[kind](tmp_path).open() as bench:
+        found = {key.gid for key in await bench.manager.in_doubt()}
+        assert said <= found
+        assert len(said) > 60
+        for key in await bench.manager.in_doubt():
+            assert (await bench.manager.commit(key)).state == "committed"
+        assert await bench.value("row-0") == 0
+
+
+async def _prepare_until_killed(kind: str, directory: Path, *, lines: int) -> set[str]:
+    """What the process had said when it was killed, which is a little more than `lines` lines."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.support.prepare_for_ever", kind, str(directory)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    said = [await process.stdout.readline() for _ in range(lines)]
+    process.kill()
+    rest = await process.stdout.read()
+    await process.wait()
+    whole = b"".join(said) + rest[: rest.rfind(b"\n") + 1]
+    return set(whole.decode().split())

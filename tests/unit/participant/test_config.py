@@ -1,0 +1,105 @@
+"""The configuration: TOML, the environment before it, and every mistake named with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from participant.config import load
+from participant.errors import ConfigError
+
+MINIMAL = 'name = "bank-a"\ndata = "bank.db"\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "bank.toml"
+
+
+def test_two_keys_are_enough(file: Path) -> None:
+    file.write_text(MINIMAL)
+    config = load(file)
+    assert (config.name, config.host, config.replicas) == ("bank-a", "127.0.0.1", ())
+    assert config.data == file.parent / "bank.db", "relative to the file, not to where the command was typed"
+    assert config.resource_limits.lock_wait_s == 3.0
+
+
+def test_every_key_reaches_where_it_matters(file: Path) -> None:
+    file.write_text(
+        MINIMAL
+        + """
+        port = 8081
+        replicas = ["http://127.0.0.1:9001/", "http://127.0.0.1:9002"]
+        body_bytes_max = 1
+        operations_max = 2
+        in_flight_max = 3
+        branches_max = 4
+        lock_wait_s = 5
+        unprepared_limit_s = 6
+        retention_s = 7
+        recovery_grace_s = 8
+        recovery_interval_s = 9
+        recovery_interval_max_s = 10
+        """
+    )
+    config = load(file)
+    assert config.replicas == ("http://127.0.0.1:9001", "http://127.0.0.1:9002")
+    service, resource, recovery = config.service_limits, config.resource_limits, config.recovery
+    assert (service.body_bytes_max, service.operations_max, service.in_flight_max) == (1, 2, 3)
+    assert (resource.branches_max, resource.lock_wait_s) == (4, 5)
+    assert (resource.unprepared_limit_s, resource.retention_s) == (6, 7)
+    assert (recovery.grace_s, recovery.interval_s, recovery.interval_max_s) == (8, 9, 10)
+
+
+def test_the_environment_goes_before_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(MINIMAL + "port = 1\n")
+    monkeypatch.setenv("COMMITD_PARTICIPANT_PORT", "8081")
+    monkeypatch.setenv("COMMITD_PARTICIPANT_REPLICAS", '["http://127.0.0.1:9001"]')
+    assert (load(file).port, load(file).replicas) == (8081, ("http://127.0.0.1:9001",))
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ('data = "x"', "name: is missing"),
+        (MINIMAL + "prot = 1", "prot: no such key; known are name, data, host, port"),
+        (MINIMAL + "port = 70000", "port: Input should be less than or equal to 65535"),
+        (MINIMAL + "lock_wait_s = 0", "lock_wait_s: Input should be greater than 0"),
+        (MINIMAL + "lock_wait_s = nan", "lock_wait_s: Input should be"),
+        (MINIMAL + 'replicas = ["127.0.0.1:9001"]', "replicas.0: must be http://host:port"),
+        (MINIMAL + 'replicas = ["http://h/path"]', "replicas.0: must be http://host:port"),
+        ('name = "a b"\ndata = "x"', "name: must be 1 to 64 of"),
+        (MINIMAL + "recovery_interval_s = 60", "recovery_interval_max_s: must not be less"),
+        ("name = ", "bank.toml: Invalid value"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(file: Path, text: str, mistake: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    assert mistake in str(error.value)
+    assert str(file) in str(error.value)
+
+
+def test_all_mistakes_are_reported_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("port = -1\nbranches_max = 0\n")
+    monkeypatch.setenv("COMMITD_PARTICIPANT_PROT", "1")
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 5
+    for key in ("name", "data", "port", "branches_max", "COMMITD_PARTICIPANT_PROT"):
+        assert any(f"{file}: {key}: " in line for line in lines), key
+
+
+def test_a_variable_that_is_not_json_is_a_clear_mistake(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(MINIMAL)
+    monkeypatch.setenv("COMMITD_PARTICIPANT_REPLICAS", "http://127.0.0.1:9001")
+    with pytest.raises(ConfigError, match="replicas"):
+        load(file)
+
+
+def test_an_absent_file_is_a_clear_mistake(file: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(file)

@@ -1,0 +1,149 @@
+"""The engine, step by step: what is parked, what is served, and when it wants to be woken. No event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from participant.branch import Ask
+from participant.errors import BranchConflict
+from participant.ids import BranchKey
+from participant.resource import Call, ResourceLimits
+from participant.rm.engine import Engine
+from participant.rm.memory import Transaction
+from participant.rm.memory.store import MemoryStore
+from participant.rm.requests import BranchRequest
+from participant.wire import BranchState
+from tests.support.disk import SimDisk
+
+LIMITS = ResourceLimits(lock_wait_s=3, unprepared_limit_s=20)
+
+
+async def put(tx: Transaction, body: Any) -> None:
+    for key, value in body.items():
+        await tx.put(key, value)
+
+
+async def follow(tx: Transaction, _: Any) -> None:
+    """Write to the key that another key points to."""
+    await tx.put(await tx.get("pointer"), "followed")
+
+
+def prepare(gid: str, **values: Any) -> BranchRequest:
+    return BranchRequest(Ask.PREPARE, BranchKey(gid, "b"), Call.of("put", put, values))
+
+
+def work(gid: str, seq: int, **values: Any) -> BranchRequest:
+    return BranchRequest(Ask.WORK, BranchKey(gid, "b"), Call.of("put", put, values), seq)
+
+
+def ask(what: Ask, gid: str) -> BranchRequest:
+    return BranchRequest(what, BranchKey(gid, "b"))
+
+
+class _Desk:
+    """An engine whose requests are known by their gid and ask; `step` gives the states that were answered."""
+
+    def __init__(self) -> None:
+        self.engine = Engine(MemoryStore(SimDisk()), LIMITS)
+        self.engine.open()
+
+    def step(self, *requests: BranchRequest, now: float = 0) -> dict[str, Any]:
+        tickets = [(f"{request.key.gid} {request.ask}", request) for request in requests]
+        results = self.engine.step(tickets, now, int(now * 1_000))
+        return {str(ticket): getattr(result, "state", result) for ticket, result in results}
+
+
+@pytest.fixture
+def desk() -> Iterator[_Desk]:
+    desk = _Desk()
+    yield desk
+    desk.engine.close()
+
+
+def test_one_commit_serves_everybody_who_can_go_on_now(desk: _Desk) -> None:
+    desk.step(prepare("a", x=1), prepare("b", x=2), prepare("c", x=3))
+    assert desk.step(ask(Ask.COMMIT, "a")) == {"a commit": "committed", "b prepare": "prepared"}
+    assert desk.step(ask(Ask.COMMIT, "b")) == {"b commit": "committed", "c prepare": "prepared"}
+
+
+def test_a_branch_whose_rows_have_changed_holds_nothing_while_it_waits_for_the_new_ones(desk: _Desk) -> None:
+    """It was granted `old`, ran again, and needs `new` now, which is locked. Red if it keeps `old` meanwhile."""
+    desk.step(BranchRequest(Ask.COMMIT_ONE_PHASE, BranchKey("0", "b"), Call.of("put", put, {"pointer": "old"})))
+    desk.step(prepare("holds-old", old=1, pointer="new"), prepare("holds-new", new=1))
+    follower = BranchRequest(Ask.PREPARE, BranchKey("follower", "b"), Call.of("follow", follow, None))
+    assert desk.step(follower) == {}
+    assert desk.step(ask(Ask.COMMIT, "holds-old")) == {"holds-old commit": "committed"}
+    assert desk.step(prepare("late", old=2)) == {"late prepare": "prepared"}
+    assert desk.step(ask(Ask.COMMIT, "holds-new"))["follower prepare"] == "prepared"
+
+
+def test_two_interactive_branches_that_wait_for_each_other_are_parted_by_time(desk: _Desk) -> None:
+    """The one deadlock that the queues cannot prevent. Red when both have the same patience: both would be lost."""
+    desk.step(work("a", 0, x=1), work("b", 0, y=1))
+    assert desk.step(work("a", 1, y=2), now=1) == {}
+    assert desk.step(work("b", 1, x=2), now=2) == {}
+    assert desk.engine.wake_at == 2 + LIMITS.lock_wait_s / 2
+    assert desk.step(now=3.5) == {"b work": "aborted", "a work": "working"}
+
+
+def test_branches_of_one_transaction_do_not_wait_for_each_other(desk: _Desk) -> None:
+    """The first keeps its rows until the second has voted, so the second would wait in vain."""
+    desk.step(prepare("a", x=1))
+    second = BranchRequest(Ask.PREPARE, BranchKey("a", "second"), Call.of("put", put, {"x": 2}))
+    [(_, answer)] = desk.engine.step([("second", second)], 0, 0)
+    assert answer.state is BranchState.ABORTED
+    assert answer.reason == "key('x') is changed by branch b of the same transaction; make them one branch"
+
+
+def test_it_wants_to_be_woken_for_the_next_deadline_only(desk: _Desk) -> None:
+    assert desk.engine.wake_at is None
+    desk.step(work("a", 0, x=1), now=1)
+    assert desk.engine.wake_at == 21
+    desk.step(prepare("0", x=2), now=5)
+    assert desk.engine.wake_at == 8
+    assert desk.step(now=8) == {"0 prepare": "aborted"}
+    assert desk.step(ask(Ask.OUTCOME, "a"), now=21) == {"a outcome": "aborted"}
+    assert desk.engine.wake_at is None
+
+
+def test_a_repeat_of_a_waiting_prepare_joins_it_and_another_body_does_not(desk: _Desk) -> None:
+    desk.step(prepare("a", x=1), prepare("b", x=2))
+    repeat = desk.engine.step([("again", prepare("b", x=2))], 1, 0)
+    assert repeat == []
+    [(_, refused)] = desk.engine.step([("other", prepare("b", x=3))], 1, 0)
+    assert isinstance(refused, BranchConflict)
+    answers = desk.engine.step([("abort", ask(Ask.ABORT, "a"))], 1, 0)
+    assert {ticket: answer.state for ticket, answer in answers} == {
+        "abort": BranchState.ABORTED,
+        "b prepare": BranchState.PREPARED,
+        "again": BranchState.PREPARED,
+    }
+
+
+def test_work_is_prepared_without_an_action_only(desk: _Desk) -> None:
+    desk.step(work("a", 0, x=1))
+    assert isinstance(desk.step(prepare("a", x=1))["a prepare"], BranchConflict)
+    assert desk.step(ask(Ask.PREPARE, "a")) == {"a prepare": "prepared"}
+
+
+def test_old_work_is_not_repeated_as_something_else(desk: _Desk) -> None:
+    desk.step(work("a", 0, x=1), work("a", 1, x=2))
+    assert desk.step(work("a", 1, x=2)) == {"a work": "working"}
+    assert isinstance(desk.step(work("a", 1, x=3))["a work"], BranchConflict)
+    assert isinstance(desk.step(work("a", 0, x=1))["a work"], BranchConflict)
+
+
+def test_interactive_work_may_be_committed_in_one_phase(desk: _Desk) -> None:
+    desk.step(work("a", 0, x=1))
+    assert desk.step(ask(Ask.COMMIT_ONE_PHASE, "a")) == {"a commit in one phase": "committed"}
+    assert desk.step(prepare("b", x=2)) == {"b prepare": "prepared"}, "and its rows are free"
+
+
+def test_one_phase_waits_for_rows_like_a_vote(desk: _Desk) -> None:
+    one_phase = BranchRequest(Ask.COMMIT_ONE_PHASE, BranchKey("b", "b"), Call.of("put", put, {"x": 2}))
+    desk.step(prepare("a", x=1))
+    assert desk.step(one_phase) == {}
+    assert desk.step(ask(Ask.COMMIT, "a"))["b commit in one phase"] == "committed"

@@ -1,0 +1,89 @@
+"""The wire form of operations and answers: round trips, and clear errors for everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from participant.errors import WireError
+from participant.ids import BranchKey
+from participant.wire import Answer, BranchState, Operation, Verb
+
+KEY = BranchKey("gid-1", "b1")
+
+
+@pytest.mark.parametrize(
+    ("operation", "form"),
+    [
+        (Operation(Verb.ABORT, KEY), {"verb": "abort", "gid": "gid-1", "branch": "b1"}),
+        (
+            Operation(Verb.PREPARE, KEY, "debit", {"n": 1}),
+            {"verb": "prepare", "gid": "gid-1", "branch": "b1", "action": "debit", "body": {"n": 1}},
+        ),
+        (
+            Operation(Verb.COMMIT, KEY, "debit", None, one_phase=True),
+            {"verb": "commit", "gid": "gid-1", "branch": "b1", "action": "debit", "body": None, "one_phase": True},
+        ),
+        (
+            Operation(Verb.WORK, KEY, "debit", [1], seq=3),
+            {"verb": "work", "gid": "gid-1", "branch": "b1", "action": "debit", "body": [1], "seq": 3},
+        ),
+    ],
+)
+def test_an_operation_survives_the_wire(operation: Operation, form: dict[str, Any]) -> None:
+    """The forms are golden: a participant of another release must understand them."""
+    assert operation.to_map() == form
+    assert Operation.from_map(form, "operation") == operation
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "why"),
+    [
+        ({"verb": "preparre"}, "op.verb", "must be one of work, prepare"),
+        ({"verb": ["prepare"]}, "op.verb", "must be one of"),
+        ({"gid": ""}, "op.gid", "1 to 64"),
+        ({"gid": "a/b"}, "op.gid", "1 to 64"),
+        ({"branch": "b" * 65}, "op.branch", "1 to 64"),
+        ({"branch": None}, "op.branch", "1 to 64"),
+        ({"action": ""}, "op.action", "1 to 64 characters"),
+        ({"action": 7}, "op.action", "must be text"),
+        ({"action": None, "body": 1}, "op.body", "needs an action"),
+        ({"verb": "work", "action": None, "body": None}, "op.action", "work needs an action"),
+        ({"one_phase": True}, "op.one_phase", "only a commit"),
+        ({"one_phase": 1}, "op.one_phase", "true or false"),
+        ({"seq": -1}, "op.seq", "from 0"),
+        ({"seq": True}, "op.seq", "integer"),
+        ({"sequence": 1}, "op", "unknown field 'sequence'"),
+    ],
+)
+def test_a_malformed_operation_is_refused_with_its_field(change: dict[str, Any], field: str, why: str) -> None:
+    form = {"verb": "prepare", "gid": "g", "branch": "b", "action": "debit", "body": 1} | change
+    with pytest.raises(WireError, match=why) as error:
+        Operation.from_map(form, "op")
+    assert error.value.field == field
+
+
+def test_what_is_no_map_is_no_operation() -> None:
+    with pytest.raises(WireError, match="must be a map"):
+        Operation.from_map(["prepare"], "op")
+
+
+@pytest.mark.parametrize(
+    ("answer", "form"),
+    [
+        (Answer(BranchState.PREPARED), {"state": "prepared"}),
+        (Answer(BranchState.ABORTED, "no money"), {"state": "aborted", "reason": "no money"}),
+        (Answer(BranchState.WORKING, result={"n": 0}), {"state": "working", "result": {"n": 0}}),
+        (Answer(BranchState.UNKNOWN, "busy", retry=True), {"state": "unknown", "reason": "busy", "retry": True}),
+    ],
+)
+def test_an_answer_survives_the_wire(answer: Answer, form: dict[str, Any]) -> None:
+    assert answer.to_map() == form
+    assert Answer.from_map(form | {"from_a_later_version": 1}, "answer") == answer
+
+
+@pytest.mark.parametrize("form", [None, [], {}, {"state": 1}, {"state": "yes"}, {"state": "prepared", "retry": "no"}])
+def test_what_is_not_well_formed_is_not_an_answer(form: object) -> None:
+    with pytest.raises(WireError, match="not an answer"):
+        Answer.from_map(form, "answer")
