@@ -3,13 +3,13 @@
 A page is Markdown. Its fenced blocks are, by the first word of what stands behind the fence:
 
     sh               commands; the shell of the page stays the same from block to block
-    python, toml     with `title=NAME`: the content of a file of the reader's; with `from=PATH`: a part of a file of ours;
-                     Python with neither: a program to run
+    python, toml     with `title=NAME`, the content of a file of the reader's; without, a program to run
     text, json       what the block before it prints
     mermaid          a picture
 
-and a comment before a block may say more of it: `<!-- varies -->`, of an output: only the first word of each line is
-compared. `<!-- after FILE -->` on a page: the blocks of FILE, up to its last section, have been run in the same shell.
+With `from=PATH`, a block of any kind is a part of that file of ours. `<!-- varies -->` before an output: only the first
+word of each line is compared; … in an output: whatever stands there. `<!-- after FILE -->` on a page: the blocks of
+FILE, up to its last section, are run before, in the same shell.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _block(info: str, text: str, line: int, section: str, *, varies: bool) -> Bl
 
 
 def _add(blocks: list[Block], block: Block) -> None:
-    if block.kind not in OUTPUTS:
+    if block.kind not in OUTPUTS or block.source is not None:
         blocks.append(block)
         return
     if not blocks or blocks[-1].output is not None:
