@@ -227,6 +227,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._enter()
         self.guard._onNodeDisconnected(self.node(peer))  # noqa: SLF001
         if not self.leading and self.leader == peer:
+            self._SyncObj__raftLeader = None  # nobody is sent to it any more
             heartbeat = self.conf.appendEntriesPeriod
             soon = self._clock() + heartbeat * (0.5 + self._dice.random())
             self._SyncObj__raftElectionDeadline: float = min(self._SyncObj__raftElectionDeadline, soon)
@@ -265,8 +266,10 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self.adopt_members(meta.members)
 
     def adopt_members(self, members: tuple[Member, ...]) -> None:
-        """The membership as of a snapshot."""
-        nodes = [MemberNode((member.name, member.address)) for member in members if member.name != self.selfNode.id]
+        """The membership as of a snapshot; an address that we know by ourselves is the newer one."""
+        known = {node.id: node for node in self.otherNodes}
+        others = [member for member in members if member.name != self.selfNode.id]
+        nodes = [known.get(member.name) or MemberNode((member.name, member.address)) for member in others]
         self._SyncObj__updateClusterConfiguration(nodes)
         self._on_members()
 

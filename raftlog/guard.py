@@ -108,6 +108,8 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
         """
         transfers = self._core.transfers
         message["burst"] = self._bursts[peer]
+        # A node that was alone commits at once; whom it takes in must not apply what it could still forget.
+        message["commit_index"] = min(message["commit_index"], self._journal.durable_index)
         if "serialized" in message:
             transfers.begin(peer)
             self._core.set_next_index(peer, self._journal.last_index + 1)

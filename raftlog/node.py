@@ -119,16 +119,18 @@ class RaftLog:
         return self._store.recover(), self._wal.recover()
 
     def _assemble(self, snapshot: Snapshot | None, payloads: list[bytes]) -> None:
-        config, meta = self._config, snapshot.meta if snapshot is not None else None
+        config, meta, members = self._config, None, self._config.members
         if snapshot is not None:
             self._applier.restore(snapshot.chunks())
+            meta, configured = snapshot.meta, {member.name: member for member in config.members}
+            members = tuple(configured.get(member.name, member) for member in meta.members)  # addresses may change
         self._journal = RaftJournal(payloads, meta)
         self._compaction = Compaction(
             config, self._store, self._wal, self._applier, self._snapshotter, wake=self._wake, fail=self._fail
         )
         self._core = RaftCore(
             config.name,
-            meta.members if meta is not None else config.members,
+            members,
             config.timing,
             self._journal,
             self._peers,
