@@ -21,6 +21,8 @@ from raftlog.wal import WriteAheadLog
 
 __all__ = ["Compaction"]
 
+TAIL_PART = 4  # of what triggers a snapshot, a quarter stays in the log behind it
+
 
 class Compaction:
     """The snapshots of one node. `wake` asks for a turn, `fail` stops the node."""
@@ -85,7 +87,9 @@ class Compaction:
     def next_job(self) -> Callable[[], None] | None:
         """What the disk should do next, as a blocking call for the journal's thread; None if nothing is queued."""
         if self._received is None and self._finished is not None and not self._core.transfers.sending:
-            checkpoint = self._journal.compact(self._finished)
+            tail_entries = self._config.snapshot_entries // TAIL_PART
+            tail_bytes = self._config.snapshot_bytes // TAIL_PART
+            checkpoint = self._journal.compact(self._finished, tail_entries=tail_entries, tail_bytes=tail_bytes)
             self._finished, self._trimmed_bytes = None, len(checkpoint)
             return lambda: self._wal.rotate(checkpoint)
         if not self._journal.dirty:

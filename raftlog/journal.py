@@ -9,10 +9,10 @@ Records of a batch, each a msgpack array:
     [ENTRY, index, term, command]     appended
     [BALLOT, term, vote|nil]          current term and whom we voted for in it
     [CUT, index]                      everything from `index` on is discarded
-    [BASE, index, term]               the log is discarded; a snapshot stands for it up to `index`
+    [BASE, index, term]               the log is discarded; a snapshot stands for it, up to `index` at least
 
-The log begins with the entry that the last snapshot ends with (at first, with an empty entry 1 of term 0). That one is
-applied and never sent: what it holds is gone, only its index and term are known.
+The log begins with an entry that a snapshot covers (at first, with an empty entry 1 of term 0): the snapshot's last one,
+or one a little before it. That one is never sent: what it holds is gone, only its index and term are known.
 
 The commit index is *not* kept: it is volatile (Ongaro & Ousterhout 2014, figure 2), and a stored one may point
 behind the end of a log whose tail a power cut took.
@@ -162,19 +162,30 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
 
     # Snapshots -------------------------------------------------------------------------------------------
 
-    def compact(self, meta: SnapshotMeta) -> bytes:
+    def compact(self, meta: SnapshotMeta, *, tail_entries: int = 0, tail_bytes: int = 0) -> bytes:
         """Drop what a durable snapshot of ours covers; returns the checkpoint that stands for all that is left.
 
+        A tail of it stays, within both bounds: a follower that was away for a moment is then served from the log.
         Counts as a `take`: the caller rotates the write-ahead log to the checkpoint, then calls `synced`.
         """
-        keep = [entry for entry in self._entries if entry[1] > meta.index]
-        self._rebase(meta)
-        self._entries += keep
-        records: list[list[Any]] = [[_Kind.BALLOT, self._term, self._vote], _base_record(meta)]
+        base = self._tail_base(meta.index, max(self.first_index, meta.index - tail_entries), tail_bytes)
+        base_term = self.term_at(base) or 0
+        keep = [entry for entry in self._entries if entry[1] > base]
+        self._entries = [(_NO_OP, base, base_term), *keep]
+        records: list[list[Any]] = [[_Kind.BALLOT, self._term, self._vote], [_Kind.BASE, base, base_term]]
         records += [[_Kind.ENTRY, index, term, command] for command, index, term in keep]
         self._records = []
         self._taken = self.last_index
         return bytes(msgpack.packb(records))
+
+    def _tail_base(self, index: int, lowest: int, room_bytes: int) -> int:
+        """The index, from `lowest` to `index`, from which on the commands up to `index` fit into `room_bytes`."""
+        while index > lowest:
+            room_bytes -= len(self._entries[index - self.first_index][0])
+            if room_bytes < 0:
+                break
+            index -= 1
+        return index
 
     def rebase(self, meta: SnapshotMeta) -> None:
         """Discard the log: a snapshot received from the leader stands for it (figure 13, step 7)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -79,10 +80,8 @@ def test_whatever_is_changed_on_the_way_nothing_false_comes_out(messages: list[A
             frames[first], frames[second] = frames[second], frames[first]
             bad = b"".join(frames)
     heard: list[Any] = []
-    try:
-        heard += two.receive(bad)
-    except FrameError:
-        pass
+    with suppress(FrameError):
+        heard.extend(two.receive(bad))
     assert heard == messages[: len(heard)]
 
 
@@ -92,12 +91,10 @@ def test_noise_is_refused_or_waited_for_but_never_believed(
 ) -> None:
     """Nothing but FrameError, whatever comes. Red when `_unpack` lets another error through."""
     channel = Channel("c", "n1", secret, b"2" * 32, dialing=dialing, expected=None)
-    try:
+    with suppress(FrameError):
         for piece in pieces:
             for frame in (piece, len(piece).to_bytes(4, "big") + piece):
                 assert all(isinstance(item, bytes) for item in channel.receive(frame))
-    except FrameError:
-        pass
     assert not channel.open
 
 

@@ -79,11 +79,12 @@ class JournalMachine(RuleBasedStateMachine):
         self.snapshot = meta(index, self.journal.term_at(index) or 0)
         self.in_flight = ("rotate", self.journal.compact(self.snapshot), None)
 
-    @rule(ahead=st.integers(1, 5))
-    def receive(self, ahead: int) -> None:
-        """A leader's snapshot, of something that is not held."""
+    @rule(data=st.data())
+    def receive(self, data: st.DataObject) -> None:
+        """A leader's snapshot of something that is not held: behind the end, or in the place of a tail."""
         self.term += 1
-        self.received = meta(self.journal.last_index + ahead, self.term)
+        first, last = self.journal.first_index, self.journal.last_index
+        self.received = meta(data.draw(st.integers(first + 1, last + 5)), self.term)
         self.journal.rebase(self.received)
 
     @rule(survives=st.sampled_from(["nothing", "the snapshot", "all"]))

@@ -8,8 +8,9 @@ A page is Markdown. Its fenced blocks are, by the first word of what stands behi
     mermaid          a picture
 
 With `from=PATH`, a block of any kind is a part of that file of ours. `<!-- varies -->` before an output: only the first
-word of each line is compared; … in an output: whatever stands there. `<!-- after FILE -->` on a page: the blocks of
-FILE, up to its last section, are run before, in the same shell.
+word of each line is compared; … in an output: whatever stands there. `<!-- after FILE, up to "SECTION" -->` on a page:
+the blocks of FILE above that section are run before, in the same shell. `<!-- needs PROGRAM -->` on a page: it can be
+run only where that is installed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ OUTPUTS = frozenset({Kind.TEXT, Kind.JSON})
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>.*)$")
 _HEADING = re.compile(r"^## +(.*)$")
-_AFTER = re.compile(r"^<!-- after (\S+) -->$")
+_AFTER = re.compile(r'^<!-- after (\S+), up to "(.+)" -->$')
+_NEEDS = re.compile(r"^<!-- needs (\S+) -->$")
 _VARIES = "<!-- varies -->"
 _TITLE = re.compile(r"title=(\S+)")
 _SOURCE = re.compile(r"from=(\S+)")
@@ -61,21 +63,24 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`after`: the page whose blocks are run before, or None."""
+    """`after`: the page whose blocks are run before, up to which of its sections; or None. `needs`: a program."""
 
     blocks: tuple[Block, ...]
-    after: str | None = None
+    after: tuple[str, str] | None = None
+    needs: str | None = None
 
-    def but_the_last_section(self) -> tuple[Block, ...]:
-        """The blocks before the last section, which tidies up."""
-        last = self.blocks[-1].section
-        return tuple(block for block in self.blocks if block.section != last)
+    def up_to(self, section: str) -> tuple[Block, ...]:
+        """The blocks above a section. Raises ValueError if no block is in such a section."""
+        sections = [block.section for block in self.blocks]
+        return self.blocks[: sections.index(section)]
 
 
 def read(markdown: str) -> Page:
     """The blocks of a page. Raises ValueError for one of an unknown kind, or an output of nothing."""
     blocks: list[Block] = []
-    section, said, after = "", "", None
+    section, said = "", ""
+    after: tuple[str, str] | None = None
+    needs: str | None = None
     lines = iter(enumerate(markdown.splitlines(), 1))
     for number, line in lines:
         fence = _FENCE.match(line)
@@ -83,7 +88,9 @@ def read(markdown: str) -> Page:
             if heading := _HEADING.match(line):
                 section = heading[1]
             if page := _AFTER.match(line):
-                after = page[1]
+                after = page[1], page[2]
+            if program := _NEEDS.match(line):
+                needs = program[1]
             said = line.strip() or said
             continue
         body: list[str] = []
@@ -93,7 +100,7 @@ def read(markdown: str) -> Page:
             body.append(inner.removeprefix(fence["indent"]))
         _add(blocks, _block(fence["info"], "\n".join(body) + "\n", number, section, varies=said == _VARIES))
         said = ""
-    return Page(tuple(blocks), after)
+    return Page(tuple(blocks), after, needs)
 
 
 def _block(info: str, text: str, line: int, section: str, *, varies: bool) -> Block:

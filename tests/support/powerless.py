@@ -25,6 +25,7 @@ class _File(apsw.VFSFile):
         super().__init__("unix", name, flags)
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - the name is SQLite's
+        self._disk.count_sync()
         super().xSync(flags)
         self._disk.note(self._path)
 
@@ -34,6 +35,7 @@ class PowerlessDisk(apsw.VFS):
 
     def __init__(self) -> None:
         self.syncs = 0
+        self._failing = False
         self._durable: dict[Path, bytes] = {}
 
     def __enter__(self) -> Self:
@@ -48,16 +50,32 @@ class PowerlessDisk(apsw.VFS):
     def xOpen(self, name: Any, flags: list[int]) -> _File:  # noqa: N802
         return _File(self, name, flags)
 
-    def note(self, path: Path) -> None:
+    def fail_next_sync(self) -> None:
+        """Let the next sync fail, and leave what it was asked for in the page cache."""
+        self._failing = True
+
+    def count_sync(self) -> None:
         self.syncs += 1
+        if self._failing:
+            self._failing = False
+            raise apsw.IOError("the disk fails, as the test wants it to")
+
+    def note(self, path: Path) -> None:
         self._durable[path] = path.read_bytes()
 
-    def power_cut(self, into: Path, rng: Random) -> None:
-        """What a power cut now may leave, in the directory `into`."""
+    def kill(self, into: Path) -> None:
+        """What a kill of the process now leaves, in the directory `into`: all that was written, synced or not."""
+        into.mkdir()
+        for path, durable in [(path, durable) for path, durable in self._durable.items() if path.exists()]:
+            (into / path.name).write_bytes(path.read_bytes())
+            self._durable[into / path.name] = durable
+
+    def power_cut(self, into: Path, rng: Random, *, of: Path | None = None) -> None:
+        """What a power cut now may leave of the files (of those in the directory `of`), in the directory `into`."""
         into.mkdir()
         keep = rng.choice((0.0, 0.5, 1.0))
         for path, durable in self._durable.items():
-            if path.exists():
+            if path.exists() and of in (None, path.parent):
                 (into / path.name).write_bytes(_survivor(durable, path.read_bytes(), keep, rng))
 
 

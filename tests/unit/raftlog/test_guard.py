@@ -1,0 +1,547 @@
+"""The guard between the wire and the library: what each of them gets to see of the other.
+
+The core is a stub that says what it is told to say and keeps what it is given; the journal is the real one.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raftlog.errors import InvariantError
+from raftlog.guard import BACKLOG_BYTES_MAX, Guard
+from raftlog.journal import RaftJournal
+from raftlog.messages import Message
+from raftlog.port import Member
+from raftlog.snapshots import Snapshot, SnapshotMeta, SnapshotStore
+from raftlog.transfers import Transfers
+from tests.support.disk import SimDisk
+
+TERM = 5
+
+
+class Wire:
+    """Who was sent what."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Message]] = []
+        self.backlog = 0
+
+    def send(self, peer: str, message: Message) -> bool:
+        self.sent.append((peer, message))
+        return True
+
+    def backlog_bytes(self, _peer: str) -> int:
+        return self.backlog
+
+
+class Core:
+    """What the guard asks of the core, answered as a test wants it; and what the guard let through."""
+
+    def __init__(self) -> None:
+        self.term = TERM
+        self.leading = False
+        self.commit_index = 1
+        self.applied_index = 1
+        self.members = {"n2", "n3"}
+        self.next: dict[str, int] = {}
+        self.delivered: list[tuple[str, Message]] = []
+        self.loads = 0
+        self.held_index = 0
+        self.installed: list[Snapshot] = []
+        self.transfers = Transfers(self._load, lambda index, _: index <= self.held_index, self.installed.append)
+
+    def _load(self) -> None:
+        self.loads += 1
+
+    def node(self, name: str) -> Any:
+        return SimpleNamespace(id=name)
+
+    def is_member(self, name: str) -> bool:
+        return name in self.members
+
+    def next_index(self, name: str) -> int:
+        return self.next.get(name, 0)
+
+    def set_next_index(self, name: str, index: int) -> None:
+        self.next[name] = index
+
+
+class Node:
+    """A guard in its place. The log has the entries 1 to 10: 1 of term 0, 2 to 6 of term 3, 7 to 10 of term 4."""
+
+    def __init__(self, *, leading: bool = False) -> None:
+        self.journal = RaftJournal([], None)
+        for index in range(1, 11):
+            self.journal.add(b"\0c", index, 0 if index == 1 else 3 if index < 7 else 4)
+        self.core = Core()
+        self.core.leading = leading
+        self.wire = Wire()
+        self.guard = Guard(self.core, self.journal, self.wire)
+        self.guard.setOnMessageReceivedCallback(self._deliver)
+        self.flush()
+
+    def _deliver(self, node: Any, message: Message) -> None:
+        self.core.delivered.append((node.id, message))
+
+    # The disk
+    def begin(self) -> None:
+        self.journal.take()
+        self.guard.flush_started()
+
+    def finish(self) -> None:
+        self.journal.synced()
+        self.guard.flush_done()
+
+    def flush(self) -> None:
+        self.begin()
+        self.finish()
+
+    # The peers
+    def receives(self, peer: str, message: Message) -> Message | None:
+        """What the library sees of a message, if anything."""
+        before = len(self.core.delivered)
+        self.guard.receive(peer, message)
+        seen = self.core.delivered[before:]
+        assert len(seen) <= 1
+        return seen[0][1] if seen else None
+
+    def sends(self, peer: str, message: Message) -> None:
+        """What the library says."""
+        self.guard.send(SimpleNamespace(id=peer), message)
+
+    @property
+    def said(self) -> list[Message]:
+        return [message for _, message in self.wire.sent]
+
+
+def append(previous: int, previous_term: int, *entries: tuple[int, int], **fields: Any) -> Message:
+    """Entries as (index, term)."""
+    message: Message = {"type": "append_entries", "term": TERM, "commit_index": 0, "burst": 0}
+    listed = [[b"\0c", index, term] for index, term in entries]
+    return {**message, "prevLogIdx": previous, "prevLogTerm": previous_term, "entries": listed, **fields}
+
+
+def answer(following: int, **fields: Any) -> Message:
+    message: Message = {"type": "next_node_idx", "next_node_idx": following, "reset": False, "success": True}
+    return {**message, "term": TERM, "burst": 0, "received": 0, **fields}
+
+
+def shape(message: Message | None) -> tuple[Any, ...]:
+    assert message is not None
+    return message["prevLogIdx"], message["prevLogTerm"], [(entry[1], entry[2]) for entry in message["entries"]]
+
+
+# Appends: what truncates and what does not --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        append(10, 4),
+        append(4, 3),
+        append(1, 0),
+        append(4, 3, (5, 3)),
+        append(4, 3, (5, 3), (6, 3), (7, 4)),
+        append(1, 0, *((index, 3 if index < 7 else 4) for index in range(2, 11))),
+    ],
+    ids=lambda message: str(shape(message)),
+)
+def test_a_repeated_append_reaches_the_library_as_nothing_new(message: Message) -> None:
+    """The library would truncate behind every one of these. Red when `_trimmed` passes the append as it came."""
+    assert shape(Node().receives("n2", message)) == (10, 4, [])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        append(10, 4, (11, 5)),
+        append(9, 4, (10, 4), (11, 5)),
+        append(4, 3, *((i, 3 if i < 7 else 4) for i in range(5, 11)), (11, 5)),
+    ],
+    ids=["plain", "one known", "six known"],
+)
+def test_what_is_really_new_extends_the_log(message: Message) -> None:
+    assert shape(Node().receives("n2", message)) == (10, 4, [(11, 5)])
+
+
+@pytest.mark.parametrize(
+    ("message", "seen"),
+    [
+        (append(8, 4, (9, 5)), (8, 4, [(9, 5)])),
+        (append(6, 3, (7, 4), (8, 5), (9, 5)), (7, 4, [(8, 5), (9, 5)])),
+        (append(6, 3, (7, 5), (8, 5), (9, 5), (10, 5), (11, 5)), (6, 3, [(i, 5) for i in range(7, 12)])),
+    ],
+    ids=["end", "middle", "longer"],
+)
+def test_a_true_conflict_of_terms_truncates_from_there_on(message: Message, seen: tuple[Any, ...]) -> None:
+    """Red when the matching prefix is not compared, or compared by index only."""
+    assert shape(Node().receives("n2", message)) == seen
+
+
+def test_an_append_that_would_truncate_what_is_committed_stops_the_node() -> None:
+    """It cannot happen; if it does, a promise is about to be broken. Red when the invariant is removed."""
+    node = Node()
+    node.core.commit_index = 8
+    with pytest.raises(InvariantError, match="entry 8 is committed"):
+        node.receives("n2", append(6, 3, (7, 4), (8, 5)))
+    assert shape(node.receives("n2", append(8, 4, (9, 5)))) == (8, 4, [(9, 5)])
+
+
+def test_an_append_from_before_a_trimmed_log_is_no_news() -> None:
+    """What the log was trimmed by is committed, so this leader has the same. Red when `_trimmed` refuses it."""
+    node = Node()
+    node.journal.compact(SnapshotMeta("c", 8, 4, ()))
+    node.journal.synced()
+    assert shape(node.receives("n2", append(3, 3, (4, 3), (5, 3)))) == (10, 4, [])
+    assert shape(node.receives("n2", append(3, 3, *((i, 4) for i in range(4, 11)), (11, 5)))) == (10, 4, [(11, 5)])
+
+
+def test_an_append_of_an_older_term_is_not_heard() -> None:
+    """Red when `_on_append` lets it pass."""
+    node = Node()
+    assert node.receives("n2", append(10, 4, (11, 4), term=TERM - 1)) is None
+    assert node.guard.counters["stale_append"] == 1
+
+
+def test_a_new_leader_is_heard_even_if_its_membership_is_news() -> None:
+    assert Node().receives("n9", append(10, 4, (11, 5))) is not None
+
+
+def test_no_more_is_committed_than_was_verified() -> None:
+    """Entries behind the append may be of an old leader. Red when the commit index is passed on as it came."""
+    node = Node()
+    seen = node.receives("n2", append(4, 3, (5, 3), commit_index=9))
+    assert seen is not None
+    assert seen["commit_index"] == 5
+
+
+# Appends: what is answered ------------------------------------------------------------------------------------------
+
+
+class Follower(Node):
+    """Its library answers an append as pysyncobj does."""
+
+    def _deliver(self, node: Any, message: Message) -> None:
+        super()._deliver(node, message)
+        previous = message.get("prevLogIdx")
+        if message["type"] != "append_entries" or "entries" not in message:
+            return
+        held = self.journal.term_at(previous) if previous is not None else None
+        following, success = self.journal.last_index + 1, held == message["prevLogTerm"] and held is not None
+        if success:
+            following = previous + len(message["entries"]) + 1
+            if previous < self.journal.last_index:
+                self.journal.deleteEntriesFrom(previous + 1 - self.journal.first_index)
+            for entry in message["entries"]:
+                self.journal.add(*entry)
+        elif held is not None:
+            following = previous
+        reply = {"type": "next_node_idx", "next_node_idx": following, "reset": not success, "success": success}
+        self.sends(node.id, reply)
+
+
+def test_an_acknowledgement_says_what_was_verified_and_not_what_is_held() -> None:
+    """What stands behind it may be of an old leader. Red when the library's own answer is passed on."""
+    node = Follower()
+    node.receives("n2", append(4, 3, (5, 3), burst=7))
+    assert node.said == [answer(6, burst=7)]
+
+
+def test_an_acknowledgement_carries_the_term() -> None:
+    node = Follower()
+    node.core.term = 9
+    node.receives("n2", append(10, 4, term=9))
+    assert node.said[0]["term"] == 9
+
+
+def test_an_acknowledgement_waits_for_the_disk() -> None:
+    """Red when `_hold` sends at once."""
+    node = Follower()
+    node.receives("n2", append(10, 4, (11, 5)))
+    assert node.said == []
+    node.begin()
+    assert node.said == []
+    node.finish()
+    assert node.said == [answer(12)]
+
+
+def test_an_acknowledgement_of_a_batch_on_its_way_waits_for_that_one() -> None:
+    """The repeated append adds nothing, but what it repeats is not durable yet."""
+    node = Follower()
+    node.receives("n2", append(10, 4, (11, 5)))
+    node.begin()
+    node.receives("n2", append(10, 4, (11, 5)))
+    assert node.said == []
+    node.finish()
+    assert node.said == [answer(12)] * 2
+
+
+def test_an_acknowledgement_of_the_next_batch_waits_for_the_next_one() -> None:
+    """Red when `_hold` counts the batch that is on its way."""
+    node = Follower()
+    node.receives("n2", append(10, 4, (11, 5)))
+    node.begin()
+    node.receives("n2", append(11, 5, (12, 5)))
+    node.finish()
+    assert node.said == [answer(12)]
+    node.flush()
+    assert node.said == [answer(12), answer(13)]
+
+
+@pytest.mark.parametrize("kind", ["request_vote", "response_vote"])
+def test_votes_and_candidacies_wait_until_the_ballot_is_durable(kind: str) -> None:
+    """Else a node that crashes votes twice in one term. Red when `send` lets them pass."""
+    node = Node()
+    node.journal.setCurrentTerm(TERM, "n2")
+    node.sends("n2", {"type": kind, "term": TERM})
+    assert node.said == []
+    node.flush()
+    assert [message["type"] for message in node.said] == [kind]
+
+
+def test_what_is_held_leaves_in_its_order() -> None:
+    node = Node()
+    node.journal.setCurrentTerm(TERM, "n2")
+    node.sends("n2", {"type": "response_vote", "term": TERM})
+    node.begin()
+    node.sends("n3", {"type": "request_vote", "term": TERM})  # waits for the batch before it only
+    node.finish()
+    assert [peer for peer, _ in node.wire.sent] == ["n2", "n3"]
+
+
+def test_a_refusal_names_the_first_entry_of_the_conflicting_term() -> None:
+    """So that a leader steps back a term at a time. Red when the library's own answer is passed on."""
+    node = Follower()
+    node.receives("n2", append(9, 5, burst=3))
+    assert node.said == [answer(7, reset=True, success=False, burst=3)]
+
+
+def test_a_refusal_never_goes_behind_what_is_committed() -> None:
+    node = Follower()
+    node.core.commit_index = 8
+    node.receives("n2", append(10, 5))
+    assert node.said[0]["next_node_idx"] == 9
+
+
+@pytest.mark.parametrize("message", [append(12, 5, (13, 5)), append(None, None)], ids=["gap", "no index"])  # type: ignore[arg-type]
+def test_a_gap_is_refused_with_what_is_held(message: Message) -> None:
+    node = Follower()
+    node.receives("n2", message)
+    assert node.said == [answer(11, reset=True, success=False)]
+
+
+# A leader's side: acknowledgements ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", [TERM - 1, TERM + 1])
+def test_an_acknowledgement_of_another_term_is_not_counted(term: int) -> None:
+    """Red when `_on_acknowledgement` does not compare."""
+    node = Node(leading=True)
+    assert node.receives("n2", answer(11, term=term)) is None
+    assert node.guard.counters["stale_acknowledgement"] == 1
+
+
+def test_an_acknowledgement_is_not_heard_by_one_who_leads_no_more() -> None:
+    assert Node(leading=False).receives("n2", answer(11)) is None
+
+
+def test_no_acknowledgement_counts_further_than_our_own_disk() -> None:
+    """The library counts the leader without asking whether the entry is on its disk.
+
+    Red when the acknowledgement is delivered as it came.
+    """
+    node = Node(leading=True)
+    for index in (11, 12):
+        node.journal.add(b"\0c", index, TERM)
+    seen = node.receives("n2", answer(13))
+    assert seen is not None
+    assert seen["next_node_idx"] == 11
+    node.begin()
+    node.journal.add(b"\0c", 13, TERM)
+    node.finish()
+    assert node.core.delivered[-1][1]["next_node_idx"] == 13
+
+
+def test_an_early_acknowledgement_of_an_office_that_was_lost_is_forgotten() -> None:
+    """Red when the early ones are delivered without asking again."""
+    node = Node(leading=True)
+    node.journal.add(b"\0c", 11, TERM)
+    node.receives("n2", answer(12))
+    node.core.leading = False
+    count = len(node.core.delivered)
+    node.flush()
+    assert len(node.core.delivered) == count
+
+
+def test_pipelined_appends_are_not_sent_again_at_every_answer() -> None:
+    """The library steps back to what it acknowledges. Red when its step is not undone."""
+    node = Node(leading=True)
+    node.core.next["n2"] = 11
+
+    def library(_node: Any, message: Message) -> None:
+        node.core.next["n2"] = message["next_node_idx"]
+
+    node.guard.setOnMessageReceivedCallback(library)
+    node.guard.receive("n2", answer(5))
+    assert node.core.next["n2"] == 11
+
+
+def test_one_refusal_of_each_burst_is_obeyed() -> None:
+    """Red when bursts are not compared: each late refusal would send everything once more."""
+    node = Node(leading=True)
+    refusal = answer(4, reset=True, success=False)
+    first = node.receives("n2", refusal)
+    assert first is not None
+    assert first["reset"]
+    second = node.receives("n2", refusal)
+    assert second is not None
+    assert not second["reset"], "a sign of life, no more"
+    assert node.guard.counters["stale_refusal"] == 1
+    node.sends("n2", append(3, 3, (4, 3)))
+    assert node.said[-1]["burst"] == 1
+    third = node.receives("n2", {**refusal, "burst": 1})
+    assert third is not None
+    assert third["reset"]
+
+
+def test_a_follower_is_never_thought_further_than_the_log() -> None:
+    node = Node(leading=True)
+    seen = node.receives("n2", answer(90, reset=True, success=False))
+    assert seen is not None
+    assert seen["next_node_idx"] == 11
+
+
+# Votes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_vote_counts_once() -> None:
+    """Red when `_on_vote` does not remember."""
+    node = Node()
+    vote = {"type": "response_vote", "term": TERM}
+    assert node.receives("n2", vote) is not None
+    assert node.receives("n2", vote) is None
+    assert node.receives("n3", vote) is not None
+    assert node.guard.counters["stale_vote"] == 1
+    node.core.term = TERM + 1
+    assert node.receives("n2", {**vote, "term": TERM + 1}) is not None
+
+
+@pytest.mark.parametrize("term", [TERM - 1, TERM + 1])
+def test_a_vote_of_another_term_does_not_count(term: int) -> None:
+    assert Node().receives("n2", {"type": "response_vote", "term": term}) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "response_vote", "term": TERM},
+        {"type": "request_vote", "term": TERM + 1, "last_log_index": 99, "last_log_term": 99},
+        {"type": "timeout_now", "term": TERM},
+        answer(11),
+    ],
+    ids=lambda message: message["type"],
+)
+def test_a_stranger_has_no_say(message: Message) -> None:
+    """A node that was removed stands for election for ever. Red when `is_member` is not asked."""
+    node = Node(leading=message["type"] == "next_node_idx")
+    assert node.receives("n9", message) is None
+    assert node.guard.counters["stranger"] == 1
+
+
+@pytest.mark.parametrize(
+    "message", [{}, {"type": "append_entries"}, {"type": "apply_command", "command": b"x"}], ids=str
+)
+def test_nonsense_is_counted_and_goes_no_further(message: Message) -> None:
+    node = Node()
+    assert node.receives("n2", message) is None
+    assert node.guard.counters["malformed"] == 1
+
+
+def test_a_command_that_the_library_would_forward_stops_the_node() -> None:
+    with pytest.raises(InvariantError, match="apply_command"):
+        Node().sends("n2", {"type": "apply_command", "command": b"x"})
+
+
+# Snapshots ----------------------------------------------------------------------------------------------------------
+
+
+def snapshot(index: int) -> Snapshot:
+    store = SnapshotStore(SimDisk(), "c")
+    store.write(SnapshotMeta("c", index, TERM, (Member("n1", "h:1"),)), [b"state"])
+    newest = store.newest()
+    assert newest is not None
+    return newest
+
+
+def heartbeat(**fields: Any) -> Message:
+    return {"type": "append_entries", "term": TERM, "commit_index": 90, "burst": 0, **fields}
+
+
+def piece_of(whole: Snapshot) -> Message:
+    meta, data = whole.meta, whole.data
+    fields = {"index": meta.index, "term": meta.term, "offset": 0, "total": len(data), "data": data}
+    return heartbeat(serialized=fields)
+
+
+def test_a_piece_of_a_snapshot_is_a_heartbeat_that_commits_nothing() -> None:
+    """The library takes the commit index against its own, different log. Red when the message is passed on."""
+    node = Node()
+    seen = node.receives("n2", piece_of(snapshot(50)))
+    assert seen is not None
+    assert seen["serialized"] is None
+    assert seen["commit_index"] == 0
+    assert "prevLogIdx" not in seen
+    assert [installed.meta.index for installed in node.core.installed] == [50]
+    assert node.said == [answer(51, received=len(snapshot(50).data))]
+
+
+def test_a_piece_that_leads_nowhere_is_answered_without_success() -> None:
+    node = Node()
+    broken = piece_of(snapshot(50))
+    broken["serialized"]["offset"] = 7
+    node.receives("n2", broken)
+    assert node.said == [answer(0, success=False, received=7 + len(snapshot(50).data))]
+
+
+def test_a_leader_sends_pieces_in_the_place_of_entries_until_the_follower_is_satisfied() -> None:
+    """Red when appends go on in the meantime: each is refused, and the transfer begins again."""
+    node = Node(leading=True)
+    node.sends("n2", heartbeat(serialized=None))
+    assert node.core.loads == 1
+    assert node.core.next["n2"] == 11, "or the library goes on asking"
+    node.core.transfers.offer(snapshot(6))
+    node.sends("n2", append(10, 4))
+    assert node.said[-1]["serialized"]["index"] == 6
+    node.sends("n3", append(10, 4))
+    assert "serialized" not in node.said[-1]
+    node.receives("n2", answer(7, received=len(snapshot(6).data)))
+    assert node.guard.behind, "the rest is waiting"
+    node.sends("n2", append(10, 4))
+    assert "serialized" not in node.said[-1]
+
+
+def test_a_leader_tells_nobody_that_more_is_committed_than_is_on_its_own_disk() -> None:
+    """One that leads alone commits at once. A follower that it takes in must not apply what it could still forget.
+
+    Red when the commit index leaves as the library gives it.
+    """
+    node = Node(leading=True)
+    node.journal.add(b"\0c", 11, TERM)
+    for commit, told in ((8, 8), (11, 10)):
+        node.sends("n2", append(10, 4, (11, TERM), commit_index=commit))
+        assert node.said[-1]["commit_index"] == told
+
+
+def test_a_follower_that_cannot_keep_up_gets_heartbeats() -> None:
+    """Red when the backlog is not looked at: everything it lacks would be queued for it at every heartbeat."""
+    node = Node(leading=True)
+    node.wire.backlog = BACKLOG_BYTES_MAX + 1
+    node.sends("n2", append(4, 3, (5, 3)))
+    assert node.said[-1]["entries"] == []
+    assert node.core.next["n2"] == 11
+    node.wire.backlog = 0
+    node.sends("n2", append(4, 3, (5, 3)))
+    assert len(node.said[-1]["entries"]) == 1
