@@ -13,7 +13,7 @@ from random import SystemRandom
 
 import structlog
 
-from coordinator.config import Cluster, ClusterConfig, Node, Tls
+from coordinator.config import SECRET_BYTES_MIN, Cluster, ClusterConfig, Node, Tls
 from coordinator.driver.admission import Admission
 from coordinator.driver.replica import Replica, Tunables
 from coordinator.errors import ConfigError, Mistake, ReplicaFailed
@@ -28,7 +28,7 @@ from raftlog.errors import LogError
 from raftlog.node import RaftLog
 from raftlog.port import Member
 
-__all__ = ["log_config", "run_replica"]
+__all__ = ["log_config", "run_replica", "security_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -63,7 +63,7 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event) ->
     )
     await participants.start()
     try:
-        await _start(replica)
+        await _start(replica, node)
         try:
             await _serve(context, node, log, stop, chance, config.timing.shutdown_s)
         finally:
@@ -72,13 +72,16 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event) ->
         await participants.stop()
 
 
-async def _start(replica: Replica) -> None:
+async def _start(replica: Replica, node: Node) -> None:
     try:
         await replica.start()
     except LogConfigError as error:
         raise ConfigError("cluster", (Mistake("nodes", str(error)),)) from error
-    except (LogError, OSError) as error:
+    except LogError as error:
         raise ReplicaFailed(f"the log cannot be opened: {error}") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise ReplicaFailed(f"the log cannot listen on {node.raft_address}, or use {node.data_dir}: {why}") from error
 
 
 async def _serve(
@@ -118,7 +121,7 @@ def log_config(config: ClusterConfig, node: Node) -> LogConfig:
         cluster=config.cluster.id,
         name=node.name,
         members=tuple(Member(other.name, other.raft_address) for other in config.nodes),
-        security=_security(config.cluster),
+        security=security_of(config.cluster),
         timing=Timing(
             heartbeat_s=raft.heartbeat_s,
             election_min_s=raft.election_min_s,
@@ -142,34 +145,49 @@ def _build_log(config: ClusterConfig, node: Node, ledger: Ledger, chance: System
         raise ConfigError("cluster", (Mistake(key, f"{node.data_dir}: {error.strerror}"),)) from error
 
 
-def _security(cluster: Cluster) -> Security:
-    """`Cluster` has seen to it that exactly one of the three is given."""
+def security_of(cluster: Cluster) -> Security:
+    """How replicas prove who they are; reads the files that are named. Raises ConfigError.
+
+    `Cluster` has seen to it that exactly one of the three is given.
+    """
     if cluster.tls is not None:
         return Security(
             tls_server=_tls(cluster.tls, ssl.Purpose.CLIENT_AUTH), tls_client=_tls(cluster.tls, ssl.Purpose.SERVER_AUTH)
         )
     if cluster.secret_file is not None:
         try:
-            return Security(secret=cluster.secret_file.read_bytes().strip())
+            secret = cluster.secret_file.read_bytes().strip()
         except OSError as error:
-            mistake = Mistake("cluster.secret_file", f"{cluster.secret_file}: {error.strerror}")
-            raise ConfigError("cluster", (mistake,)) from error
+            raise _mistaken("secret_file", f"{cluster.secret_file}: {error.strerror}") from error
+        if len(secret) < SECRET_BYTES_MIN:
+            raise _mistaken("secret_file", f"the secret is too short: at least {SECRET_BYTES_MIN} bytes")
+        return Security(secret=secret)
     return Security(secret=cluster.secret.get_secret_value().encode() if cluster.secret is not None else None)
 
 
 def _tls(files: Tls, purpose: ssl.Purpose) -> ssl.SSLContext:
+    for key in Tls.model_fields:  # `ssl` does not say which of them it cannot read
+        path = getattr(files, key)
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise _mistaken(f"tls.{key}", f"{path}: {error.strerror}") from error
     try:
         context = ssl.create_default_context(purpose, cafile=files.ca_file)
         context.load_cert_chain(files.cert_file, files.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("cluster", (Mistake("cluster.tls", f"the files cannot be used: {error}"),)) from error
+    except ssl.SSLError as error:
+        raise _mistaken("tls", f"the files cannot be used: {error}") from error
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
+def _mistaken(key: str, advice: str) -> ConfigError:
+    return ConfigError("cluster", (Mistake(f"cluster.{key}", advice),))
+
+
 def _admission(config: ClusterConfig) -> Admission:
     limits = config.limits
-    return Admission(limits.in_flight_max, limits.open_max, limits.waiters_max)
+    return Admission(limits.in_flight_max, limits.open_max, limits.records_max, limits.waiters_max)
 
 
 def _tunables(config: ClusterConfig) -> Tunables:

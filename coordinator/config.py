@@ -33,10 +33,21 @@ from pydantic import (
     model_validator,
 )
 
-from coordinator.config_text import explain, overlay
+from coordinator.config_text import explain, overlay, strangers
 from coordinator.errors import ConfigError, Mistake
 
-__all__ = ["Cluster", "ClusterConfig", "Limits", "Node", "Raft", "Timing", "Tls", "is_participant", "load"]
+__all__ = [
+    "SECRET_BYTES_MIN",
+    "Cluster",
+    "ClusterConfig",
+    "Limits",
+    "Node",
+    "Raft",
+    "Timing",
+    "Tls",
+    "is_participant",
+    "load",
+]
 
 NODES_MAX = 9
 SECRET_BYTES_MIN = 16
@@ -136,6 +147,7 @@ class Limits(_Section):
 
     in_flight_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     open_max: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
+    records_max: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
     waiters_max: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
     requests_per_connection_max: Annotated[int, Field(ge=1)] = 100_000
     connections_per_participant_max: Annotated[int, Field(ge=1, le=10_000)] = 128
@@ -206,8 +218,8 @@ def load(file: Path, environment: Mapping[str, str]) -> ClusterConfig:
         raise ConfigError(str(file), (Mistake("file", f"cannot be read: {error.strerror}"),)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), (Mistake("file", f"is not TOML: {error}"),)) from error
-    variables = overlay(table, environment, sections=frozenset(ClusterConfig.model_fields))
-    mistakes = _relations(table.get("nodes"))
+    variables = overlay(table, environment, sections=ClusterConfig.model_fields)
+    mistakes = (*_relations(table.get("nodes")), *strangers(environment, ClusterConfig.model_fields))
     try:
         config = ClusterConfig.model_validate(table)
     except ValidationError as error:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from coordinator.errors import Mistake
 
-__all__ = ["PREFIX", "explain", "overlay"]
+__all__ = ["PREFIX", "explain", "overlay", "strangers"]
 
 PREFIX = "COMMITD_"
 _NESTED = "__"
 
 
-def overlay(table: dict[str, Any], environment: Mapping[str, str], *, sections: frozenset[str]) -> dict[str, str]:
+def overlay(table: dict[str, Any], environment: Mapping[str, str], *, sections: Collection[str]) -> dict[str, str]:
     """Lay the variables that name a key of one of `sections` over `table`, in place.
 
     Returns: the key of each variable that was used, mapped to the variable's name.
@@ -32,6 +32,16 @@ def overlay(table: dict[str, Any], environment: Mapping[str, str], *, sections: 
             continue
         used[_set(table, parts, text)] = variable
     return used
+
+
+def strangers(environment: Mapping[str, str], sections: Collection[str]) -> tuple[Mistake, ...]:
+    """One mistake for each variable that looks like a key, but of no section: it would be ignored."""
+    mistakes = []
+    for variable in sorted(environment):
+        section, nested, _ = variable.removeprefix(PREFIX).partition(_NESTED)
+        if variable.startswith(PREFIX) and nested and section.lower() not in sections:
+            mistakes.append(Mistake(variable, f"no such section; {_near(section.lower(), sections, 'there are')}"))
+    return tuple(mistakes)
 
 
 def _set(table: dict[str, Any], parts: list[str], text: str) -> str:
@@ -92,10 +102,11 @@ def _advice(kind: str, message: str, given: Any, location: list[str], model: typ
         case "missing":
             return "is missing; add it"
         case "extra_forbidden":
-            known = _siblings(model, location)
-            close = difflib.get_close_matches(location[-1], known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-            return f"unknown key; {hint}"
+            return f"unknown key; {_near(location[-1], _siblings(model, location), 'known here:')}"
+        case "tuple_type":
+            return f"write one [[{location[-1]}]] table for each"
+        case "model_type" | "dict_type" if not location[-1].isdecimal():
+            return f"write a table: [{'.'.join(location)}]"
         case "string_pattern_mismatch":
             return f"{given!r} is not a name; start with a letter or digit, then up to 63 of A-Z a-z 0-9 _ . : -"
         case "value_error":
@@ -103,6 +114,11 @@ def _advice(kind: str, message: str, given: Any, location: list[str], model: typ
         case _:
             shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
             return f"{message[:1].lower()}{message[1:].replace('Input', 'input')}{shown}"
+
+
+def _near(given: str, known: Collection[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"{otherwise} {', '.join(known)}"
 
 
 def _siblings(model: type[BaseModel], location: list[str]) -> list[str]:

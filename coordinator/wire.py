@@ -9,6 +9,7 @@ that two requests that mean the same have the same digest.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -63,6 +64,7 @@ __all__ = [
     "new_gid",
     "pack_body",
     "parse",
+    "parse_name",
     "unpack_body",
 ]
 
@@ -326,6 +328,13 @@ def parse(model: type[_M], value: Any) -> _M:
             for wrong in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise Invalid("; ".join(f"{f.field}: {f.detail}" for f in fields), fields=fields) from error
+
+
+def parse_name(text: str, field: str) -> str:
+    """`text` as a `Name`, fit for a path. Raises Invalid, naming `field`."""
+    if re.fullmatch(_NAME, text) is None:
+        raise Invalid.field(field, f"{text!r:.80} is not 1 to 64 of A-Z a-z 0-9 _ . : -, a letter or digit first")
+    return text
 
 
 def pack_body(body: Any, field: str) -> bytes:

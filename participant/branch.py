@@ -24,6 +24,10 @@ READ_ONLY is that paper's read-only vote, recorded too, so that a repeated prepa
                        ── commit, one phase ▶ COMMITTED or ABORTED
                        ── abort, prevent ───▶ ABORTED       (as PREPARED ── abort ──▶ ABORTED)
 
+A commit in one phase finds a branch PREPARED when an earlier leader, before it died, asked it for a vote on the classic
+path. The branch has promised to wait for the decision, and may have asked for it; so it answers PREPARED, which is a
+yes, and the decision goes through the coordinators' log.
+
 CONTRADICTION is the verdict on what cannot happen while every party is right: commit of a branch that never
 voted yes, abort of a committed one. It is refused like REFUSE, and somebody must be told.
 """
@@ -125,7 +129,7 @@ RULES: Mapping[tuple[BranchState, Ask], Rule] = MappingProxyType(
         (_PREPARED, Ask.WORK): _refuse(_PREPARED, "the branch is prepared and takes no more work"),
         (_PREPARED, Ask.PREPARE): _repeat(_PREPARED),
         (_PREPARED, Ask.COMMIT): _run(_COMMITTED),
-        (_PREPARED, Ask.COMMIT_ONE_PHASE): _run(_COMMITTED),
+        (_PREPARED, Ask.COMMIT_ONE_PHASE): _repeat(_PREPARED),
         (_PREPARED, Ask.ABORT): _run(_ABORTED),
         (_PREPARED, Ask.PREVENT): _repeat(_PREPARED),
         (_PREPARED, Ask.OUTCOME): _repeat(_PREPARED),
@@ -191,7 +195,7 @@ class Branch:
             self,
             state=to,
             digest=digest or self.digest,
-            reason=reason[:REASON_CHARS_MAX],
+            reason=reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode(),  # a database keeps no lone surrogates
             changed_at_ms=at_ms,
         )
 

@@ -44,7 +44,7 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class ParticipantConfig(BaseSettings):
-    """One participant. Paths are relative to the working directory; `port = 0` lets the system choose."""
+    """One participant. `data` is relative to the file's directory; `port = 0` lets the system choose."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 

@@ -69,9 +69,9 @@ class BranchConflict(ParticipantError):
 class Reject(ParticipantError):
     """Raise this in an action to vote no. The reason reaches the caller of the transaction."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: object) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class ActionError(ParticipantError):

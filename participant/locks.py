@@ -48,6 +48,11 @@ class _Waiter:
     deadline: float
 
 
+def _in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """One order for all: who is served first must not depend on how strings hash in this process."""
+    return tuple(sorted(rows, key=str))
+
+
 class LockTable:
     """All locks of one resource manager."""
 
@@ -65,7 +70,7 @@ class LockTable:
         """
         self._leave(owner)
         held = self._held.get(owner, set())
-        missing = tuple(row for row in rows if row not in held)
+        missing = _in_order(row for row in rows if row not in held)
         if not any(row in self._holder or row in self._queues for row in missing):
             self._take(owner, missing)
             return True
@@ -86,7 +91,7 @@ class LockTable:
         held -= freed
         if not held:
             self._held.pop(owner, None)
-        self._serve(freed)
+        self._serve(_in_order(freed))
 
     def expire(self, now: float) -> list[Expired]:
         """Send away every request whose deadline has come, in the order of arrival."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 __all__ = ["Level", "setup"]
 
@@ -27,8 +27,13 @@ class Level(StrEnum):
 
 def setup(stream: TextIO, *, level: Level = Level.INFO, node: str | None = None) -> None:
     """Send our logs and those of the standard library to `stream`; `node` goes into every line."""
+
+    def with_node(_: object, __: str, event: EventDict) -> EventDict:
+        return event if node is None else {"node": node, **event}
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        with_node,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -55,5 +60,3 @@ def setup(stream: TextIO, *, level: Level = Level.INFO, node: str | None = None)
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    if node is not None:
-        structlog.contextvars.bind_contextvars(node=node)

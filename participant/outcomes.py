@@ -87,20 +87,27 @@ class HttpOutcomeSource:
                 asyncio.timeout(INQUIRY_TIMEOUT_S),
                 self._session.post(url, json=question, max_redirects=REDIRECTS_MAX) as response,
             ):
-                data = await response.content.read(ANSWER_BYTES_MAX)
-                return _outcome_of(key, response.status, data)
+                return _outcome_of(key, response.status, await _read(response.content))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             _LOG.info("inquiry.unanswered", replica=replica, gid=key.gid, why=str(error) or type(error).__name__)
             return None
 
 
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """All of an answer; or more than its limit, which is no answer."""
+    data = b""
+    while len(data) <= ANSWER_BYTES_MAX and (piece := await content.readany()):
+        data += piece
+    return data
+
+
 def _outcome_of(key: BranchKey, status: int, data: bytes) -> Outcome | None:
     """The outcome in an answer, if it is one, about the transaction that was asked for."""
-    if status not in (200, 202):
+    if status not in (200, 202) or len(data) > ANSWER_BYTES_MAX:
         return None
     try:
         answer = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(answer, dict) or answer.get("gid") != key.gid:
         return None

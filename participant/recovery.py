@@ -111,12 +111,13 @@ class Recovery:
                     group.create_task(self._resolve(key))
 
     async def _resolve(self, key: BranchKey) -> None:
-        outcome = await self._source.inquire(key)
+        answer = None
         try:
-            answer = await self._finish(key, outcome)
+            answer = await self._finish(key, await self._source.inquire(key))
         except ResourceError as error:
             _LOG.warning("recovery.failed", gid=key.gid, branch=key.branch, why=str(error))
-            answer = None
+        except Exception:  # noqa: BLE001 - the border: a defect must not leave this and all others in doubt for ever
+            _LOG.exception("recovery.failed", gid=key.gid, branch=key.branch)
         if answer is not None and not answer.retry:
             self._doubts.pop(key, None)
             _LOG.info("branch.resolved", gid=key.gid, branch=key.branch, state=answer.state)

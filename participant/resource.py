@@ -75,7 +75,7 @@ class ResourceManager(Protocol):
     """
 
     async def open(self) -> None:
-        """Own the data and recover what is prepared, with its locks. Raises AlreadyOwned, SchemaError."""
+        """Own the data; recover what is prepared, with its locks. Raises AlreadyOwned and SchemaError, too."""
 
     async def close(self) -> None:
         """Finish what is under way and give the data back. Work that is not prepared is lost."""

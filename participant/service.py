@@ -23,7 +23,8 @@ __all__ = ["ParticipantService", "ServiceLimits"]
 class ServiceLimits:
     """`body_bytes_max`: one operation's body in its canonical encoding. `operations_max`: operations in one array.
 
-    `in_flight_max`: operations that wait for the resource manager; one more is asked to come again.
+    `in_flight_max`: operations that wait for the resource manager; one more is asked to come again, unless it ends a
+    branch: those in flight may be waiting for its rows.
     """
 
     body_bytes_max: int = 65_536
@@ -66,7 +67,7 @@ class ParticipantService:
 
         Raises: WireError, BranchConflict (nothing was done), ResourceError (the outcome is unknown).
         """
-        if self._in_flight >= self.limits.in_flight_max:
+        if self._in_flight >= self.limits.in_flight_max and not _ends_a_branch(operation):
             return Answer(BranchState.UNKNOWN, "too many requests at once; come again", retry=True)
         self._in_flight += 1
         try:
@@ -138,3 +139,8 @@ class ParticipantService:
             known = ", ".join(sorted(self._actions)) or "none"
             raise Reject(f"{self.name} has no action {action!r}; it has {known}")
         return Call(action, function, body, digest_of(action, packed))
+
+
+def _ends_a_branch(operation: Operation) -> bool:
+    """Whether it takes on no work, and so never waits for a row."""
+    return operation.verb in (Verb.ABORT, Verb.PREVENT) or (operation.verb is Verb.COMMIT and not operation.one_phase)

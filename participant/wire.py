@@ -83,7 +83,8 @@ class Operation:
     """One request about one branch.
 
     `action` names what `body` asks for; None on prepare means "prepare what my earlier work requests did".
-    `one_phase` (commit only): prepare and commit in one step; the vote and the outcome are one answer.
+    `one_phase` (commit only): prepare and commit in one step; the vote and the outcome are one answer. A branch
+    that is PREPARED already waits for the decision, and answers that.
     `seq` (work only): how many work requests of this branch came before.
     """
 
@@ -164,7 +165,8 @@ class Answer:
             state, reason, retry = form.get("state"), form.get("reason", ""), form.get("retry", False)
             if isinstance(state, str) and state in _STATES and isinstance(reason, str) and isinstance(retry, bool):
                 return cls(_STATES[state], reason, form.get("result"), retry)
-        raise WireError(where, f"not an answer: {form!r:.200}")
+            raise WireError(where, f"not an answer: a map whose state is {_shown(state)}")
+        raise WireError(where, f"not an answer: {_shown(form)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +190,23 @@ _VERBS = {verb.value: verb for verb in Verb}
 _SEQ_MAX = 1_000_000
 
 
+def _shown(value: object) -> str:
+    """A value in a message; only text in full, because others may be nested too deeply to be written."""
+    return f"{value!r:.80}" if isinstance(value, str) else f"a value of type {type(value).__name__}"
+
+
 def _verb(value: object, field: str) -> Verb:
     verb = _VERBS.get(value) if isinstance(value, str) else None
     if verb is None:
-        raise WireError(field, f"must be one of {', '.join(_VERBS)}, not {value!r:.80}")
+        raise WireError(field, f"must be one of {', '.join(_VERBS)}, not {_shown(value)}")
     return verb
 
 
 def _key(gid: object, branch: object, where: str) -> BranchKey:
     if not isinstance(gid, str) or not is_gid(gid):
-        raise WireError(f"{where}.gid", f"must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {gid!r:.80}")
+        raise WireError(f"{where}.gid", f"must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {_shown(gid)}")
     if not isinstance(branch, str) or not is_branch_id(branch):
-        raise WireError(f"{where}.branch", f"must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {branch!r:.80}")
+        raise WireError(f"{where}.branch", f"must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {_shown(branch)}")
     return BranchKey(gid, branch)
 
 

@@ -7,6 +7,7 @@ forgets everything that was not synced. Every call blocks; callers run them off 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,12 @@ class File(Protocol):
 
 class Disk(Protocol):
     """One directory, owned by one process. Names are plain file names. Every method raises OSError."""
+
+    def claim(self) -> None:
+        """Keep other processes off the directory until `release`. Raises BlockingIOError if one is on it."""
+
+    def release(self) -> None:
+        """Let the next process in; the end of this one does so too, however it comes."""
 
     def names(self) -> list[str]:
         """The names in the directory, sorted."""
@@ -78,9 +85,24 @@ class RealDisk:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path).absolute()
         _make_durably(self._path)
+        self._claim: int | None = None
 
     def __repr__(self) -> str:
         return f"RealDisk({str(self._path)!r})"
+
+    def claim(self) -> None:
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        self._claim = fd
+
+    def release(self) -> None:
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self._path.iterdir())

@@ -11,8 +11,8 @@ Records of a batch, each a msgpack array:
     [CUT, index]                      everything from `index` on is discarded
     [BASE, index, term]               the log is discarded; a snapshot stands for it, up to `index` at least
 
-The log begins with an entry that a snapshot covers (at first, with an empty entry 1 of term 0): the snapshot's last one,
-or one a little before it. That one is never sent: what it holds is gone, only its index and term are known.
+The log begins with an entry that a snapshot covers (at first, with an empty entry 1 of term 0): the snapshot's last
+one, or one a little before it. That one is never sent: what it holds is gone, only its index and term are known.
 
 The commit index is *not* kept: it is volatile (Ongaro & Ousterhout 2014, figure 2), and a stored one may point
 behind the end of a log whose tail a power cut took.

@@ -73,6 +73,7 @@ class RaftLog:
     ) -> None:
         config.validate()
         self._config = config
+        self._disk = disk
         self._dice = dice
         self._applier = Applier(machine)
         self._wal = WriteAheadLog(disk, "journal", {"cluster": config.cluster, "node": config.name})
@@ -116,6 +117,10 @@ class RaftLog:
         _log.info("log started", node=self._config.name, last_index=self._journal.last_index, term=self._core.term)
 
     def _read_disk(self) -> tuple[Snapshot | None, list[bytes]]:
+        try:
+            self._disk.claim()
+        except BlockingIOError as error:
+            raise ConfigError(f"{self._disk!r} is in use by another process: stop that one first") from error
         return self._store.recover(), self._wal.recover()
 
     def _assemble(self, snapshot: Snapshot | None, payloads: list[bytes]) -> None:
@@ -157,6 +162,7 @@ class RaftLog:
             self._writer.stop()
         self._snapshotter.shutdown()
         self._wal.close()
+        self._disk.release()
 
     async def stopped(self) -> None:
         """Return when the node was stopped; raise what broke it if it broke."""

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from coordinator.compose import security_of
 from coordinator.config import is_participant, load
+from coordinator.errors import ConfigError
 from participant.config import load as load_participant
 
 __all__ = ["app"]
@@ -24,11 +26,15 @@ def config() -> None:
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="The TOML file of a cluster or of a participant.")]) -> None:
-    """Check a configuration, `COMMITD_…` variables included, and name each mistake with its key."""
+    """Check a configuration with its `COMMITD_…` variables and files, and name each mistake with its key."""
     if is_participant(file):
         said = f"participant {load_participant(file).name}"
     else:
         checked = load(file, os.environ)
+        try:
+            security_of(checked.cluster)
+        except ConfigError as error:
+            raise ConfigError(str(file), error.mistakes) from error
         nodes, participants = len(checked.nodes), len(checked.participants)
         said = f"cluster {checked.cluster.id}, {nodes} nodes, {participants} participants"
     Console(soft_wrap=True, highlight=False, markup=False).print(f"{file}: ok: {said}")

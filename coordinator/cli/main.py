@@ -47,7 +47,6 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("participant")(participant.participant)
 app.command("demo")(demo.demo)
-app.command("demo")(demo.demo)
 app.add_typer(txn.app, name="txn")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")

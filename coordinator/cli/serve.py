@@ -14,6 +14,7 @@ import typer
 
 from coordinator.compose import run_replica
 from coordinator.config import ClusterConfig, Node, load
+from coordinator.errors import ConfigError
 from participant import logs
 
 __all__ = ["run", "serve"]
@@ -28,7 +29,10 @@ def serve(
     loaded = load(config, os.environ)
     chosen = loaded.node(node)
     logs.setup(sys.stderr, level=log_level, node=node)
-    run(_serve(loaded, chosen))
+    try:
+        run(_serve(loaded, chosen))
+    except ConfigError as error:
+        raise ConfigError(str(config), error.mistakes) from error
 
 
 async def _serve(config: ClusterConfig, node: Node) -> None:

@@ -6,14 +6,20 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from coordinator.client.policy import Next, Pauses, next_after, pause_s
-from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.replicas import Replicas
 from coordinator.client.session import Lost, NotReached
 from coordinator.errors import RequestError, Unavailable
 
-__all__ = ["Asking", "Patience"]
+__all__ = ["ATTEMPT_MIN_S", "Asking", "Patience"]
+
+ATTEMPT_MIN_S = 0.05  # with less time left, an attempt would only make its outcome unknown
+
+_M = TypeVar("_M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,13 @@ class Asking:
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + (patience.timeout_s if timeout_s is None else timeout_s)
 
-    async def ask(self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None) -> Reply:
-        """The answer of a replica. Raises: RequestError if one refuses, Unavailable if time is up."""
+    async def ask(
+        self, method: str, path: str, answer: type[_M], *, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> _M:
+        """The answer of a replica; fields of later versions are ignored.
+
+        Raises: RequestError if one refuses, Unavailable if time is up.
+        """
         while True:
             error: RequestError | None = None
             try:
@@ -53,7 +64,11 @@ class Asking:
                 why = f"status {reply.status}" if error is None else error.detail
                 match next_after(reply.status, error):
                     case Next.TAKE:
-                        return reply
+                        try:
+                            return answer.model_validate(reply.document, extra="ignore")
+                        except ValidationError:
+                            why = f"status {reply.status}, but what came is no {answer.__name__}"
+                            self.ambiguous = True
                     case Next.AGAIN_AMBIGUOUS:
                         self.ambiguous = True
                     case Next.RAISE if error is not None:
@@ -66,9 +81,9 @@ class Asking:
         self._attempts += 1
         patience = self._patience
         pause = pause_s(patience.pauses, self._attempts, patience.chance.random(), error)
-        if self._loop.time() + pause >= self._ends_at:
+        if self._loop.time() + pause + ATTEMPT_MIN_S > self._ends_at:
             raise Unavailable(f"no replica gave an answer in time: {why}")
         await asyncio.sleep(pause)
 
     def _budget_s(self) -> float:
-        return max(0.001, min(self._patience.attempt_timeout_s, self._ends_at - self._loop.time()))
+        return max(ATTEMPT_MIN_S, min(self._patience.attempt_timeout_s, self._ends_at - self._loop.time()))

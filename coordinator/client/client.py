@@ -20,20 +20,19 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, Self
 
 from coordinator.client.asking import Asking, Patience
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.policy import Pauses
-from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.replicas import Replicas
 from coordinator.client.session import Session
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
+    WAIT_MAX_MS,
     ClusterView,
     Outcome,
     OutcomeView,
@@ -42,14 +41,13 @@ from coordinator.wire import (
     TransactionView,
     handle_of,
     new_gid,
+    parse_name,
 )
 
 __all__ = ["Client"]
 
 GID_RANDOM_BITS = 74
 PAUSES = Pauses()
-
-_M = TypeVar("_M", bound=BaseModel)
 
 
 class Client:
@@ -108,8 +106,7 @@ class Client:
         asking = self._asking(timeout_s)
         with _honest(asking, gid):
             while True:
-                reply = await asking.ask("POST", "/v1/transactions", query=self._wait(), body=body)
-                ended = _ended(_view(reply, OutcomeView))
+                ended = _ended(await asking.ask("POST", "/v1/transactions", OutcomeView, query=self._wait(), body=body))
                 if not isinstance(ended, Deciding):
                     return ended
                 asking.ambiguous = True
@@ -124,17 +121,20 @@ class Client:
         )
 
     async def outcome(self, gid: str) -> Ended | Deciding:
-        """What is recorded of `gid` now. Linearizable. Raises: NotFound, Unavailable."""
-        reply = await self._asking().ask("GET", f"{handle_of(gid)}/outcome")
-        return _ended(_view(reply, OutcomeView))
+        """What is recorded of `gid` now. Linearizable.
+
+        Raises: Unavailable; NotFound, if nothing is recorded (yet): that is no abort, and `commit` with the same gid
+        and branches is how to find out.
+        """
+        return _ended(await self._asking().ask("GET", f"{_path_of(gid)}/outcome", OutcomeView))
 
     async def wait(self, gid: str, *, timeout_s: float | None = None) -> Ended:
-        """Wait until `gid` is decided. Raises: NotFound, if nobody recorded it; OutcomeUnknown."""
+        """Wait until `gid` is decided. Raises: OutcomeUnknown; NotFound, as `outcome` does."""
+        path = f"{_path_of(gid)}/outcome"
         asking = self._asking(timeout_s)
         try:
             while True:
-                reply = await asking.ask("GET", f"{handle_of(gid)}/outcome", query=self._wait())
-                ended = _ended(_view(reply, OutcomeView))
+                ended = _ended(await asking.ask("GET", path, OutcomeView, query=self._wait()))
                 if not isinstance(ended, Deciding):
                     return ended
                 await asking.pause("it is still being decided")
@@ -143,7 +143,7 @@ class Client:
 
     async def record(self, gid: str) -> TransactionView:
         """The record of `gid`. Raises: NotFound, Unavailable."""
-        return _view(await self._asking().ask("GET", handle_of(gid)), TransactionView)
+        return await self._asking().ask("GET", _path_of(gid), TransactionView)
 
     async def transactions(
         self,
@@ -163,8 +163,7 @@ class Client:
             "limit": page_size,
         }
         while True:
-            reply = await self._asking().ask("GET", "/v1/transactions", query=query)
-            page = _view(reply, TransactionPage)
+            page = await self._asking().ask("GET", "/v1/transactions", TransactionPage, query=query)
             for transaction in page.transactions:
                 yield transaction
             if page.cursor is None:
@@ -174,9 +173,10 @@ class Client:
     async def resolve(self, gid: str, decision: Decision, *, operator: str, reason: str) -> TransactionView:
         """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""
         body = {"decision": decision.value, "operator": operator, "reason": reason}
+        path = f"{_path_of(gid)}/resolve"
         asking = self._asking()
         try:
-            return _view(await asking.ask("POST", f"{handle_of(gid)}/resolve", body=body), TransactionView)
+            return await asking.ask("POST", path, TransactionView, body=body)
         except Unavailable as error:
             if asking.ambiguous:
                 raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
@@ -184,14 +184,13 @@ class Client:
 
     async def cluster(self) -> ClusterView:
         """The cluster as the replica sees it that answers first. Raises: Unavailable."""
-        return _view(await self._asking().ask("GET", "/v1/cluster"), ClusterView)
+        return await self._asking().ask("GET", "/v1/cluster", ClusterView)
 
     async def participant_url(self, name: str) -> str:
         """Where the participant called `name` is. Raises: Unavailable, KeyError if it is not configured."""
         if name not in self._participants:
-            reply = await self._asking().ask("GET", "/v1/participants")
-            known = _view(reply, ParticipantsView).participants
-            self._participants = {participant.name: participant.url for participant in known}
+            view = await self._asking().ask("GET", "/v1/participants", ParticipantsView)
+            self._participants = {participant.name: participant.url for participant in view.participants}
         return self._participants[name]
 
     def _asking(self, timeout_s: float | None = None) -> Asking:
@@ -199,7 +198,7 @@ class Client:
 
     def _wait(self) -> dict[str, int]:
         """How long a replica may keep us waiting: its answer is to be here before we lose patience."""
-        return {"wait_ms": int(self._patience.attempt_timeout_s * 750)}
+        return {"wait_ms": min(int(self._patience.attempt_timeout_s * 750), WAIT_MAX_MS)}
 
 
 @contextmanager
@@ -213,6 +212,11 @@ def _honest(asking: Asking, gid: str) -> Iterator[None]:
         raise
 
 
+def _path_of(gid: str) -> str:
+    """Raises Invalid for what cannot be a gid: it must not become another path."""
+    return handle_of(parse_name(gid, "gid"))
+
+
 def _ended(view: OutcomeView) -> Ended | Deciding:
     match view.outcome:
         case Outcome.COMMITTED:
@@ -221,8 +225,3 @@ def _ended(view: OutcomeView) -> Ended | Deciding:
             return Aborted(view.gid, view.reason or "", view.branch)
         case Outcome.DECIDING:
             return Deciding(view.gid, view.handle or handle_of(view.gid))
-
-
-def _view(reply: Reply, model: type[_M]) -> _M:
-    """A replica's answer as a message; fields of later versions are ignored."""
-    return model.model_validate(reply.document, extra="ignore")

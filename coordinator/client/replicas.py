@@ -36,7 +36,7 @@ class Replicas:
     def __init__(self, urls: Sequence[str], session: Session) -> None:
         if not urls:
             raise ValueError("a client needs the URL of at least one replica")
-        self._urls = [url.rstrip("/") for url in urls]
+        self._urls = [str(URL(url)).rstrip("/") for url in urls]
         self._session = session
         self._at = 0
 
@@ -54,7 +54,8 @@ class Replicas:
     ) -> Reply:
         """One request to the believed leader, following its pointers. Raises: NotReached, Lost, TooLarge."""
         given = {key: value for key, value in (query or {}).items() if value is not None}
-        url = URL(self.target + path).with_query(given)
+        tail = URL(path).with_query(given).raw_path_qs
+        url = URL(self.target + tail, encoded=True)
         packed = None if body is None else msgpack.packb(body)
         if packed is not None and len(packed) > REQUEST_BYTES_MAX:
             raise TooLarge(f"the request is {len(packed)} bytes; at most {REQUEST_BYTES_MAX} are taken")
@@ -64,7 +65,7 @@ class Replicas:
             if response.status != 307 or location is None:
                 return _reply(response)
             url = URL(location, encoded=True)
-            self._believe(str(url.origin()))
+            self._believe(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
         raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
 
     def _believe(self, leader: str) -> None:

@@ -46,12 +46,11 @@ class Coordinator(Protocol):
 
 @dataclass(slots=True)
 class _Touched:
-    """One participant's branch: where it is, how many `work` requests it was sent, whether it enlisted."""
+    """One participant's branch: where it is, and how many `work` requests it was sent."""
 
     url: str
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # work is done in the order of `seq`
     seq: int = 0
-    enlisted: bool = False
 
 
 class InteractiveTransaction:
@@ -75,6 +74,7 @@ class InteractiveTransaction:
         self._call_timeout_s = call_timeout_s
         self._touched: dict[str, _Touched] = {}
         self._failed: WorkFailed | None = None
+        self._left = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,6 +83,10 @@ class InteractiveTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commit, or roll back after an exception. Raises: TransactionAborted, OutcomeUnknown, Unavailable."""
+        self._left = True
+        for participant, touched in self._touched.items():
+            if touched.turn.locked():
+                self._failed = WorkFailed(participant, "work", "a call is still under way", refused=False)
         if error is None and self._failed is None:
             await self._commit()
             return
@@ -94,13 +98,16 @@ class InteractiveTransaction:
         """Let `participant` work in this transaction. Returns: the action's result.
 
         Repeated until there is an answer or time is up; the participant recognises a repeat.
-        Raises: WorkFailed, after which the transaction can only be rolled back; KeyError for an unknown name.
+        Raises: WorkFailed, after which the transaction can only be rolled back; KeyError for an unknown name;
+        RuntimeError, if the block was left.
         """
         touched = self._touched.get(participant)
         if touched is None:
             touched = _Touched(await self._coordinator.participant_url(participant))
             touched = self._touched.setdefault(participant, touched)
         async with touched.turn:
+            if self._left:
+                raise RuntimeError(f"the transaction {self.gid} has ended; begin another one")
             form = {"action": action, "body": body, "seq": touched.seq}
             touched.seq += 1
             try:
@@ -127,19 +134,12 @@ class InteractiveTransaction:
                 why = str(error)
             else:
                 if not answer.retry:
-                    return self._done(participant, action, touched, response, answer)
+                    return _result(participant, action, response, answer)
                 why = answer.reason or "it asked to come again"
             pause = pause_s(self._patience.pauses, attempt, self._patience.chance.random())
             if loop.time() + pause >= ends_at:
                 raise WorkFailed(participant, action, why, refused=False)
             await asyncio.sleep(pause)
-
-    def _done(self, participant: str, action: str, touched: _Touched, response: Response, answer: Answer) -> Any:
-        if answer.state is not BranchState.WORKING:
-            raise WorkFailed(participant, action, answer.reason or f"it is {answer.state.value}", refused=True)
-        name, _, branch = response.headers.get(ENLIST_HEADER, "").partition(";branch=")
-        touched.enlisted = touched.enlisted or (name.strip(), branch.strip()) == (participant, participant)
-        return answer.result
 
     async def _send(
         self, participant: str, touched: _Touched, verb: Verb, form: dict[str, Any], timeout_s: float
@@ -149,7 +149,7 @@ class InteractiveTransaction:
         return await self._session.send("POST", url, msgpack.packb(form), timeout_s)
 
     async def _commit(self) -> None:
-        branches = [Branch(name, name=name) for name, touched in self._touched.items() if touched.enlisted]
+        branches = [Branch(name, name=name) for name in self._touched]
         if not branches:
             return
         try:
@@ -170,6 +170,18 @@ class InteractiveTransaction:
             await self._send(participant, touched, Verb.ABORT, {}, ABORT_TIMEOUT_S)
         except (Lost, NotReached):
             return  # it rolls back by itself after its time limit
+
+
+def _result(participant: str, action: str, response: Response, answer: Answer) -> Any:
+    """What the work gave. Raises WorkFailed if it was refused, or if nobody would commit it."""
+    if answer.state is not BranchState.WORKING:
+        raise WorkFailed(participant, action, answer.reason or f"it is {answer.state.value}", refused=True)
+    enlisted = response.headers.get(ENLIST_HEADER, "nothing")
+    name, _, branch = enlisted.partition(";branch=")
+    if (name.strip(), branch.strip()) != (participant, participant):
+        why = f"it did not enlist as {participant};branch={participant}, but as {enlisted}"
+        raise WorkFailed(participant, action, f"{why}: is it called otherwise in its own configuration?", refused=True)
+    return answer.result
 
 
 def _answer(participant: str, action: str, response: Response) -> Answer:

@@ -17,16 +17,19 @@ RETRY_AFTER_S = 1.0
 @dataclass(frozen=True, slots=True)
 class Admission:
     """`in_flight_max`: undecided transactions. `open_max`: unfinished ones, decided or not; they pile up while a
-    participant is away. `waiters_max`: requests that wait for an outcome."""
+    participant is away. `records_max`: all that the ledger holds, finished ones within their retention included.
+    `waiters_max`: requests that wait for an outcome."""
 
     in_flight_max: int = 4_096
     open_max: int = 65_536
+    records_max: int = 1_000_000
     waiters_max: int = 16_384
 
-    def admit(self, *, in_flight: int, open_: int) -> None:
+    def admit(self, *, in_flight: int, open_: int, records: int) -> None:
         """Let one more transaction begin. Raises Overloaded."""
         _refuse_past(in_flight, self.in_flight_max, "undecided transactions (in_flight_max)")
         _refuse_past(open_, self.open_max, "unfinished transactions (open_max)")
+        _refuse_past(records, self.records_max, "transactions in the ledger (records_max; see retention_s)")
 
     def admit_waiter(self, waiting: int) -> None:
         """Let one more request wait. Raises Overloaded."""

@@ -77,6 +77,7 @@ class Driver:
             self.wake()
 
     def _step(self) -> None:
+        self._cancel(self._next)  # it may be the timer that rings, in the turn of a wake-up
         self._next = None
         try:
             self._advance()

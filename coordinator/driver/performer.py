@@ -48,7 +48,7 @@ class Performer:
         self._call_timeout_s = call_timeout_s
         self._propose_timeout_s = propose_timeout_s
         self._ride_along_s = ride_along_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # a set in the order of arrival
         self._riders: list[tuple[Command, Done]] = []
         self._departure: asyncio.TimerHandle | None = None
 
@@ -81,8 +81,8 @@ class Performer:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     def _depart(self) -> None:
         self._stop_timer()

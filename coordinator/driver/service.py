@@ -66,7 +66,10 @@ class Transactions:
         self._refuse_other(gid, plan.digest, self._ledger.get(gid), None if under_way is None else under_way.digest)
         if self._ledger.get(gid) is None and under_way is None:
             self._supervisor.drive(plan)
-        record = await self._waiters.decided(gid, wait_s)
+        try:
+            record = await self._waiters.decided(gid, wait_s)
+        except Overloaded:  # it would say that nothing was begun
+            record = self._ledger.get(gid)
         self._refuse_other(gid, plan.digest, record, None)
         return gid, record
 

@@ -93,7 +93,7 @@ class Supervisor:
     def drive(self, plan: Plan) -> None:
         """Drive a new transaction. Raises: NotLeader, Overloaded."""
         self.require_leading()
-        self._admission.admit(in_flight=self.in_flight, open_=self.open)
+        self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
         self._start(plan.gid, plan)
 
     def _leadership_changed(self, leadership: Leadership) -> None:
@@ -109,8 +109,6 @@ class Supervisor:
         _log.info("leadership.leads", term=term, taken_over=len(unfinished))
         for record in unfinished:
             self._start(record.gid, None)
-            if record.decision is not None:
-                self._undecided.discard(record.gid)
 
     def _drop_all(self) -> None:
         for driver in self._drivers.values():
@@ -125,7 +123,10 @@ class Supervisor:
     def _start(self, gid: str, plan: Plan | None) -> None:
         driver = Driver(gid, plan, self._ledger, self._performer, self._chance, self._ended)
         self._drivers[gid] = driver
-        self._undecided.add(gid)
+        self._broken.discard(gid)
+        record = self._ledger.get(gid)
+        if record is None or record.decision is None:
+            self._undecided.add(gid)
         driver.wake()
 
     def _changed(self, record: TransactionRecord) -> None:
@@ -137,7 +138,7 @@ class Supervisor:
         driver = self._drivers.get(record.gid)
         if driver is not None:
             driver.wake()
-        elif not record.finished and record.gid not in self._broken:
+        elif not record.finished and (record.decision is not None or record.gid not in self._broken):
             self._start(record.gid, None)
 
     def _ended(self, driver: Driver, well: bool) -> None:

@@ -18,7 +18,7 @@ class Waiters:
     def __init__(self, ledger: Ledger, admission: Admission) -> None:
         self._ledger = ledger
         self._admission = admission
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by gid, in the order of arrival
         self._count = 0
         self.close = ledger.subscribe(self._changed)
 
@@ -46,7 +46,7 @@ class Waiters:
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
         timer = loop.call_later(timeout_s, _wake, woken)
-        self._waiting.setdefault(gid, set()).add(woken)
+        self._waiting.setdefault(gid, {})[woken] = None
         self._count += 1
         try:
             await woken
@@ -55,7 +55,7 @@ class Waiters:
             self._count -= 1
             others = self._waiting.get(gid)
             if others is not None:
-                others.discard(woken)
+                others.pop(woken, None)
                 if not others:
                     del self._waiting[gid]
 

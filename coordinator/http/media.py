@@ -6,10 +6,10 @@ import asyncio
 from typing import Any, TypeVar, get_origin
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from coordinator.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
-from coordinator.wire import REQUEST_BYTES_MAX, Encoding, Name, decode, encode, parse
+from coordinator.wire import REQUEST_BYTES_MAX, Encoding, decode, encode, parse, parse_name
 
 __all__ = ["BODY_TIMEOUT_S", "gid_of", "read_message", "read_query", "respond"]
 
@@ -21,7 +21,6 @@ _ENCODINGS = {
     "application/x-msgpack": Encoding.MSGPACK,
     "application/vnd.msgpack": Encoding.MSGPACK,
 }
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -57,10 +56,7 @@ def read_query(request: web.Request, model: type[_M]) -> _M:
 
 def gid_of(request: web.Request) -> str:
     """The gid in the path. Raises Invalid."""
-    try:
-        return _NAME.validate_python(request.match_info["gid"])
-    except ValidationError as error:
-        raise Invalid.field("gid", error.errors(include_url=False)[0]["msg"]) from error
+    return parse_name(request.match_info["gid"], "gid")
 
 
 def respond(

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import msgpack
+import structlog
 from yarl import URL
 
 from coordinator.ports import CallFailed
@@ -19,6 +20,8 @@ from participant.errors import WireError
 from participant.wire import WIRE_VERSION, Answer, Capabilities, Operation, Verb
 
 __all__ = ["ANSWER_BYTES_MAX", "HttpParticipants", "capabilities_of"]
+
+_log = structlog.get_logger(__name__)
 
 ANSWER_BYTES_MAX = 1 << 20
 CONTENT_TYPE = "application/msgpack"
@@ -91,6 +94,8 @@ class HttpParticipants:
 
     async def _read_capabilities(self, name: str) -> Capabilities:
         capabilities = capabilities_of(await self._request("GET", name, "/v1/capabilities", None))
+        if capabilities.name != name:  # its inquiries come under its own name, which is nobody's here
+            _log.error("participant.misnamed", participant=name, calls_itself=capabilities.name, url=self._urls[name])
         self._known[name] = (asyncio.get_running_loop().time(), capabilities)
         return capabilities
 

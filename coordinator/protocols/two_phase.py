@@ -29,9 +29,11 @@ from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, Tran
 from coordinator.protocols.retry import Backoff, delay_s
 from participant.wire import BranchState, Capabilities, Verb
 
-__all__ = ["BACKOFF", "Plan", "choose_path", "decide"]
+__all__ = ["BACKOFF", "BACKOFF_DECIDED", "Plan", "choose_path", "decide"]
 
 BACKOFF = Backoff(base_s=0.05, cap_s=1.0)
+# Once decided, nobody waits, and a participant that comes back asks by itself; thousands of branches may be owed to it.
+BACKOFF_DECIDED = Backoff(base_s=0.05, cap_s=15.0)
 REASON_CHARS_MAX = 512  # of a participant's reason, in the record
 
 _YES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
@@ -54,20 +56,17 @@ class Plan:
 
 
 def choose_path(branches: Sequence[BranchRecord], capabilities: Mapping[str, Capabilities]) -> Path:
-    """The cheapest path that every participant can take. `capabilities` by participant name."""
-    if len(branches) == 1 and capabilities[branches[0].participant].one_phase:
-        return Path.ONE_PHASE
-    return Path.CLASSIC
+    """The cheapest path that every participant can take. `capabilities` by participant name.
+
+    On the one-phase path a late transaction is decided by preventing it, so the participant must be able to.
+    """
+    if len(branches) > 1:
+        return Path.CLASSIC
+    able = capabilities[branches[0].participant]
+    return Path.ONE_PHASE if able.one_phase and able.prevent else Path.CLASSIC
 
 
-def decide(
-    plan: Plan | None,
-    record: TransactionRecord | None,
-    facts: Facts,
-    now: float,
-    *,
-    backoff: Backoff = BACKOFF,
-) -> Step:
+def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
     """What to do now for one transaction.
 
     `plan` is what was asked for, None after a takeover; `record` what this replica's ledger holds, None while it
@@ -75,7 +74,7 @@ def decide(
     `facts.fold`, whenever the record has changed, and at `step.wake_at`; asking once too often is harmless:
     an effect that is under way according to `facts` is not asked for again.
     """
-    todo = _Todo(facts, now, backoff)
+    todo = _Todo(facts, now, BACKOFF if record is None or record.decision is None else BACKOFF_DECIDED)
     if record is None:
         return _DONE if plan is None else _collect(plan, _begin(plan), todo)
     if plan is not None and plan.digest != record.digest:

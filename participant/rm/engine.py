@@ -10,8 +10,8 @@ before stays true, what was not is unknown until a restart reads it back.
 
 Waiting. A branch that wants a row of another branch is *parked* without an answer, holding nothing but what
 earlier work of its own needs. When the rows are granted, its action runs again, because what it had read is
-stale. When the wait is over, it votes no, durably. A repeat of a parked request joins it; any other request for
-the same branch is served at once, so an abort never waits.
+stale. When the wait is over, it votes no, durably. A repeat of a parked request joins it; another one that would run
+or vote in the same branch is refused, and all else is served at once, so an abort never waits.
 
 Deadlock. Branches can wait for each other across participants, where nobody sees the whole cycle. But every cycle has
 a branch that waits for a smaller key than its own, and one that waits for a greater one. The former has half the
@@ -51,6 +51,8 @@ from participant.wire import Answer, BranchState
 __all__ = ["Engine", "Ticket"]
 
 _LOG = get_logger(__name__)
+
+_RUNNING = frozenset((Ask.WORK, Ask.PREPARE, Ask.COMMIT_ONE_PHASE))  # these may wait for rows
 
 Ticket: TypeAlias = object
 """Whatever the caller wants back with the result of a request."""
@@ -141,7 +143,7 @@ class Engine:
 
     def _serve_branch(self, ticket: Ticket, request: BranchRequest) -> None:
         parked = self._parked.get(request.key)
-        if parked is not None and request.call is not None:
+        if parked is not None and request.ask in _RUNNING:
             if not request.is_repeat_of(parked.request):
                 raise BranchConflict(f"another request for branch {request.key} is waiting for a row lock")
             parked.tickets.append(ticket)
@@ -209,8 +211,8 @@ class Engine:
         match request.ask:
             case Ask.ABORT | Ask.PREVENT | Ask.EXPIRE:
                 return self._abort(branch, request.ask, request.reason or "aborted by its coordinator").answer()
-            case Ask.COMMIT | Ask.COMMIT_ONE_PHASE if branch.state is BranchState.PREPARED:
-                return self._commit(branch, request.ask)
+            case Ask.COMMIT:
+                return self._commit(branch)
         if branch.state is BranchState.UNKNOWN and self._is_full():
             return Answer(BranchState.UNKNOWN, "too many branches are open; come again", retry=True)
         try:
@@ -319,14 +321,14 @@ class Engine:
             return self._locks.acquire(key, rows, deadline)
         return False
 
-    def _commit(self, branch: Branch, ask: Ask) -> Answer:
+    def _commit(self, branch: Branch) -> Answer:
         """The decision of others: a promise to keep."""
         try:
             self._store.apply(self._store.intent(branch.key))
         except IntentConflict as error:
             _LOG.error("branch.conflict", branch=str(branch.key), why=str(error))
             return Answer(branch.state, str(error), retry=True)
-        return self._settle(branch, ask, BranchState.COMMITTED, NOTHING).answer()
+        return self._settle(branch, Ask.COMMIT, BranchState.COMMITTED, NOTHING).answer()
 
     def _apply_own(self, effects: Effects) -> None:
         try:

@@ -47,7 +47,7 @@ class EngineManager:
         self._limits = limits
         self._wall_ms = wall_ms
         self._queue: deque[tuple[asyncio.Future[Any], Request]] = deque()
-        self._waiting: set[asyncio.Future[Any]] = set()
+        self._waiting: dict[asyncio.Future[Any], None] = {}  # a set in the order of arrival
         self._tasks: list[asyncio.Task[None]] = []
         self._is_open = False
 
@@ -118,7 +118,7 @@ class EngineManager:
             raise ResourceFailed(f"the resource manager has failed and must be restarted: {self._failure.result()}")
         future = asyncio.get_running_loop().create_future()
         self._queue.append((future, request))
-        self._waiting.add(future)
+        self._waiting[future] = None
         self._arrived.set()
         return await future
 
@@ -169,7 +169,8 @@ class EngineManager:
             await asyncio.sleep(FORGET_INTERVAL_S)
             before_ms = self._wall_ms() - int(self._limits.retention_s * 1_000)
             try:
-                await self._ask(Forget(before_ms, FORGET_BRANCHES_MAX))
+                while await self._ask(Forget(before_ms, FORGET_BRANCHES_MAX)) == FORGET_BRANCHES_MAX:
+                    pass  # in steps, so that others are served in between
             except ResourceBusy as busy:
                 _LOG.warning("resource.busy", why=str(busy))
             except ResourceFailed:
@@ -177,7 +178,7 @@ class EngineManager:
 
     def _deliver(self, results: Sequence[tuple[Any, Any]]) -> None:
         for future, result in results:
-            self._waiting.discard(future)
+            self._waiting.pop(future, None)
             if future.done():
                 continue  # whoever asked has gone
             if isinstance(result, BaseException):

@@ -50,7 +50,7 @@ class Store(Protocol):
     def open(self) -> list[tuple[BranchKey, frozenset[Row]]]:
         """Own the data; the prepared branches with the rows that they lock, oldest first.
 
-        Raises: AlreadyOwned, SchemaError, ResourceFailed.
+        Raises: AlreadyOwned, SchemaError, ResourceBusy, ResourceFailed.
         """
 
     def close(self) -> None:

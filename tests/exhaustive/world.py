@@ -348,7 +348,7 @@ def _participate(durable: str, will: str, verb: str, one_phase: bool) -> tuple[s
         rule = judge(branch.state, ask)
         if rule.verdict in (Verdict.RUN, Verdict.EMPTY):
             state = _VOTES[will] if ask is Ask.PREPARE else rule.next[0]
-            if ask is Ask.COMMIT_ONE_PHASE and will == NO and branch.state is not BranchState.PREPARED:
+            if ask is Ask.COMMIT_ONE_PHASE and will == NO:
                 state = BranchState.ABORTED
             branch = branch.move(ask, state, at_ms=0)
         _PARTICIPATED[key] = (branch.state, branch.answer().state)

@@ -17,6 +17,12 @@ class WatchedDisk:
         self.disk = disk
         self._before = before
 
+    def claim(self) -> None:
+        self.disk.claim()
+
+    def release(self) -> None:
+        self.disk.release()
+
     def names(self) -> list[str]:
         return self.disk.names()
 

@@ -117,6 +117,12 @@ class SimDisk:
 
     # The port ------------------------------------------------------------------------------------------------
 
+    def claim(self) -> None:
+        """Nobody else can reach it."""
+
+    def release(self) -> None:
+        """See `claim`."""
+
     def names(self) -> list[str]:
         self._alive()
         return sorted(self._names)

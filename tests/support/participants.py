@@ -80,7 +80,7 @@ class Clerk:
                     return Answer(BranchState.ABORTED, self._refusing)
                 yes = BranchState.COMMITTED if operation.one_phase else BranchState.PREPARED
                 self.states[key] = yes
-            case Verb.COMMIT if state is BranchState.PREPARED:
+            case Verb.COMMIT if state is BranchState.PREPARED and not operation.one_phase:
                 self.states[key] = BranchState.COMMITTED
             case Verb.ABORT if state not in _FINAL:
                 self.states[key] = BranchState.ABORTED

@@ -20,7 +20,7 @@ from typing import Any
 import apsw
 
 from participant.branch import FINAL, Branch
-from participant.errors import IntentConflict, ResourceBusy, ResourceError, ResourceFailed, SchemaError
+from participant.errors import ActionError, IntentConflict, ResourceBusy, ResourceError, ResourceFailed, SchemaError
 from participant.ids import BranchKey
 from participant.locks import Row
 from participant.resource import Call
@@ -73,9 +73,9 @@ class SqliteStore:
     """`participant.rm.store.Store`, see there, over one file and one connection."""
 
     def __init__(self, path: Path, schema: str) -> None:
-        self._path = path
+        self._path = path.resolve()  # as SQLite does: a link has neither a lock nor a log of its own
         self._schema = schema
-        self._guard = FileGuard(path.with_name(path.name + ".lock"))
+        self._guard = FileGuard(self._path.with_name(self._path.name + ".lock"))
         self._gate = Gate()
 
     def open(self) -> list[tuple[BranchKey, frozenset[Row]]]:
@@ -150,13 +150,33 @@ class SqliteStore:
                 result = self._drive(call)
                 self._tables.check_keys()
                 changeset = session.changeset()
-                return Ran(result, Effects(self._tables.rows(changeset), changeset))
+                effects = Effects(self._tables.rows(changeset), changeset)
             finally:
                 session.close()
+        self._rehearse(changeset)
+        return Ran(result, effects)
 
     def apply(self, intent: bytes) -> None:
-        if not intent:
+        if intent and (misfit := self._apply(intent)):
+            raise IntentConflict(
+                "the promised change does not fit the rows any more, because somebody wrote outside the protocol: "
+                + misfit
+            )
+
+    def _rehearse(self, changeset: bytes) -> None:
+        """Raise ActionError if the changes cannot be applied; better a no now than a yes that cannot be kept.
+
+        They are applied one by one, so they may be in each other's way, e.g. when unique values go round in a circle.
+        """
+        if len(list(apsw.Changeset.iter(changeset))) < 2:  # noqa: PLR2004 - one is in nobody's way
             return
+        with self._savepoint():
+            misfit = self._apply(changeset)
+        if misfit:
+            raise ActionError(f"its changes of single rows fit in no order; take away, then give in another: {misfit}")
+
+    def _apply(self, intent: bytes) -> str | None:
+        """Make all changes, or none and say why."""
         misfit = self._tables.misfit(intent)
         conflicts: list[str] = []
 
@@ -171,12 +191,9 @@ class SqliteStore:
             if misfit is None:
                 with self._without_triggers():
                     apsw.Changeset.apply(intent, self._db, conflict=conflict)
-                return
         except apsw.AbortError:
             misfit = "; ".join(conflicts)
-        raise IntentConflict(
-            f"the promised change does not fit the rows any more, because somebody wrote outside the protocol: {misfit}"
-        )
+        return misfit
 
     def forget(self, before_ms: int, branches_max: int) -> int:
         before = self._db.total_changes()
@@ -201,8 +218,11 @@ class SqliteStore:
         finally:
             if not self._db.in_transaction:  # a full disk or an I/O error: the other branches of the batch are gone too
                 raise ResourceFailed(f"{self._path} rolled the whole transaction back by itself")
-            self._db.execute(_UNDO)
-            self._db.execute(_DROP)
+            try:
+                self._db.execute(_UNDO)
+                self._db.execute(_DROP)
+            except apsw.Error as error:
+                raise ResourceFailed(f"{self._path} cannot undo what an action did: {error}") from error
 
     @contextmanager
     def _without_triggers(self) -> Iterator[None]:
@@ -222,8 +242,11 @@ class SqliteStore:
         if mode != "wal":
             raise ResourceFailed(f"{self._path} cannot use a write-ahead log (mode {mode}): is it on a network disk?")
         self._db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")
-        # What a killed process wrote to the log without a sync reads back from the page cache. A checkpoint syncs it.
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # What an earlier process wrote to the log without a sync, or with one that failed, reads back from the page
+        # cache. A whole checkpoint writes it anew into the database, and syncs that.
+        [[is_busy, *_]] = self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        if is_busy:
+            raise ResourceBusy(f"{self._path} is read by a connection outside this participant; end that and try again")
 
     def _create(self) -> None:
         self._db.execute(_OWN_SCHEMA)

@@ -46,7 +46,7 @@ def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
     ("cluster", "named"),
     [
         ('secret_file = "nowhere"', "cluster.secret_file"),
-        ('[cluster.tls]\nca_file = "a"\ncert_file = "b"\nkey_file = "c"', "cluster.tls"),
+        ('[cluster.tls]\nca_file = "a"\ncert_file = "b"\nkey_file = "c"', "cluster.tls.ca_file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_its_key(tmp_path: Path, cluster: str, named: str) -> None:
@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_key(tmp_path: Path, cluste
 async def test_a_secret_that_is_too_short_for_the_log_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"short")
     config = configured(tmp_path, 'secret_file = "secret"')
-    with pytest.raises(ConfigError, match="shorter than 16 bytes"):
+    with pytest.raises(ConfigError, match="too short: at least 16 bytes"):
         await run_replica(config, config.node("n1"), asyncio.Event())
 
 

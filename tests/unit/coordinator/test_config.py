@@ -146,6 +146,31 @@ def test_a_mistake_in_a_variable_names_the_variable(file: Path) -> None:
     assert found[0].startswith("limits.in_flight_max (from COMMITD_LIMITS__IN_FLIGHT_MAX): ")
 
 
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("COMMITD_LIMIT__IN_FLIGHT_MAX", "COMMITD_LIMIT__IN_FLIGHT_MAX: no such section; did you mean limits?"),
+        ("COMMITD_X__Y", "COMMITD_X__Y: no such section; there are cluster, nodes, participants, timing, limits, raft"),
+    ],
+)
+def test_a_variable_that_means_no_section_is_a_mistake_and_not_ignored(file: Path, variable: str, said: str) -> None:
+    assert mistakes(file, GOOD, **{variable: "7"}) == [said]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD.replace(SECOND, "").replace("[cluster]", "nodes = 3\n[cluster]"), "nodes: write one [[nodes]] table for"),
+        (GOOD.replace("[[nodes]]", "[nodes]"), "nodes: write one [[nodes]] table for"),
+        (GOOD.replace("[cluster]", "limits = 3\n[cluster]"), "limits: write a table: [limits]"),
+        (GOOD.replace("[participants]", "[raft]\n[participants.x]"), "participants.x: input should be a valid string"),
+    ],
+)
+def test_a_value_where_a_table_belongs_is_told_in_words_of_toml(file: Path, text: str, said: str) -> None:
+    found = mistakes(file, text)
+    assert any(mistake.startswith(said) for mistake in found), found
+
+
 def test_a_file_that_is_not_there_is_one_clear_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(tmp_path / "nowhere.toml", {})

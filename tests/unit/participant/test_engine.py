@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from participant.branch import Ask
-from participant.errors import BranchConflict
+from participant.errors import BranchConflict, Reject
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.engine import Engine
 from participant.rm.memory import Transaction
 from participant.rm.memory.store import MemoryStore
 from participant.rm.requests import BranchRequest
-from participant.wire import BranchState
+from participant.wire import Answer, BranchState
 from tests.support.disk import SimDisk
 
 LIMITS = ResourceLimits(lock_wait_s=3, unprepared_limit_s=20)
@@ -147,3 +147,42 @@ def test_one_phase_waits_for_rows_like_a_vote(desk: _Desk) -> None:
     desk.step(prepare("a", x=1))
     assert desk.step(one_phase) == {}
     assert desk.step(ask(Ask.COMMIT, "a"))["b commit in one phase"] == "committed"
+
+
+def test_a_prepare_without_an_action_does_not_cut_in_on_what_waits(desk: _Desk) -> None:
+    """It would end the waiting request's branch as another request's. Seen red: it took the whole engine down."""
+    desk.step(prepare("a", x=1), prepare("b", x=2))
+    assert isinstance(desk.step(ask(Ask.PREPARE, "b"))["b prepare"], BranchConflict)
+    assert isinstance(desk.step(ask(Ask.COMMIT_ONE_PHASE, "b"))["b commit in one phase"], BranchConflict)
+    assert desk.step(ask(Ask.COMMIT, "a")) == {"a commit": "committed", "b prepare": "prepared"}
+
+
+def test_work_that_waits_for_a_row_is_never_left_out_of_the_vote(desk: _Desk) -> None:
+    """Seen red: the first half of the work was prepared, without the half that waited."""
+    desk.step(prepare("a", x=1), work("b", 0, y=1))
+    assert desk.step(work("b", 1, x=2)) == {}
+    assert isinstance(desk.step(ask(Ask.PREPARE, "b"))["b prepare"], BranchConflict)
+    assert desk.step(ask(Ask.COMMIT, "a")) == {"a commit": "committed", "b work": "working"}
+    assert desk.step(ask(Ask.PREPARE, "b")) == {"b prepare": "prepared"}
+
+
+@pytest.mark.parametrize("asks", [(Ask.ABORT, Ask.PREPARE), (Ask.PREVENT, Ask.COMMIT_ONE_PHASE)])
+def test_an_abort_keeps_a_prepare_of_the_same_batch_out(desk: _Desk, asks: tuple[Ask, Ask]) -> None:
+    first, second = (BranchRequest(what, BranchKey("a", "b"), prepare("a", x=1).call) for what in asks)
+    assert list(desk.step(first, second).values()) == ["aborted", "aborted"]
+    assert desk.step(prepare("b", x=2)) == {"b prepare": "prepared"}, "and it holds no row"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [(ValueError("no such room"), "no such room"), ("room \ud800", "room ?"), (7, "7")],
+)
+def test_a_no_needs_no_well_formed_reason(desk: _Desk, reason: Any, said: str) -> None:
+    """`raise Reject(error)` is a slip of one action. Seen red: it ended the participant, at each repeat again."""
+
+    async def refuse(tx: Transaction, body: Any) -> None:
+        raise Reject(reason)
+
+    request = BranchRequest(Ask.PREPARE, BranchKey("a", "b"), Call.of("refuse", refuse, None))
+    [(_, answer)] = desk.engine.step([("a", request)], 0, 0)
+    assert answer == Answer(BranchState.ABORTED, said)

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from threading import Thread
 
 import pytest
 import structlog
@@ -38,6 +39,17 @@ def test_off_a_terminal_every_line_is_one_json_object_with_its_fields() -> None:
     assert {"event": "call.unknown", "gid": "g", "branch": "b1", "term": 3, "node": "n1"}.items() <= ours.items()
     assert {"event": "peer n2 is gone", "level": "warning", "node": "n1"}.items() <= theirs.items()
     assert {"timestamp", "logger", "level"} <= ours.keys()
+
+
+def test_a_line_from_another_thread_names_its_node_too() -> None:
+    """Goal: no line without its origin, wherever it comes from. Red when `node` is a context variable: a thread, and
+    whatever it calls back in the event loop, begins with an empty context."""
+    stream = io.StringIO()
+    logs.setup(stream, node="n1")
+    thread = Thread(target=structlog.get_logger("x").info, args=("leadership.leads",))
+    thread.start()
+    thread.join()
+    assert json.loads(stream.getvalue())["node"] == "n1"
 
 
 def test_a_traceback_is_a_field_of_its_line() -> None:

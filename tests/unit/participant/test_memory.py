@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import random
 from typing import Any
 
@@ -11,6 +13,7 @@ from participant.branch import Ask
 from participant.errors import ActionError, Reject, ResourceFailed, WireError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
+from participant.rm import manager
 from participant.rm.engine import Engine
 from participant.rm.memory import Memory, Transaction, journal
 from participant.rm.memory.store import MemoryStore
@@ -142,6 +145,21 @@ def test_finished_branches_are_forgotten_in_time_and_prepared_ones_never() -> No
     for engine_now in (engine, _open(disk.kill())):
         states = _ask(engine_now, *(BranchRequest(Ask.OUTCOME, BranchKey(f"g{n}", "b")) for n in range(3)))
         assert [answer.state for answer in states] == ["unknown", "unknown", "prepared"]
+
+
+async def test_forgetting_keeps_up_with_whatever_was_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red with one batch at each interval: past 500 branches a second, the table grew for ever."""
+    monkeypatch.setattr(manager, "FORGET_INTERVAL_S", 0.1)
+    monkeypatch.setattr(manager, "FORGET_BRANCHES_MAX", 1)
+    clock = itertools.count(0, 10**6)
+    memory = Memory(SimDisk(), limits=ResourceLimits(retention_s=1), wall_ms=lambda: next(clock))
+    keys = [BranchKey(f"g{number}", "b") for number in range(100)]
+    await memory.open()
+    await asyncio.gather(*(memory.abort(key) for key in keys))
+    async with asyncio.timeout(5):  # a hundred intervals are ten seconds
+        while any([(await memory.outcome(key)).state is not BranchState.UNKNOWN for key in keys]):
+            pass
+    await memory.close()
 
 
 def test_a_transaction_sees_its_own_changes_and_hands_out_copies() -> None:

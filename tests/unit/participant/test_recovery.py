@@ -115,6 +115,20 @@ async def test_a_branch_that_cannot_be_finished_is_tried_again_later() -> None:
     assert source.asked == [A]
 
 
+async def test_a_defect_in_one_question_leaves_the_others_alone() -> None:
+    """Seen red: the task ended without a word, and what was in doubt stayed so until a restart."""
+
+    class Broken(_Source):
+        async def inquire(self, key: BranchKey) -> Outcome | None:
+            if key == A:
+                raise ZeroDivisionError
+            return await super().inquire(key)
+
+    resource = _Resource(A, B)
+    await _recovery(resource, Broken(b=Outcome.COMMITTED)).round()
+    assert resource.done == {B: "committed"}
+
+
 async def test_it_ends_when_the_resource_manager_has_failed() -> None:
     class Failed(_Resource):
         async def in_doubt(self) -> list[BranchKey]:

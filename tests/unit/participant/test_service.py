@@ -106,6 +106,17 @@ async def test_past_its_limit_of_requests_it_asks_to_come_again(service: Partici
     assert not (await service.perform(Operation(Verb.OUTCOME, KEY))).retry, "whoever leaves makes room"
 
 
+async def test_a_decision_is_never_turned_away(service: ParticipantService) -> None:
+    """It frees the rows that those in flight wait for. Seen red: under load it stood outside until they gave up."""
+    await service.perform(prepare("holder", {"key": "x"}))
+    waiting = [asyncio.ensure_future(service.perform(prepare(f"w{i}", {"key": "x"}))) for i in range(2)]
+    await asyncio.sleep(0)
+    committed = await service.perform(Operation(Verb.COMMIT, BranchKey("holder", "b")))
+    assert committed == Answer(BranchState.COMMITTED)
+    assert (await waiting[0]).state is BranchState.READ_ONLY
+    await asyncio.gather(*waiting)
+
+
 async def test_past_its_limit_of_branches_it_asks_new_ones_to_come_again(service: ParticipantService) -> None:
     for gid in ("a", "b", "c"):
         assert (await service.perform(prepare(gid))).state is BranchState.PREPARED

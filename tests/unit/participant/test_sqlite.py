@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -86,6 +87,15 @@ async def test_two_processes_cannot_own_one_database(path: Path) -> None:
             await SQLite(path, schema=ACCOUNTS).open()
     async with opened(path):
         pass
+
+
+async def test_a_link_to_a_database_is_that_database(path: Path) -> None:
+    """The lock stands beside the file itself. Seen red with the lock beside the link: there were two owners."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with opened(path):
+        with pytest.raises(AlreadyOwned):
+            await SQLite(link, schema=ACCOUNTS).open()
 
 
 def test_a_file_that_is_no_database_is_a_clear_error(path: Path) -> None:
@@ -219,6 +229,41 @@ async def test_triggers_work_once(path: Path) -> None:
         assert len(await manager.read(sql("SELECT what FROM journal"))) == 2, "and triggers are on again"
 
 
+@pytest.mark.parametrize("order", itertools.permutations("abcd"), ids="".join)
+async def test_a_yes_can_be_kept_however_unique_values_change_places(path: Path, order: tuple[str, ...]) -> None:
+    """SQLite applies changes one by one, and some circles of them fit in no order (which, depends on its version).
+
+    So a yes is rehearsed. Seen red: such a branch was prepared, and could never be committed.
+    """
+
+    async def shuffle(tx: Transaction, _: Any) -> None:
+        await tx.execute("UPDATE accounts SET mail = NULL")
+        for row, mail in enumerate(order):
+            await tx.execute("UPDATE accounts SET mail = ?, balance = 2 WHERE id = ?", (mail, f"id-{row}"))
+
+    async with opened(path) as manager:
+        for row, mail in enumerate("abcd"):
+            await do(manager, "INSERT INTO accounts VALUES (?, 1, ?)", f"id-{row}", mail)
+        answer = await manager.prepare(KEY, Call.of("shuffle", shuffle, None))
+        if answer.state is BranchState.PREPARED:
+            assert (await manager.commit(KEY)).state is BranchState.COMMITTED
+            assert await manager.read(sql("SELECT mail FROM accounts ORDER BY id")) == [[mail] for mail in order]
+        else:
+            assert "in no order" in answer.reason
+
+
+async def test_a_key_that_changes_in_the_eyes_of_bytes_only_is_no_yes_that_cannot_be_kept(path: Path) -> None:
+    """Under NOCASE it is one key, in a changeset it is two rows. Seen red: prepared, and never to be committed."""
+    schema = "CREATE TABLE IF NOT EXISTS folded (name TEXT COLLATE NOCASE NOT NULL PRIMARY KEY)"
+    async with opened(path, schema) as manager:
+        await do(manager, "INSERT INTO folded VALUES ('bob')")
+        answer = await manager.prepare(KEY, sql("UPDATE folded SET name = 'Bob'"))
+        if answer.state is BranchState.PREPARED:
+            assert (await manager.commit(KEY)).state is BranchState.COMMITTED
+        else:
+            assert "in no order" in answer.reason
+
+
 async def test_a_write_from_outside_is_found_and_not_overwritten(path: Path) -> None:
     """The branch stays prepared, with a clear reason, until somebody has put the row right."""
     async with opened(path) as manager:
@@ -272,6 +317,16 @@ async def test_a_view_may_not_write_and_may_fail(path: Path) -> None:
         assert await manager.read(sql("SELECT * FROM accounts")) == []
 
 
+class _NothingMore(random.Random):
+    """A power cut that leaves what was synced, and nothing else."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+
+_NOTHING_MORE = _NothingMore(0)
+
+
 def _engine(path: Path) -> Engine:
     engine = Engine(SqliteStore(path, ACCOUNTS), HASTY)
     engine.open()
@@ -320,6 +375,72 @@ def test_what_was_answered_survives_a_power_cut(path: Path) -> None:
                 assert _step(after, *(BranchRequest(Ask.OUTCOME, key) for key in keys)) == said
                 after.close()
         engine.close()
+
+
+def test_what_a_killed_process_left_unsynced_is_durable_before_it_is_said(path: Path) -> None:
+    """Killed between the write and the sync of a yes; the next process finds that yes in the page cache, and says so.
+
+    Then the power goes. Seen red with the checkpoint in `_configure` taken out: the yes was said, and gone.
+    """
+    with PowerlessDisk() as disk:
+        engine = _engine(path)
+        _step(engine, _insert(1))
+        disk.fail_next_sync()
+        with pytest.raises(ResourceFailed, match="cannot write"):
+            _step(engine, _insert(2))
+        killed = path.parent / "killed"
+        disk.kill(killed)
+        engine.close()
+        after = _engine(killed / path.name)
+        keys = [BranchRequest(Ask.OUTCOME, BranchKey(f"g{number}", "b")) for number in (1, 2)]
+        said = _step(after, *keys)
+        assert [answer.state for answer in said] == ["prepared", "prepared"]
+        disk.power_cut(path.parent / "ruin", _NOTHING_MORE, of=killed)
+        after.close()
+        last = _engine(path.parent / "ruin" / path.name)
+        assert _step(last, *keys) == said
+        last.close()
+
+
+async def test_a_failed_sync_answers_nobody_and_ends_the_resource_manager(path: Path) -> None:
+    """Neither the branch whose commit failed nor any later one hears anything but that."""
+    with PowerlessDisk() as disk:
+        manager = SQLite(path, schema=ACCOUNTS, limits=HASTY)
+        await manager.open()
+        disk.fail_next_sync()
+        for number in (1, 2):
+            with pytest.raises(ResourceFailed, match="must be restarted: cannot write"):
+                await manager.prepare(BranchKey(f"g{number}", "b"), _insert(number).call)
+        assert isinstance(await manager.failed(), ResourceFailed)
+        await manager.close()
+        async with opened(path) as again:
+            assert (await again.outcome(BranchKey("g2", "b"))).state is BranchState.UNKNOWN
+
+
+async def test_a_reader_from_outside_that_keeps_the_log_from_being_synced_delays_the_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier process left unsynced must not be said. Seen red: the checkpoint's "busy" was not looked at."""
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_MS", 10)
+    async with opened(path) as manager:
+        await do(manager, "INSERT INTO accounts VALUES ('bob', 1, NULL)")
+        outside = apsw.Connection(str(path))
+        outside.execute("BEGIN; SELECT * FROM accounts")
+        await do(manager, "UPDATE accounts SET balance = 2")
+    with pytest.raises(ResourceBusy, match="outside"):
+        await SQLite(path, schema=ACCOUNTS).open()
+    outside.close()
+    async with opened(path):
+        pass
+
+
+def test_an_action_that_cannot_be_undone_ends_the_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red: the branch was answered "aborted", and its change was committed with the batch."""
+    engine = _engine(path)
+    monkeypatch.setattr(store, "_UNDO", "ROLLBACK TO nowhere")
+    with pytest.raises(ResourceFailed, match="cannot undo"):
+        _step(engine, _insert(1))
+    engine.close()
 
 
 def test_a_database_that_rolls_back_by_itself_answers_nobody(path: Path) -> None:

@@ -64,6 +64,18 @@ def test_a_malformed_operation_is_refused_with_its_field(change: dict[str, Any],
     assert error.value.field == field
 
 
+@pytest.mark.parametrize("field", ["verb", "gid", "branch", "action", "one_phase", "seq"])
+def test_what_is_nested_without_end_is_malformed_too(field: str) -> None:
+    """Seen red: writing the value into the message went deeper than Python goes, which was a 500."""
+    bottomless: list[Any] = []
+    for _ in range(5_000):
+        bottomless = [bottomless]
+    with pytest.raises(WireError):
+        Operation.from_map({"verb": "prepare", "gid": "g", "branch": "b", field: bottomless}, "op")
+    with pytest.raises(WireError, match="not an answer"):
+        Answer.from_map({"state": bottomless}, "answer")
+
+
 def test_what_is_no_map_is_no_operation() -> None:
     with pytest.raises(WireError, match="must be a map"):
         Operation.from_map(["prepare"], "op")

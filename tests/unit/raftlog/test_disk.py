@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from raftlog import LogConfig, Member, RaftLog, Security
 from raftlog.disk import Disk, RealDisk
+from raftlog.errors import ConfigError
 from tests.support.disk import SimDisk
+from tests.support.loopback import Blob
 
 
 @pytest.fixture(params=["real", "simulated"])
@@ -104,3 +108,24 @@ def test_nobody_else_can_read_what_is_written(tmp_path: Path) -> None:
     put(disk, "log", b"x")
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "data" / "log").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_second_process_on_a_directory_leaves_it_as_it_is(tmp_path: Path) -> None:
+    """Recovery rewrites the journal; under a running node it would take the file away that the node appends to.
+
+    Red when `RaftLog.start` does not claim the directory before it reads it.
+    """
+    member = Member("n1", "127.0.0.1:1")
+    config = LogConfig("c", "n1", (member,), Security(b"a secret of the test"))
+    disk = RealDisk(tmp_path)
+    put(disk, "journal-0000000001.wal", b"what the running node has written")
+    disk.claim()
+    with pytest.raises(ConfigError, match="in use by another process"):
+        await RaftLog(config, Blob(), RealDisk(tmp_path), Random(1)).start()
+    assert [(name, disk.read(name)) for name in disk.names()] == [
+        ("journal-0000000001.wal", b"what the running node has written")
+    ]
+    disk.release()
+    again = RealDisk(tmp_path)
+    again.claim()
+    again.release()

@@ -137,6 +137,32 @@ def test_a_configuration_is_checked_and_every_mistake_is_a_line(tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("proof", "said"),
+    [
+        ('secret_file = "nowhere"', "cluster.secret_file: {base}/nowhere: No such file or directory"),
+        ('secret_file = "short"', "cluster.secret_file: the secret is too short: at least 16 bytes"),
+        (
+            'tls = {ca_file = "nowhere", cert_file = "nowhere", key_file = "nowhere"}',
+            "cluster.tls.ca_file: {base}/nowhere: No such file or directory",
+        ),
+        (
+            'tls = {ca_file = "short", cert_file = "short", key_file = "short"}',
+            "cluster.tls: the files cannot be used: ",
+        ),
+    ],
+)
+def test_a_file_that_a_configuration_names_is_checked_too(tmp_path: Path, proof: str, said: str) -> None:
+    """Goal: what `serve` would stumble over is found before."""
+    (tmp_path / "short").write_text("short", encoding="utf-8")
+    file = tmp_path / "cluster.toml"
+    file.write_text(CLUSTER.replace('secret = "sixteen bytes or more"', proof), encoding="utf-8")
+    shown = commitd("config", "check", str(file))
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith(f"commitd: {file}: {said.format(base=tmp_path)}")
+    assert shown.stderr.count("\n") == 1
+
+
 def test_a_participants_configuration_is_checked_too(tmp_path: Path) -> None:
     file = tmp_path / "bank.toml"
     file.write_text('name = "bank-a"\ndata = "a.db"\n', encoding="utf-8")

@@ -11,7 +11,10 @@ import msgpack
 import pytest
 
 from coordinator.client import Aborted, Branch, Client, Committed, Deciding
+from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.policy import Pauses
+from coordinator.client.replicas import Replicas
+from coordinator.client.session import Session
 from coordinator.errors import (
     Contradiction,
     GidReused,
@@ -22,7 +25,7 @@ from coordinator.errors import (
     Unavailable,
 )
 from coordinator.ledger.records import Decision, Phase
-from coordinator.wire import REQUEST_BYTES_MAX
+from coordinator.wire import REQUEST_BYTES_MAX, WAIT_MAX_MS
 from participant.wire import Verb
 from tests.support.cluster import Cluster, cluster, recorded
 from tests.support.impostor import Impostor, impostor
@@ -172,6 +175,16 @@ async def test_if_surely_nothing_was_begun_the_client_says_so(server: Impostor, 
             await client.commit(BRANCHES, gid="g")
 
 
+async def test_no_attempt_is_begun_that_could_not_be_answered_in_time(server: Impostor) -> None:
+    """Goal: the end of the client's patience does not by itself make an outcome unknown. Red when the next attempt
+    may be given whatever time is left: its answer is then lost."""
+    replicas = Replicas([server.url], Session())
+    patience = Patience(ATTEMPT_MIN_S, 1.0, Pauses(1e-6, 1e-6), Random(1))
+    with pytest.raises(Unavailable, match="because"):
+        await Asking(replicas, patience).pause("because")
+    await Asking(replicas, patience, 2 * ATTEMPT_MIN_S).pause("because")
+
+
 async def test_a_502_of_a_proxy_is_ambiguous_and_text_is_no_answer(server: Impostor) -> None:
     server.then_json("bad gateway", 502)
     server.then_json(DECIDING, 202)
@@ -180,9 +193,50 @@ async def test_a_502_of_a_proxy_is_ambiguous_and_text_is_no_answer(server: Impos
         assert await client.commit(BRANCHES, gid="g") == Committed("g")
 
 
+async def test_an_answer_of_another_shape_is_no_answer(server: Impostor) -> None:
+    """Goal: what a replica (or whatever stands at its address) says is believed only if it can be read; after a
+    request that may have begun something, that is an unknown outcome. Red when such an answer is merely validated."""
+    server.then_json({"gid": "g", "outcome": "perhaps"})
+    async with quick(server.url, timeout_s=0.1) as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.commit(BRANCHES, gid="g")
+        with pytest.raises(Unavailable, match="OutcomeView"):
+            await client.outcome("g")
+
+
+@pytest.mark.parametrize("gid", ["../cluster", "..", "a/b", "a b", "", "x?y", "é", "a" * 65])
+async def test_what_cannot_be_a_gid_is_refused_before_it_becomes_a_path(server: Impostor, gid: str) -> None:
+    server.then_json(COMMITTED)
+    async with quick(server.url) as client:
+        for asked in (
+            client.outcome(gid),
+            client.wait(gid),
+            client.record(gid),
+            client.resolve(gid, Decision.ABORT, operator="ada", reason="x"),
+        ):
+            with pytest.raises(Invalid, match="gid: "):
+                await asked
+    assert server.seen == []
+
+
+async def test_however_patient_a_client_is_a_replica_is_not_asked_to_wait_longer_than_it_may(made: Cluster) -> None:
+    async with quick(made.urls["n1"], attempt_timeout_s=10.0 * WAIT_MAX_MS / 1_000) as client:
+        assert await client.commit(BRANCHES, gid="g") == Committed("g")
+
+
+async def test_a_leader_behind_a_path_is_asked_there_again(server: Impostor) -> None:
+    """Goal: a `client_url` may have a path. Red when only the origin of a pointer is remembered."""
+    server.then_json({}, 307, Location=f"{server.url}/n1/v1/transactions/g/outcome")
+    server.then_json(COMMITTED)
+    async with quick(server.url) as client:
+        for _ in range(2):
+            assert await client.outcome("g") == Committed("g")
+    assert [path for _, path, _ in server.seen][1:] == ["/n1/v1/transactions/g/outcome"] * 2
+
+
 async def test_replicas_that_point_at_each_other_end_in_a_clear_error(server: Impostor) -> None:
     server.then_json({}, 307, Location=f"{server.url}/v1/transactions")
-    async with quick(server.url, timeout_s=0.1) as client:
+    async with quick(server.url, timeout_s=0.5) as client:
         with pytest.raises(Unavailable, match="point at each other"):
             await client.commit(BRANCHES, gid="g")
 

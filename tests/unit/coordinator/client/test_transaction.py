@@ -38,7 +38,7 @@ class Desk:
         return self.answer
 
     async def participant_url(self, name: str) -> str:
-        return {"bank-a": self.url, "shop": self.url}[name]
+        return {"bank-a": self.url}[name]
 
 
 class Scene:
@@ -180,11 +180,58 @@ async def test_a_cancelled_call_dooms_the_transaction(scene: Scene) -> None:
     assert scene.desk.lists == []
 
 
-async def test_a_service_that_did_not_enlist_is_no_branch(scene: Scene) -> None:
-    scene.bank.then_json(WORKING)
-    async with scene.transaction() as tx:
-        await tx.call("shop", "look")
+@pytest.mark.parametrize(
+    "enlists", [{}, {"Commitd-Enlist": "bank-b;branch=bank-a"}, {"Commitd-Enlist": "bank-a;branch=other"}]
+)
+async def test_work_that_nobody_would_commit_dooms_the_transaction(scene: Scene, enlists: dict[str, str]) -> None:
+    """Goal: what was done is committed or the caller hears that it was not, never left out in silence: a proxy may
+    drop the header, and a participant may have another name than the configuration says.
+    Red when a branch that did not enlist is merely not listed."""
+    scene.bank.then_json(WORKING, **enlists)
+
+    async def left_out() -> None:
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+
+    with pytest.raises(WorkFailed, match="did not enlist as bank-a;branch=bank-a"):
+        await left_out()
     assert scene.desk.lists == []
+    assert scene.asked[-1] == "/v1/branches/g/bank-a/abort"
+
+
+async def test_leaving_while_a_call_is_under_way_rolls_back(scene: Scene) -> None:
+    """Goal: what may still be done is not committed without it. Red when only enlisted branches are looked at."""
+    scene.bank.then_json(WORKING, **ENLIST)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.BaseRequest) -> web.StreamResponse:
+        arrived.set()
+        await go_on.wait()
+        return web.json_response(WORKING, headers=ENLIST)
+
+    async def hasty() -> None:
+        async with scene.transaction() as tx:
+            await tx.call("bank-a", "debit")
+            calls.append(asyncio.ensure_future(tx.call("bank-a", "debit")))
+            await arrived.wait()
+
+    calls: list[asyncio.Future[object]] = []
+    scene.bank.then(slow)
+    scene.bank.then_json({"state": "aborted"})
+    with pytest.raises(TransactionAborted, match="under way"):
+        await hasty()
+    assert scene.desk.lists == []
+    go_on.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_work_after_the_end_is_refused(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+    async with scene.transaction() as tx:
+        await tx.call("bank-a", "debit")
+    with pytest.raises(RuntimeError, match="has ended"):
+        await tx.call("bank-a", "debit")
+    assert len(scene.asked) == 1
 
 
 async def test_an_unknown_participant_is_refused_by_name(scene: Scene) -> None:

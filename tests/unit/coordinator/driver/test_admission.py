@@ -7,20 +7,23 @@ import pytest
 from coordinator.driver.admission import Admission
 from coordinator.errors import Overloaded
 
-LIMITS = Admission(in_flight_max=2, open_max=3, waiters_max=1)
+LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1)
 
 
 def test_below_its_limits_a_leader_takes_one_more() -> None:
-    LIMITS.admit(in_flight=1, open_=2)
+    LIMITS.admit(in_flight=1, open_=2, records=3)
     LIMITS.admit_waiter(0)
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "open_", "named"), [(2, 2, "in_flight_max"), (3, 3, "in_flight_max"), (0, 3, "open_max")]
+    ("in_flight", "open_", "records", "named"),
+    [(2, 2, 2, "in_flight_max"), (3, 3, 3, "in_flight_max"), (0, 3, 3, "open_max"), (0, 0, 4, "records_max")],
 )
-def test_at_a_limit_the_refusal_names_it_and_says_when_to_come_again(in_flight: int, open_: int, named: str) -> None:
+def test_at_a_limit_the_refusal_names_it_and_says_when_to_come_again(
+    in_flight: int, open_: int, records: int, named: str
+) -> None:
     with pytest.raises(Overloaded, match=named) as refused:
-        LIMITS.admit(in_flight=in_flight, open_=open_)
+        LIMITS.admit(in_flight=in_flight, open_=open_, records=records)
     assert refused.value.retry_after_s == 1.0
     assert refused.value.retry_safe
 

@@ -106,6 +106,21 @@ async def test_a_closed_driver_hears_and_does_nothing(scene: Scene) -> None:
     assert scene.ends.empty()
 
 
+async def test_a_wake_up_that_the_timer_overtook_is_not_left_behind(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: a closed driver does nothing, and a step is taken once. Red when `_step` forgets the pending wake-up
+    without cancelling it: it outlives `close`."""
+    steps: list[str] = []
+    monkeypatch.setattr(Driver, "_advance", lambda driver: steps.append(driver.gid))
+    scene.driver.wake()
+    scene.driver._step()  # the timer rings in the same turn
+    scene.driver.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert steps == ["g"]
+
+
 async def test_what_cannot_be_true_is_logged_once_and_the_branch_stays_open(scene: Scene) -> None:
     """Goal: a participant that lost its promise is the operator's business, loudly, and not ten times a second."""
     scene.clerk.states[BranchKey("g", "b1")] = BranchState.ABORTED

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from coordinator.driver.admission import Admission
 from coordinator.driver.replica import Tunables
-from coordinator.errors import Contradiction, GidReused, NoLeader, NotFound, NotLeader, Undetermined
+from coordinator.errors import Contradiction, GidReused, NoLeader, NotFound, NotLeader, Overloaded, Undetermined
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import InquiryRequest, ResolveRequest
 from participant.wire import Verb
@@ -61,6 +62,25 @@ async def test_the_same_gid_with_another_body_is_refused_before_and_after_the_re
         await first
         with pytest.raises(GidReused):
             await leader.transactions.begin(request(*BOTH, gid="g", body=2), 5.0)
+
+
+async def test_where_nobody_more_may_wait_a_begun_transaction_is_told_as_deciding() -> None:
+    """Goal: *overloaded* says that nothing was begun, so it must never be the answer to what is under way.
+    Red when `begin` lets the refusal of a place to wait through."""
+    async with cluster(admission=Admission(waiters_max=0)) as made:
+        leader = made.replicas["n1"]
+        made.clerks["bank-b"].hold(Verb.PREPARE)
+        for _ in ("begun", "attached"):
+            gid, record = await leader.transactions.begin(request(*BOTH, gid="g"), 5.0)
+            assert gid == "g"
+            assert record is None or record.decision is None
+        assert leader.supervisor.open == 1
+        made.clerks["bank-b"].release(Verb.PREPARE)
+        await recorded(leader, "g", lambda record: record.finished)
+        await undecided(made, "looked-at")
+        with pytest.raises(Overloaded, match="waiters_max"):
+            await leader.transactions.outcome("looked-at", 5.0)
+        made.clerks["bank-b"].release(Verb.PREPARE)
 
 
 async def test_looking_at_an_unknown_gid_changes_nothing() -> None:

@@ -12,6 +12,7 @@ from coordinator.driver.replica import Tunables
 from coordinator.errors import NotLeader, Overloaded
 from coordinator.ledger.commands import BY_VOTES, Begin, encode
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase
+from coordinator.wire import ResolveRequest
 from participant.ids import BranchKey
 from participant.wire import BranchState, Verb
 from tests.support.cluster import WAIT_S, cluster, recorded, request
@@ -141,3 +142,28 @@ async def test_one_failing_driver_stops_no_other_and_is_counted(monkeypatch: pyt
         _, record = await leader.transactions.begin(request(*BOTH, gid="fine"), 5.0)
         assert record is not None
         assert (leader.supervisor.broken, leader.supervisor.in_flight) == (1, 0)
+
+
+async def test_what_failed_here_is_taken_up_again_when_an_operator_decides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a way out that needs no other leader. Red when `_changed` never starts a driver for a broken gid."""
+    advance = Driver._advance
+
+    def broken_while_undecided(driver: Driver) -> None:
+        record = leader.ledger.get(driver.gid)
+        if record is not None and record.decision is None:
+            raise ZeroDivisionError
+        advance(driver)
+
+    async with cluster() as made:
+        leader = made.replicas["n1"]
+        monkeypatch.setattr(Driver, "_advance", broken_while_undecided)
+        await leader.transactions.begin(request(*BOTH, gid="g"), 0.0)
+        await recorded(leader, "g", lambda record: record.phase is Phase.PREPARING)
+        await asyncio.sleep(0)
+        assert leader.supervisor.broken == 1
+        resolution = ResolveRequest(decision=Decision.ABORT, operator="ada", reason="broken")
+        await leader.transactions.resolve("g", resolution)
+        assert leader.supervisor.in_flight == 0
+        done = await recorded(leader, "g", lambda record: record.finished)
+        assert done.phase is Phase.ABORTED
+        assert leader.supervisor.broken == 0

@@ -413,4 +413,6 @@ def test_the_path_is_chosen_by_what_the_participants_can_do() -> None:
     one, two = plan("a").branches, plan("ab").branches
     assert choose_path(one, {"bank-a": can}) is Path.ONE_PHASE
     assert choose_path(one, {"bank-a": cannot}) is Path.CLASSIC
+    cannot_prevent = Capabilities("bank-a", prevent=False)  # past the deadline there would be no way to decide
+    assert choose_path(one, {"bank-a": cannot_prevent}) is Path.CLASSIC
     assert choose_path(two, {"bank-a": can, "bank-b": can}) is Path.CLASSIC
