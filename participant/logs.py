@@ -40,7 +40,7 @@ def setup(stream: TextIO, *, level: Level = Level.INFO, node: str | None = None)
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if stream.isatty():
-        render: list[Processor] = [structlog.dev.ConsoleRenderer()]
+        render: list[Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(stream)

@@ -167,13 +167,14 @@ class SqliteStore:
         """Raise ActionError if the changes cannot be applied; better a no now than a yes that cannot be kept.
 
         They are applied one by one, so they may be in each other's way, e.g. when unique values go round in a circle.
+        One alone is in nobody's way.
         """
-        if len(list(apsw.Changeset.iter(changeset))) < 2:  # noqa: PLR2004 - one is in nobody's way
+        if len(list(apsw.Changeset.iter(changeset))) < 2:
             return
         with self._savepoint():
             misfit = self._apply(changeset)
         if misfit:
-            raise ActionError(f"its changes of single rows fit in no order; take away, then give in another: {misfit}")
+            raise ActionError(f"its changes, made row by row, fit in no order; split them over transactions: {misfit}")
 
     def _apply(self, intent: bytes) -> str | None:
         """Make all changes, or none and say why."""

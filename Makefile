@@ -1,0 +1,165 @@
+# commitd. `make demo` and `make test` do everything; `make help` names the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := uv==0.13.9
+# Trust what the machine trusts, such as a company's own authority; without such a list, uv's own.
+export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),true,false)
+SYNC := $(BIN)/uv sync --frozen --inexact --quiet --no-python-downloads
+PYTEST := $(BIN)/python -m pytest --no-header
+WORKERS := 2
+
+# The stages of `make test`, in this order; each is a verb of its own.
+STAGES := lint types house unit pythons sim integration chaos
+# Fast tests in one process each.
+UNIT := tests/unit tests/traces tests/papers tests/property tests/exhaustive tests/contract tests/defects
+OTHER_PYTHONS := 3.12 3.13
+BENCHMARKS := log commit failover
+FOR := 600
+
+.PHONY: help
+help: ## Name the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+# ── For users ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Make the environment in .venv
+
+.PHONY: demo
+demo: $(VENV)/.ready ## Move money between two banks while their coordinators die: make demo ARGS=--json
+	@$(BIN)/commitd demo $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.ready-test ## Everything that must hold before a change goes in
+	@took=()
+	for stage in $(STAGES); do
+	    echo; echo "── $$stage"
+	    begin=$$SECONDS
+	    $(MAKE) --no-print-directory $$stage
+	    took+=("$$stage $$((SECONDS - begin))")
+	done
+	echo
+	printf 'stage %-12s %4d s\n' $${took[@]} total $$SECONDS
+
+# ── The stages of `make test` ────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: lint
+lint: $(VENV)/.ready-test ## Format, lint rules, direction of imports
+	@$(BIN)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }
+	$(BIN)/ruff check --quiet .
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo
+
+.PHONY: types
+types: $(VENV)/.ready-test ## mypy --strict
+	@$(BIN)/python -m mypy
+
+.PHONY: house
+house: $(VENV)/.ready-test ## Sizes, words, exports, links, pins
+	@$(PYTEST) -n $(WORKERS) tests/house
+
+.PHONY: unit
+unit: $(VENV)/.ready-test ## Units, traces, the papers' claims, properties, small worlds, contracts, known defects
+	@$(PYTEST) -n $(WORKERS) $(UNIT)
+
+.PHONY: sim
+sim: $(VENV)/.ready-test ## Simulated clusters in virtual time; a power cut at every write
+	@$(PYTEST) -n $(WORKERS) tests/simulation tests/power
+
+.PHONY: integration
+integration: $(VENV)/.ready-test ## Real processes on loopback, one test at a time
+	@$(PYTEST) tests/integration
+
+.PHONY: chaos
+chaos: $(VENV)/.ready-test ## kill -9 of random processes under load, the short form
+	@$(PYTEST) tests/chaos
+
+.PHONY: pythons
+pythons: $(VENV)/.ready-test ## tests/unit on every other supported Python at hand
+	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	for version in $(OTHER_PYTHONS); do
+	    if [ "$$version" = "$$own" ]; then echo "Python $$version: ran as 'unit'"; continue; fi
+	    found=
+	    for python in $$(type -aP python$$version) $$HOME/.pyenv/versions/$$version.*/bin/python$$version; do
+	        if "$$python" -c 'import venv' 2>/dev/null; then found=$$python; break; fi
+	    done
+	    if [ -z "$$found" ]; then echo "Python $$version: no interpreter here, skipped"; continue; fi
+	    echo "Python $$version: $$found"
+	    UV_PROJECT_ENVIRONMENT=$(VENV)-$$version $(SYNC) --python "$$found"
+	    $(VENV)-$$version/bin/python -m pytest --no-header -n $(WORKERS) tests/unit
+	done
+
+# ── By hand ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: format
+format: $(VENV)/.ready-test ## Format the code and mend what lint can mend
+	@$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+.PHONY: kills
+kills: $(VENV)/.ready ## 500 random kill -9 under load, then the audit: make kills ARGS='--kills 100 --seed 7'
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.ready-test ## Simulate new seeds for so many seconds: make soak FOR=3600
+	@$(BIN)/python -m tests.simulation --soak $(FOR)
+
+.PHONY: bench
+bench: $(VENV)/.ready-test ## The benchmarks, one after the other: make bench ARGS=--quick
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
+
+.PHONY: docs
+docs: $(VENV)/.ready-test ## Write the generated pages anew
+	@$(BIN)/commitd openapi --output docs/reference/openapi.json
+	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py
+
+.PHONY: lock
+lock: $(VENV)/.ready ## Write uv.lock anew after a change of dependencies
+	@$(BIN)/uv lock --no-python-downloads
+
+.PHONY: clean
+clean: ## Remove environments and caches
+	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ── The environment ──────────────────────────────────────────────────────────────────────────────────────────────
+
+$(VENV)/.ready: pyproject.toml uv.lock | $(BIN)/uv
+	@echo 'installing what commitd needs into $(VENV)'
+	$(SYNC) --no-dev
+	touch $@
+
+$(VENV)/.ready-test: pyproject.toml uv.lock | $(BIN)/uv
+	@echo 'installing what commitd and its tests need into $(VENV)'
+	$(SYNC)
+	touch $@ $(VENV)/.ready
+
+# Debian and Ubuntu ship Python without ensurepip, which venv needs; it is in the package python3.N-venv.
+$(BIN)/uv:
+	@python=
+	for name in $(PYTHON) python3 python3.13 python3.12 python3.11; do
+	    if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi
+	done
+	if [ -z "$$python" ]; then
+	    echo 'commitd needs Python 3.11 or newer: install it, or name it: make PYTHON=/path/to/python3 ...' >&2
+	    exit 1
+	fi
+	if ! "$$python" -c 'import ensurepip' 2>/dev/null; then
+	    package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	    root=
+	    if [ "$$(id -u)" != 0 ]; then root=sudo; fi
+	    if ! command -v apt-get >/dev/null || { [ -n "$$root" ] && ! command -v $$root >/dev/null; }; then
+	        echo "$$python cannot make environments: install $$package (or your system's like), then repeat" >&2
+	        exit 1
+	    fi
+	    echo "$$python cannot make environments yet: installing $$package"
+	    $$root apt-get update -qq
+	    $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package"
+	fi
+	"$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'

@@ -1,0 +1,23 @@
+import asyncio
+import sys
+
+from coordinator.client import Aborted, Branch, Client, Committed
+
+REPLICAS = ["http://127.0.0.1:8001", "http://127.0.0.1:8002", "http://127.0.0.1:8003"]
+MUG_CENTS = 500
+
+
+async def buy(mugs):
+    branches = [
+        Branch("bank", "debit", {"account": "alice", "amount": mugs * MUG_CENTS}),
+        Branch("shop", "reserve", {"item": "mug", "pieces": mugs}),
+    ]
+    async with Client(REPLICAS) as client:
+        match await client.commit(branches, deadline_ms=3000):
+            case Committed():
+                print("committed")
+            case Aborted(reason=reason):
+                print("aborted:", reason)
+
+
+asyncio.run(buy(int(sys.argv[1])))
