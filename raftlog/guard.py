@@ -138,7 +138,8 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
             self._wire.send(peer, message)
         early, self._early = self._early, {}
         for peer, message in early.items():
-            self._on_acknowledgement(peer, message)
+            if self._core.is_member(peer):  # it may have been removed since
+                self._on_acknowledgement(peer, message)
 
     def _hold(self, peer: str, message: Message) -> None:
         """Send once everything that the journal has queued by now is durable."""

@@ -376,6 +376,17 @@ def test_an_early_acknowledgement_of_an_office_that_was_lost_is_forgotten() -> N
     assert len(node.core.delivered) == count
 
 
+def test_an_early_acknowledgement_of_a_member_that_was_removed_is_forgotten() -> None:
+    """Found by the simulator, raft seed 0: the library has no place for it any more, and the leader died."""
+    node = Node(leading=True)
+    node.journal.add(b"\0c", 11, TERM)
+    node.receives("n2", answer(12))
+    node.core.members.remove("n2")
+    count = len(node.core.delivered)
+    node.flush()
+    assert len(node.core.delivered) == count
+
+
 def test_pipelined_appends_are_not_sent_again_at_every_answer() -> None:
     """The library steps back to what it acknowledges. Red when its step is not undone."""
     node = Node(leading=True)
