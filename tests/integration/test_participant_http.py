@@ -121,9 +121,8 @@ async def test_msgpack_by_content_type(bank: Api) -> None:
 
 async def test_a_repeat_in_the_other_encoding_is_a_repeat(bank: Api) -> None:
     """Seen red with the order of the keys left in the digest: it was a conflict."""
-    assert await bank.ask("g", "prepare", action="debit", body={"account": "bob", "amount": 30}) == {
-        "state": "prepared"
-    }
+    body = {"account": "bob", "amount": 30}
+    assert await bank.ask("g", "prepare", action="debit", body=body) == {"state": "prepared"}
     form = msgpack.packb({"action": "debit", "body": {"amount": 30, "account": "bob"}})
     headers = {"Content-Type": "application/msgpack"}
     async with bank.session.post("/v1/branches/g/b/prepare", data=form, headers=headers) as response:

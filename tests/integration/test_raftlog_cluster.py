@@ -105,6 +105,29 @@ async def test_the_log_goes_on_while_a_snapshot_is_sent(make: Make) -> None:
     assert await cluster.words(away) == words(0, 120)
 
 
+async def test_a_follower_that_lags_by_more_than_a_connection_may_queue_is_not_cut(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is still held, so it gets entries; but not all of them at once. With smaller bounds than the real ones.
+
+    Red when the guard does not look at the backlog: the follower is cut for not keeping up, again and again.
+    """
+    monkeypatch.setattr("raftlog.guard.BACKLOG_BYTES_MAX", 512 << 10)
+    monkeypatch.setattr("raftlog.transport.SEND_BUFFER_BYTES_MAX", 3 << 20)
+    cluster = make(snapshot_entries=10_000)
+    await cluster.start()
+    leader = await cluster.leader()
+    away = next(name for name in cluster.members if name != leader)
+    await cluster.stop(away)
+    large = [b"%d " % number + bytes(100_000) for number in range(200)]
+    await cluster.applied(*large)
+    cuts = cluster.logs[leader].status().counters.get("cut", 0)
+    await cluster.start(away)
+    assert await cluster.words(away) == large
+    assert cluster.logs[leader].status().counters.get("cut", 0) == cuts
+    assert cluster.logs[away].status().counters.get("snapshots_installed", 0) == 0
+
+
 # Members --------------------------------------------------------------------------------------------------------------
 
 
