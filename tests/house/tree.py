@@ -12,7 +12,16 @@ PACKAGES = ("raftlog", "participant", "coordinator")
 _TEXT_SUFFIXES = {".py", ".md", ".toml", ".sh", ".sql", ".json", ".csv", ".yml", ".yaml", ".html", ".js", ".css"}
 _CODE_PLACES = (*PACKAGES, "tests", "benchmarks", "examples")
 _TEXT_PLACES = (*_CODE_PLACES, "docs", ".ci")
-_TEXT_NAMES = ("Makefile", ".importlinter", ".gitignore", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml")
+_TEXT_NAMES = (
+    "Makefile",
+    ".importlinter",
+    ".gitignore",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "pyproject.toml",
+)
 
 
 def modules() -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,22 +16,11 @@ from typing import Any
 import pytest
 
 from tests.support.lognode import LogNode
+from tests.support.ports import free_addresses
 
 NAMES = ("n1", "n2", "n3")
 PATIENCE_S = 30.0
 IN_FLIGHT = 40
-
-
-def free_ports(count: int) -> list[int]:
-    """Of the system's choosing; all are held until all are known."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 class Processes:
@@ -40,8 +28,7 @@ class Processes:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        ports = free_ports(len(NAMES))
-        self._members = {name: f"127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
+        self._members = dict(zip(NAMES, free_addresses(len(NAMES)), strict=True))
         self.nodes: dict[str, LogNode] = {}
         self.applied: list[str] = []
         self.refused: set[str] = set()

@@ -26,7 +26,19 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=True, path_length=0)
+        usage = x509.KeyUsage(
+            digital_signature=False,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=True,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
         own = self._builder(self._name, self._key).add_extension(constraints, critical=True)
+        own = own.add_extension(usage, critical=True)
         self.certificate = directory / f"{name}.pem"
         self.certificate.write_bytes(self._signed(own))
 

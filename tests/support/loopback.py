@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
-import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from raftlog.config import LogConfig, Security, Timing
 from raftlog.disk import Disk, RealDisk
 from raftlog.node import RaftLog
 from raftlog.port import Applied, Member, Outcome, Refusal, Refused, Role
+from tests.support.ports import free_addresses
 
 __all__ = ["Blob", "LoopbackCluster"]
 
@@ -52,7 +53,9 @@ class LoopbackCluster:
         snapshot_entries: int = 20,
         disk: Callable[[Path], Disk] = RealDisk,
     ) -> None:
-        self.members = {name: Member(name, f"127.0.0.1:{_free_port()}") for name in names}
+        names = list(names)
+        addresses = free_addresses(len(names))
+        self.members = {name: Member(name, address) for name, address in zip(names, addresses, strict=True)}
         self.logs: dict[str, RaftLog] = {}
         self.machines: dict[str, Blob] = {}
         self._directory = directory
@@ -82,7 +85,7 @@ class LoopbackCluster:
             await self.logs.pop(name).stop()
 
     async def leader(self) -> str:
-        await self.until(lambda: self._leaders())
+        await self.until(self._leaders)
         return max(self._leaders(), key=lambda name: self.logs[name].leadership.term)
 
     def _leaders(self) -> list[str]:
@@ -97,7 +100,12 @@ class LoopbackCluster:
     async def applied(self, *commands: bytes) -> None:
         """Propose each where the leader is, until it is applied."""
         for command in commands:
-            await self._insist(lambda log, command=command: log.propose(command, command_id=command))
+            name = hashlib.blake2b(command, digest_size=16).digest()
+
+            def propose(log: RaftLog, command: bytes = command, name: bytes = name) -> Any:
+                return log.propose(command, command_id=name)
+
+            await self._insist(propose)
 
     async def changed(self, change: Callable[[RaftLog], Any]) -> None:
         """Make a change of the membership where the leader is."""
@@ -116,9 +124,3 @@ class LoopbackCluster:
         """What a node holds behind a read point."""
         await self._insist(lambda _: self.logs[name].barrier())
         return self.machines[name].commands
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pickle
 import random
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,18 +20,13 @@ from raftlog.port import Member
 from raftlog.transport import PeerTransport
 from tests.support.certificates import Authority
 from tests.support.lines import Lines, captured_lines
+from tests.support.ports import free_addresses
 
 PATIENCE_S = 10.0
 SECRET = b"the secret of the cluster"
 TIMING = Timing(heartbeat_s=0.01, election_min_s=0.05, election_max_s=0.1, silence_s=0.2, redial_s=0.01)
 QUIET = Timing(silence_s=60.0)
 MESSAGE: Message = {"type": "read_index", "id": 7}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Peer:
@@ -77,7 +71,7 @@ class Peer:
 
 
 def members_of(*names: str) -> tuple[Member, ...]:
-    return tuple(Member(name, f"127.0.0.1:{free_port()}") for name in names)
+    return tuple(Member(name, address) for name, address in zip(names, free_addresses(len(names)), strict=True))
 
 
 class Raw:
@@ -207,7 +201,7 @@ async def test_a_member_that_was_removed_is_not_dialled_and_one_that_moved_is_di
     two = await net.start("n2", members)
     two.transport.set_members(members[1:])
     assert two.transport._dialers == {}
-    moved = (Member("n1", f"127.0.0.1:{free_port()}"), members[1])
+    moved = (Member("n1", free_addresses(1)[0]), members[1])
     two.transport.set_members(moved)
     await net.start("n1", moved)
     await two.until_connected("n1")

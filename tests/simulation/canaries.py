@@ -1,0 +1,27 @@
+"""Looking for what was broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.simulation.checkers.findings import Violation
+from tests.simulation.world import World
+
+__all__ = ["is_found"]
+
+SEEDS_MAX = 30
+HOURS = 0.5
+
+
+def is_found(world: Callable[[int], World], *promises: str) -> bool:
+    """Whether a checker of one of these promises reports a violation within so many seeds.
+
+    The names matter: code that is broken on purpose may also just raise, which would prove nothing.
+    """
+    for seed in range(SEEDS_MAX):
+        try:
+            world(seed).run(HOURS)
+        except Violation as violation:
+            if any(line.startswith(promise) for line in str(violation).splitlines() for promise in promises):
+                return True
+    return False

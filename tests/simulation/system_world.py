@@ -1,0 +1,254 @@
+"""The system world: replicas on a real replicated log, banks on simulated disks, clients; and faults over all of them.
+
+What runs is production code: `RaftLog`, `Ledger`, `Replica` with its supervisor and drivers, `ParticipantService` over
+the memory resource manager, `Recovery`, `Client`. Only time, network, disks and HTTP's bytes are simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgpack
+
+from coordinator.driver.admission import Admission
+from coordinator.driver.replica import Replica, Tunables
+from coordinator.ledger.table import Ledger
+from participant.branch import Branch
+from participant.errors import ResourceFailed
+from participant.recovery import Recovery, RecoverySettings
+from participant.resource import ResourceLimits
+from participant.rm.memory import Memory
+from participant.rm.store import NOTHING, Effects
+from participant.service import ParticipantService
+from raftlog.config import LogConfig, Security
+from raftlog.errors import DiskFailed
+from raftlog.node import RaftLog
+from raftlog.port import Role
+from tests.simulation.bank import ACTIONS, INITIAL
+from tests.simulation.checkers.branches import Branches
+from tests.simulation.checkers.decisions import Decisions
+from tests.simulation.checkers.money import Money
+from tests.simulation.faults import FaultPlan
+from tests.simulation.machines import Machine
+from tests.simulation.rpc import Flaws, Rpc
+from tests.simulation.teller import Teller
+from tests.simulation.web import ParticipantApi, ReplicaApi, SimOutcomeSource, SimParticipants
+from tests.simulation.worker import SimWorker
+from tests.simulation.world import PROGRESS_S, SECRET, TIMING, World, members_of
+
+__all__ = ["SystemWorld"]
+
+_REPLICAS = ["r1", "r2", "r3"]
+_BANKS = ["bank-a", "bank-b", "bank-c"]
+_CLIENTS = ["c1", "c2", "c3"]
+
+_EPOCH_MS = 1_760_000_000_000
+_SKEW_MS = 30_000  # two machines' wall clocks differ by up to twice this
+_TUNABLES = Tunables(retention_s=1_200.0)
+_LIMITS = ResourceLimits(lock_wait_s=3.0, unprepared_limit_s=20.0, retention_s=7_200.0)
+_RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the seed chose for one world."""
+
+    banks: int
+    clients: int
+    think_s: float
+    snapshot_entries: int
+    flaws: Flaws
+    faults: FaultPlan
+
+    @classmethod
+    def draw(cls, rng: Random) -> Settings:
+        flaws = Flaws(
+            loss=rng.choice((0.0, 0.01, 0.05)),
+            duplicate=rng.choice((0.0, 0.02, 0.1)),
+            late=rng.choice((0.0, 0.02, 0.1)),
+            late_mean_s=rng.choice((1.0, 5.0)),
+        )
+        return cls(
+            banks=rng.choice((2, 3)),
+            clients=rng.randint(1, 3),
+            think_s=rng.choice((3.0, 8.0, 20.0)),
+            snapshot_entries=rng.choice((30, 100, 400)),
+            flaws=flaws,
+            faults=FaultPlan.draw(rng),
+        )
+
+
+class SystemWorld(World):
+    """One run of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__("system", seed)
+        self.settings = Settings.draw(self.rng)
+        self.rpc = Rpc(self.loop, self.links)
+        self.decisions = Decisions(self.findings)
+        self.branches = Branches(self.findings, self.decisions)
+        self.money = Money(self.findings, INITIAL)
+        self._banks = _BANKS[: self.settings.banks]
+        self._clients = _CLIENTS[: self.settings.clients]
+        self._replicas: dict[str, Replica] = {}
+        self._resources: dict[str, Memory] = {}
+        self._skew_ms: dict[str, int] = {}
+        kinds = ((_REPLICAS, self._run_replica), (self._banks, self._run_bank), (self._clients, self._run_client))
+        for name, main in ((name, main) for names, main in kinds for name in names):
+            self.add_machine(name, main, kept_up=name not in self._clients)
+            self._skew_ms[name] = self.rng.randint(-_SKEW_MS, _SKEW_MS)
+        self.plan_faults(self.settings.faults)
+
+    def summary(self) -> str:
+        answers = ", ".join(f"{count} {what}" for what, count in sorted(self.decisions.answers.items()))
+        return (
+            f"{len(self._banks)} banks, {self.faults.done} faults, {len(self.decisions.committed)} committed; "
+            f"clients heard: {answers}"
+        )
+
+    # Rounds ------------------------------------------------------------------------------------------------------
+
+    def begin_round(self, group: asyncio.TaskGroup) -> None:
+        self.rpc.flaws = self.settings.flaws
+
+    async def settle(self) -> None:
+        """Clients end, every transaction is final on every replica, no branch waits; then all must agree."""
+        self.rpc.flaws = Flaws()
+        deadline = self.loop.time() + PROGRESS_S
+        for what, holds in (
+            ("all clients answered", self._all_answered),
+            ("all ledgers equal and every transaction final", self._all_final),
+            ("all branches ended", self._none_in_doubt),
+        ):
+            if not await self.wait_until(what, holds, deadline):
+                return
+        self._check()
+        self.trace.note("settled", len(self.decisions.committed))
+
+    def _all_answered(self) -> bool:
+        return not any(self.machines[name].up for name in self._clients)
+
+    def _all_final(self) -> bool:
+        ledgers = [self._replicas[name].ledger for name in _REPLICAS if name in self._replicas]
+        revisions = {ledger.revision for ledger in ledgers}
+        finished = not any(ledger.unfinished() for ledger in ledgers)
+        return len(ledgers) == len(_REPLICAS) and len(revisions) == 1 and finished
+
+    def _none_in_doubt(self) -> bool:
+        engines: list[Any] = [self._resources[name]._engine for name in self._banks if name in self._resources]
+        waiting = any(engine._prepared or engine._open or engine._parked for engine in engines)
+        return len(engines) == len(self._banks) and not waiting
+
+    def _check(self) -> None:
+        self.decisions.check()
+        balances: dict[str, int] = {}
+        for name in self._banks:
+            store: Any = self._resources[name]._engine._store
+            self.branches.check(name, list(store._branches.values()))
+            balances |= {f"{name}/{account}": msgpack.unpackb(value) for account, value in store._rows.items()}
+        self.money.check(self._committed(), balances)
+
+    def _committed(self) -> list[str]:
+        """What the ledgers hold as committed, and what a one-phase bank committed for a client that gave up."""
+        recorded = self.decisions.committed
+        alone: list[str] = []
+        for name in self._banks:
+            store: Any = self._resources[name]._engine._store
+            for branch in store._branches.values():
+                gid = branch.key.gid
+                if branch.state == "committed" and self.decisions.of(gid) is None:
+                    alone.append(gid)
+        return recorded + alone
+
+    def excused(self, machine: Machine, error: BaseException | None) -> bool:
+        self._replicas.pop(machine.name, None)
+        self._resources.pop(machine.name, None)
+        if machine.name in self._clients:
+            return error is None
+        return isinstance(error, DiskFailed | ResourceFailed) and machine.disk.failures > 0
+
+    def favourite(self) -> str | None:
+        for name, replica in self._replicas.items():
+            if self.machines[name].running and replica.log.leadership.role is Role.LEADER:
+                return name
+        return None
+
+    # Processes ---------------------------------------------------------------------------------------------------
+
+    def _wall(self, name: str) -> Callable[[], int]:
+        skew_ms = self._skew_ms[name]
+        return lambda: _EPOCH_MS + skew_ms + int(self.loop.time() * 1_000)
+
+    async def _run_replica(self, machine: Machine) -> None:
+        name = machine.name
+        self._replicas.pop(name, None)
+        chance = machine.chance()
+        config = LogConfig(
+            cluster="simulated",
+            name=name,
+            members=members_of(_REPLICAS),
+            security=Security(secret=SECRET),
+            timing=TIMING,
+            snapshot_entries=self.settings.snapshot_entries,
+        )
+        ledger = Ledger()
+        ledger.subscribe(lambda record: self.decisions.recorded(name, record))
+        log = RaftLog(config, ledger, machine.disk, chance, SimWorker)
+        participants = SimParticipants(self.rpc, self._banks, _TUNABLES.call_timeout_s)
+        replica = Replica(
+            log,
+            ledger,
+            participants,
+            wall_ms=self._wall(name),
+            chance=chance,
+            admission=Admission(),
+            tunables=_TUNABLES,
+        )
+        await replica.start()
+        self._replicas[name] = replica
+        ReplicaApi(self.rpc, name, replica.transactions, self._banks)
+        await log.stopped()
+
+    async def _run_bank(self, machine: Machine) -> None:
+        name = machine.name
+        self._resources.pop(name, None)
+        memory = Memory(machine.disk, limits=_LIMITS, wall_ms=self._wall(name))
+        await memory.open()
+        self._watch(name, memory)
+        self._resources[name] = memory
+        ParticipantApi(self.rpc, ParticipantService(name, memory, ACTIONS))
+        source = SimOutcomeSource(self.rpc, name, _REPLICAS)
+        recovery = asyncio.ensure_future(Recovery(memory, source, _RECOVERY, machine.chance()).run())
+        failure = await memory.failed()
+        recovery.cancel()
+        raise failure
+
+    def _watch(self, name: str, memory: Memory) -> None:
+        """Show the checkers every change of a branch; the bank's own code stays as it is."""
+        store: Any = memory._engine._store
+        save = store.save
+
+        def watched(branch: Branch, effects: Effects = NOTHING) -> None:
+            self.branches.moves(name, store.load(branch.key), branch)
+            save(branch, effects)
+
+        store.save = watched
+
+    async def _run_client(self, machine: Machine) -> None:
+        if machine.process is None or not self.working:
+            return
+        teller = Teller(
+            f"{machine.name}-{machine.process.incarnation}",
+            machine.chance(),
+            self.rpc,
+            self._banks,
+            _REPLICAS,
+            lambda: self.working,
+            (self.findings, self.decisions, self.money),
+            self.trace,
+        )
+        await teller.run(self.settings.think_s)
