@@ -21,7 +21,7 @@ from participant.recovery import RecoverySettings
 from participant.resource import ResourceLimits
 from participant.service import ServiceLimits
 
-__all__ = ["ENV_PREFIX", "ParticipantConfig", "load"]
+__all__ = ["ENV_PREFIX", "RETENTION_S_MIN", "ParticipantConfig", "load"]
 
 ENV_PREFIX = "COMMITD_PARTICIPANT_"
 
@@ -38,6 +38,8 @@ def _replica(value: str) -> str:
         raise ValueError(f"must be http://host:port, not {value!r}")
     return value.rstrip("/")
 
+
+RETENTION_S_MIN = 7_200.0  # twice the longest deadline: a late request must still find what became of its branch
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1)]
@@ -60,7 +62,7 @@ class ParticipantConfig(BaseSettings):
     branches_max: _Count = 10_000
     lock_wait_s: _Seconds = 3.0
     unprepared_limit_s: _Seconds = 60.0
-    retention_s: _Seconds = 86_400.0
+    retention_s: Annotated[float, Field(ge=RETENTION_S_MIN, allow_inf_nan=False)] = 86_400.0
     recovery_grace_s: _Seconds = 5.0
     recovery_interval_s: _Seconds = 1.0
     recovery_interval_max_s: _Seconds = 15.0

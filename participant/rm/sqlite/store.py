@@ -192,8 +192,8 @@ class SqliteStore:
             if misfit is None:
                 with self._without_triggers():
                     apsw.Changeset.apply(intent, self._db, conflict=conflict)
-        except apsw.AbortError:
-            misfit = "; ".join(conflicts)
+        except (apsw.AbortError, apsw.SQLError) as error:
+            misfit = "; ".join(conflicts) or str(error)
         return misfit
 
     def forget(self, before_ms: int, branches_max: int) -> int:

@@ -37,7 +37,7 @@ def test_every_key_reaches_where_it_matters(file: Path) -> None:
         branches_max = 4
         lock_wait_s = 5
         unprepared_limit_s = 6
-        retention_s = 7
+        retention_s = 7300
         recovery_grace_s = 8
         recovery_interval_s = 9
         recovery_interval_max_s = 10
@@ -48,7 +48,7 @@ def test_every_key_reaches_where_it_matters(file: Path) -> None:
     service, resource, recovery = config.service_limits, config.resource_limits, config.recovery
     assert (service.body_bytes_max, service.operations_max, service.in_flight_max) == (1, 2, 3)
     assert (resource.branches_max, resource.lock_wait_s) == (4, 5)
-    assert (resource.unprepared_limit_s, resource.retention_s) == (6, 7)
+    assert (resource.unprepared_limit_s, resource.retention_s) == (6, 7300)
     assert (recovery.grace_s, recovery.interval_s, recovery.interval_max_s) == (8, 9, 10)
 
 
