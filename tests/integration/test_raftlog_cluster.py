@@ -11,9 +11,10 @@ from typing import Any
 import pysyncobj.syncobj
 import pytest
 
-from raftlog.port import Applied, Refusal, Refused
+from raftlog.port import Applied, Member, Refusal, Refused
 from raftlog.transfers import PIECE_BYTES, WINDOW_BYTES
 from tests.support.loopback import LoopbackCluster
+from tests.support.ports import free_addresses
 
 NAMES = ("n1", "n2", "n3")
 BALLAST = bytes(range(256)) * (5 * WINDOW_BYTES // 256 // 2)  # two and a half windows
@@ -160,6 +161,22 @@ async def test_members_come_and_go_under_load_and_restarts_remember_them(make: M
         for name in left:
             assert await cluster.words(name) == words(0, 150)
             assert sorted(member.name for member in cluster.logs[name].status().members) == left
+
+
+@pytest.mark.parametrize("snapshot_entries", [20, 10_000], ids=["snapshots", "log only"])
+async def test_a_member_may_move_to_another_address_between_two_starts(make: Make, snapshot_entries: int) -> None:
+    """The configuration says where; names are for ever. Red when the addresses in a snapshot count for more."""
+    cluster = make(snapshot_entries=snapshot_entries)
+    await cluster.start()
+    await cluster.applied(*words(0, 50))
+    await cluster.stop()
+    for name, address in zip(NAMES, free_addresses(len(NAMES)), strict=True):
+        cluster.members[name] = Member(name, address)
+    await cluster.start()
+    await cluster.applied(*words(50, 60))
+    for name in NAMES:
+        assert await cluster.words(name) == words(0, 60)
+        assert set(cluster.logs[name].status().members) == set(cluster.members.values())
 
 
 async def test_one_change_of_members_at_a_time(make: Make) -> None:

@@ -124,7 +124,8 @@ def test_no_message_leaves_before_what_it_promises_is_durable() -> None:
 def test_nothing_is_applied_or_answered_before_a_majority_would_keep_it(names: tuple[str, ...], run: Run) -> None:
     """On any node, and to any client: each command is looked for on all disks as a power cut would leave them.
 
-    Red when the core applies beyond its own disk, and when the guard lets a leader count beyond its own disk.
+    Red when the core applies beyond its own disk; and, with the slow leader, when the guard bounds by that disk neither
+    the acknowledgements that a leader counts nor the commit index that it tells its followers.
     """
     watched = Watched(names)
     cluster = watched.cluster

@@ -77,7 +77,9 @@ class JournalMachine(RuleBasedStateMachine):
             return
         index = data.draw(st.integers(first, durable))
         self.snapshot = meta(index, self.journal.term_at(index) or 0)
-        self.in_flight = ("rotate", self.journal.compact(self.snapshot), None)
+        tail_entries, tail_bytes = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 10))
+        payload = self.journal.compact(self.snapshot, tail_entries=tail_entries, tail_bytes=tail_bytes)
+        self.in_flight = ("rotate", payload, None)
 
     @rule(data=st.data())
     def receive(self, data: st.DataObject) -> None:

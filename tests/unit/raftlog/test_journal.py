@@ -36,9 +36,9 @@ class Disk:
         self.batches.append(journal.take())
         journal.synced()
 
-    def compact(self, journal: RaftJournal, snapshot: SnapshotMeta) -> None:
+    def compact(self, journal: RaftJournal, snapshot: SnapshotMeta, **tail: int) -> None:
         self.snapshot = snapshot
-        self.batches = [journal.compact(snapshot)]
+        self.batches = [journal.compact(snapshot, **tail)]
         journal.synced()
 
 
@@ -185,6 +185,32 @@ def test_compaction_keeps_what_the_snapshot_does_not_cover_queued_or_not() -> No
     assert (again.getCurrentTerm(), again.getVotedForNodeId()) == (2, "n3")
     assert again.first_index == again.getRaftCommitIndex() == 4
     assert again.term_at(4) == 1
+
+
+@pytest.mark.parametrize(
+    ("tail_entries", "tail_bytes", "first"),
+    [(0, 100, 6), (3, 100, 3), (100, 100, 1), (100, 4, 4), (100, 5, 4), (100, 0, 6), (2, 4, 4)],
+)
+def test_compaction_leaves_a_tail_behind_the_snapshot_within_both_bounds(
+    tail_entries: int, tail_bytes: int, first: int
+) -> None:
+    """A follower that was away for a moment gets these, and no snapshot; commands are two bytes each.
+
+    Red when `_tail_base` looks at one of the bounds only.
+    """
+    disk = Disk()
+    journal = begun(disk, entries(2, 8, term=1))
+    disk.flush(journal)
+    disk.compact(journal, meta(6, 1), tail_entries=tail_entries, tail_bytes=tail_bytes)
+    assert journal.first_index == first
+    assert held(journal)[1:] == entries(first + 1, 8, term=1)
+    assert journal.durable_index == 8
+    journal.deleteEntriesFrom(len(journal) - 1)
+    journal.add(b"c8", 8, 2)
+    disk.flush(journal)
+    again = disk.journal()
+    assert held(again)[1:] == [*entries(7, 7, term=1), (b"c8", 8, 2)]
+    assert again.first_index == again.getRaftCommitIndex() == 6, "nothing that the snapshot covers is applied again"
 
 
 def test_a_crash_between_snapshot_and_trim_loses_no_entry() -> None:
