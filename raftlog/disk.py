@@ -24,6 +24,13 @@ class File(Protocol):
     def append(self, data: bytes) -> None:
         """Write all of `data` at the end. Durable only after `sync`. Raises OSError."""
 
+    def reserve(self, size_bytes: int) -> None:
+        """Make room for so many bytes more. Until something is appended there they read as zeros, after a crash too.
+
+        A sync need not record a new length then, for which a journalling file system needs a transaction of its own.
+        Raises OSError.
+        """
+
     def sync(self) -> None:
         """Make the content durable, including the length (fdatasync). Raises OSError; never call it again then."""
 
@@ -64,12 +71,18 @@ class Disk(Protocol):
 
 class _RealFile:
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _FILE_MODE)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        self._end = os.lseek(self._fd, 0, os.SEEK_END)
 
     def append(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            written = os.pwrite(self._fd, view, self._end)
+            self._end += written
+            view = view[written:]
+
+    def reserve(self, size_bytes: int) -> None:
+        os.posix_fallocate(self._fd, self._end, size_bytes)
 
     def sync(self) -> None:
         os.fdatasync(self._fd)

@@ -210,9 +210,10 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
             message = {**message, "next_node_idx": self._journal.durable_index + 1}
         pipelined = self._core.next_index(peer)
         self._deliver(peer, message)
-        if not message["reset"]:  # the library steps back at every answer, to what it acknowledges
-            reached = following if message["success"] else 0
-            self._core.set_next_index(peer, max(pipelined, reached, self._core.next_index(peer)))
+        if message["success"] and message["received"]:
+            self._core.set_next_index(peer, following)  # a snapshot says where the follower is; before, we pretended
+        elif not message["reset"]:  # the library steps back at every answer, to what it acknowledges
+            self._core.set_next_index(peer, max(pipelined, self._core.next_index(peer)))
 
     def _on_append(self, peer: str, message: Message) -> None:
         if message["term"] < self._core.term:

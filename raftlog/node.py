@@ -326,7 +326,9 @@ class RaftLog:
             self._core.flushed()
         except Exception as broken:  # noqa: BLE001  # as in a turn
             self._fail(broken)
-        self._wake()
+        core = self._core
+        if core.leading or core.commit_index > core.applied_index or self._journal.dirty:
+            self._wake()  # else a follower has said what it had to say, and a turn would do nothing
 
     # Leadership ------------------------------------------------------------------------------------------
 

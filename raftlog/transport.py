@@ -1,6 +1,7 @@
 """Connections between replicas over asyncio: who dials, who is heard, and when a silent connection is given up.
 
-Of two replicas the one with the greater name dials. A connection is cut at the first byte that is not our protocol,
+Of two replicas the one with the greater name dials; the other only after a while in vain, because who has been away may
+not know yet whom it should dial. A connection is cut at the first byte that is not our protocol,
 when it falls silent, and when its peer cannot keep up; cutting is always safe, because the guard expects gaps.
 """
 
@@ -151,14 +152,14 @@ class PeerTransport:
 
     def set_members(self, members: tuple[Member, ...]) -> None:
         """Dial whom we should dial now, and nobody else."""
-        wanted = {member.name: member.address for member in members if member.name < self._config.name}
+        wanted = {member.name: member.address for member in members if member.name != self._config.name}
         for name, (address, task) in list(self._dialers.items()):
             if wanted.get(name) != address:
                 task.cancel()
                 del self._dialers[name]
         for name, address in wanted.items():
             if name not in self._dialers:
-                self._dialers[name] = (address, self.loop.create_task(self._keep_dialing(name, address)))
+                self._dialers[name] = (address, self.loop.create_task(self._keep_connected(name, address)))
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue a message for a connected peer; False if it is not connected."""
@@ -237,21 +238,34 @@ class PeerTransport:
             unproven[0].cut("too many connections that have proven nothing")
         return connection
 
-    async def _keep_dialing(self, peer: str, address: str) -> None:
+    async def _keep_connected(self, peer: str, address: str) -> None:
         host, port = split_address(address)
-        tls = self._config.security.tls_client
+        patience_s = self._config.timing.redial_s if peer < self._config.name else self.silence_s
+        await asyncio.sleep(0 if peer < self._config.name else self._drawn(patience_s))
         while True:
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    _, connection = await self.loop.create_connection(
-                        lambda: self._connection(dialing=True, expected=peer),
-                        host,
-                        port,
-                        ssl=tls,
-                        server_hostname=peer if tls is not None else None,
-                    )
+            connection = self._open.get(peer)
+            if connection is None:
+                await self._dial(peer, host, port)
+            else:
                 await asyncio.shield(connection.closed)
-            except OSError as error:  # refused, unreachable, timed out, or a certificate that does not verify
-                self.counters["dial_failed"] += 1
-                _log.debug("cannot reach peer", node=self._config.name, peer=peer, address=address, why=str(error))
-            await asyncio.sleep(self._config.timing.redial_s * (0.5 + self._dice.random()))
+            await asyncio.sleep(self._drawn(patience_s))
+
+    def _drawn(self, mean_s: float) -> float:
+        return mean_s * (0.5 + self._dice.random())
+
+    async def _dial(self, peer: str, host: str, port: int) -> None:
+        """Connect, and stay until the connection is gone."""
+        tls = self._config.security.tls_client
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await self.loop.create_connection(
+                    lambda: self._connection(dialing=True, expected=peer),
+                    host,
+                    port,
+                    ssl=tls,
+                    server_hostname=peer if tls is not None else None,
+                )
+            await asyncio.shield(connection.closed)
+        except OSError as error:  # refused, unreachable, timed out, or a certificate that does not verify
+            self.counters["dial_failed"] += 1
+            _log.debug("cannot reach peer", node=self._config.name, peer=peer, why=str(error))

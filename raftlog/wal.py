@@ -43,6 +43,7 @@ __all__ = ["BATCH_BYTES_MAX", "WAL_VERSION", "WriteAheadLog"]
 
 WAL_VERSION = 1
 BATCH_BYTES_MAX = 1 << 30
+RESERVE_BYTES = 1 << 20  # room made ahead of what is written: see `File.reserve`
 
 _MAGIC = b"\xc7WAL"
 _HEAD = struct.Struct("<4sBIQI")  # magic, kind, payload length, sequence, crc32 of kind + sequence + payload
@@ -117,6 +118,7 @@ class WriteAheadLog:
         self._sequence = 0
         self._file: File | None = None
         self._bytes = 0
+        self._reserved = 0  # bytes of the file that are written or reserved
 
     @property
     def size_bytes(self) -> int:
@@ -143,6 +145,9 @@ class WriteAheadLog:
         data = _encode(_BATCH, self._sequence, payload)
         self._file = None  # only a write that ended well gives the handle back
         try:
+            if self._bytes + len(data) > self._reserved:
+                file.reserve(len(data) + RESERVE_BYTES)
+                self._reserved = self._bytes + len(data) + RESERVE_BYTES
             file.append(data)
             file.sync()
         except OSError as error:
@@ -194,6 +199,7 @@ class WriteAheadLog:
                 self._disk.remove(self._file_name(other))
         self._disk.sync_directory()
         self._file, self._generation, self._bytes = self._disk.open(name), generation, size
+        self._reserved = size
 
     def _generations(self) -> list[int]:
         return sorted(int(match[1]) for match in map(self._name.fullmatch, self._disk.names()) if match)

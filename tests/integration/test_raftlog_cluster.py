@@ -11,6 +11,7 @@ from typing import Any
 import pysyncobj.syncobj
 import pytest
 
+from raftlog.frames import Channel
 from raftlog.port import Applied, Member, Refusal, Refused
 from raftlog.transfers import PIECE_BYTES, WINDOW_BYTES
 from tests.support.loopback import LoopbackCluster
@@ -187,6 +188,42 @@ async def test_one_change_of_members_at_a_time(make: Make) -> None:
     outcomes = await asyncio.gather(*(log.add_member(cluster.members[name]) for name in ("n4", "n5")))
     assert [isinstance(outcome, Applied) for outcome in outcomes] == [True, False]
     assert outcomes[1] == Refused(Refusal.DENIED, outcomes[1].leader)  # type: ignore[union-attr]
+
+
+# Nonsense -------------------------------------------------------------------------------------------------------------
+
+
+async def test_nonsense_from_a_peer_that_has_proven_itself_is_counted_and_harms_nobody(make: Make) -> None:
+    """The frames are authentic, what they say is not ours. Red when the guard does not check shapes."""
+    cluster = make()
+    await cluster.start("n1")
+    host, port = cluster.members["n1"].address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    channel = Channel("loopback", "n2", b"a secret of the loopback", b"N" * 32, dialing=True, expected="n1")
+    writer.write(channel.greeting())
+    while not channel.open:
+        for item in channel.receive(await reader.read(4_096)):
+            assert isinstance(item, bytes)
+            writer.write(item)
+    nonsense: list[dict[str, Any]] = [
+        {"type": "append_entries", "term": 1, "entries": "all of them"},
+        {"type": "append_entries", "term": -1, "commit_index": 0, "burst": 0, "serialized": {}},
+        {"type": "request_vote", "term": "5"},
+        {"type": "apply_command", "command": b"rm"},
+        {"type": ["response_vote"]},
+        {"type": None},
+        {"type": "read_index", "id": None},
+        {"type": "next_node_idx", "next_node_idx": 1e9},
+    ]
+    log = cluster.logs["n1"]
+    for message in nonsense:
+        writer.write(channel.encode(message))
+    await cluster.until(lambda: log.status().counters.get("malformed") == len(nonsense))
+    assert log.status().connected == ("n2",)
+    writer.close()
+    await cluster.start("n2", "n3")
+    await cluster.applied(b"well")
+    assert await cluster.words("n1") == [b"well"]
 
 
 # No pickle ------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class _FailingFile:
         self._file = file
         self._disk = disk
         self.append = file.append
+        self.reserve = file.reserve
         self.close = file.close
 
     def sync(self) -> None:

@@ -60,6 +60,9 @@ class _WatchedFile:
         self._before(f"append {self._name}")
         self._file.append(data)
 
+    def reserve(self, size_bytes: int) -> None:
+        self._file.reserve(size_bytes)
+
     def sync(self) -> None:
         self._before(f"sync {self._name}")
         self._file.sync()

@@ -37,7 +37,7 @@ class Machine:
         self._trace = trace
         self._main = main
         self._rng = Random(f"{loop.seed}/machine/{name}")
-        self.disk = SimDisk(self._rng)
+        self.disk = SimDisk(self._rng, reserves=True)
         self.process: Process | None = None
 
     @property

@@ -86,6 +86,22 @@ def test_truncation_is_durable_at_once() -> None:
     }
 
 
+def test_reserved_room_reads_as_zeros_until_it_is_written() -> None:
+    """Also after a crash, which may take the room back as long as it was not synced."""
+    disk = SimDisk(reserves=True)
+    file = disk.open("log")
+    file.reserve(6)
+    file.append(b"ab")
+    disk.sync_directory()
+    assert disk.read("log") == b"ab\0\0\0\0"
+    assert {b"", b"ab", b"ab\0\0\0\0", bytes(6)} <= {after.read("log") for after in _crashes(disk)}
+    file.sync()
+    file.append(b"cd")
+    assert {after.read("log") for after in _crashes(disk)} == {b"ab\0\0\0\0", b"abcd\0\0"}
+    file.append(b"efgh")
+    assert disk.read("log") == b"abcdefgh"
+
+
 def test_kill_keeps_the_page_cache_but_does_not_sync_it() -> None:
     disk = SimDisk()
     disk.open("log").append(b"written")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from raftlog.guard import Guard
-from raftlog.journal import RaftJournal
 from raftlog.port import Applied
 from raftlog.reads import Reads
 from tests.simulation.canaries import is_found
@@ -52,12 +51,6 @@ def test_canary_speaking_before_writing_is_found(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Guard, "_hold", at_once)
     assert is_found(RaftWorld, "applied prefixes are equal", "acknowledged commands survive", "one leader a term")
-
-
-def test_canary_a_leader_that_counts_itself_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal claims that all it holds is on the disk."""
-    monkeypatch.setattr(RaftJournal, "durable_index", property(lambda self: self.last_index))
-    assert is_found(RaftWorld, "applied prefixes are equal", "acknowledged commands survive")
 
 
 def test_canary_a_read_without_a_majority_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from unittest import mock
 
 import structlog
 
-from raftlog import transfers
+from raftlog import transfers, wal
 from raftlog.config import Timing
 from raftlog.port import Member
 from tests.simulation.checkers.findings import Findings
@@ -163,7 +163,7 @@ class World(ABC):
 
 @contextmanager
 def _tuned(alarm: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
-    """Small snapshot pieces, so that transfers are long enough to be disturbed; errors in the log reach `alarm`."""
+    """Small pieces of snapshots and room in files, so that their borders are met often; errors reach `alarm`."""
 
     def listen(_logger: Any, _method: str, event: Any) -> Any:
         alarm(event)
@@ -172,7 +172,10 @@ def _tuned(alarm: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), processors=[listen])
     try:
-        with mock.patch.multiple(transfers, PIECE_BYTES=2_048, WINDOW_BYTES=8_192):
+        with (
+            mock.patch.multiple(transfers, PIECE_BYTES=2_048, WINDOW_BYTES=8_192),
+            mock.patch.object(wal, "RESERVE_BYTES", 4_096),
+        ):
             yield
     finally:
         structlog.configure(**before)

@@ -33,23 +33,37 @@ class PowerCut(BaseException):
 
 @dataclass(slots=True)
 class _Inode:
-    """One file: what is read back, what is on the platters, and the appends in between."""
+    """One file: what is read back, what is on the platters, and what was written in between.
+
+    Only the bytes from `start` to `stop` may differ from the platters, apart from the length.
+    """
 
     cached: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
-    start: int = 0  # where the pending bytes begin in `cached`
+    start: int = 0
+    stop: int = 0
     dirty: bool = False
 
-    def append(self, data: bytes) -> None:
-        if not self.dirty:
-            self.start = len(self.cached)
-            self.dirty = True
-        self.cached += data
+    def write(self, offset: int, data: bytes) -> None:
+        self._touch(offset, offset + len(data))
+        _write_at(self.cached, offset, data)
+
+    def reserve(self, size: int) -> None:
+        """Zeros up to `size`: a longer file, as of the next sync."""
+        if size > len(self.cached):
+            self._touch(len(self.cached), len(self.cached))
+            self.cached.extend(bytes(size - len(self.cached)))
 
     def sync(self) -> None:
         if self.dirty:
-            _write_at(self.durable, self.start, self.cached[self.start :])
+            _write_at(self.durable, self.start, self.cached[self.start : self.stop])
+            self.durable.extend(bytes(len(self.cached) - len(self.durable)))
             self.dirty = False
+
+    def _touch(self, start: int, stop: int) -> None:
+        self.start = min(self.start, start) if self.dirty else start
+        self.stop = max(self.stop, stop) if self.dirty else stop
+        self.dirty = True
 
     def fail_sync(self, rng: Random) -> None:
         """The pages become clean without having been written: perhaps some of them, perhaps none."""
@@ -66,9 +80,8 @@ class _Inode:
         content = bytearray(self.durable)
         if not self.dirty:
             return content
-        end = self._surviving_length(rng)
-        if end > len(content):
-            content.extend(bytes(end - len(content)))
+        content.extend(bytes(self._surviving_length(rng) - len(content)))
+        end = min(self.stop, len(content))
         keep = rng.choice((0.0, 0.5, 0.9, 1.0))
         for block in range(self.start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
             low, high = max(block * BLOCK_BYTES, self.start), min((block + 1) * BLOCK_BYTES, end)
@@ -78,13 +91,14 @@ class _Inode:
 
     def _surviving_length(self, rng: Random) -> int:
         """The length is written apart from the content: the old one, the new one, or one in between."""
+        old, new = len(self.durable), max(len(self.durable), len(self.cached))
         match rng.randrange(3):
             case 0:
-                return self.start
+                return old
             case 1:
-                return len(self.cached)
+                return new
             case _:
-                return rng.randint(self.start, len(self.cached))
+                return rng.randint(old, new)
 
 
 def _write_at(target: bytearray, offset: int, data: bytes | bytearray) -> None:
@@ -95,9 +109,13 @@ def _write_at(target: bytearray, offset: int, data: bytes | bytearray) -> None:
 
 
 class SimDisk:
-    """One directory. `rng` draws what a failed sync leaves. Counts its operations, for enumerating crash points."""
+    """One directory. `rng` draws what a failed sync leaves. Counts its operations, for enumerating crash points.
 
-    def __init__(self, rng: Random | None = None) -> None:
+    `reserves`: whether `File.reserve` makes room, which then reads as zeros; without it a file ends where its data do.
+    """
+
+    def __init__(self, rng: Random | None = None, *, reserves: bool = False) -> None:
+        self.reserves = reserves
         self.operations = 0  # that changed something or made something durable
         self.syncs = 0
         self.failures = 0  # injected, and reported to the caller
@@ -179,7 +197,7 @@ class SimDisk:
         names = dict(self._durable_names)
         for change in self._changes[: rng.randint(0, len(self._changes))]:
             change(names)
-        after = SimDisk(rng)
+        after = SimDisk(rng, reserves=self.reserves)
         for name, inode in names.items():
             content = inode.survivor(rng)
             after._names[name] = _Inode(cached=bytearray(content), durable=content)
@@ -188,7 +206,7 @@ class SimDisk:
 
     def kill(self) -> SimDisk:
         """kill -9 of the process: everything written is still there, and still unsynced."""
-        after = SimDisk(self._rng)
+        after = SimDisk(self._rng, reserves=self.reserves)
         after._names, after._durable_names, after._changes = self._names, self._durable_names, self._changes
         self._dead = True
         return after
@@ -220,10 +238,14 @@ class SimDisk:
 
     # Inside ----------------------------------------------------------------------------------------------------
 
-    def append_to(self, inode: _Inode, data: bytes) -> None:
+    def write_to(self, inode: _Inode, offset: int, data: bytes) -> None:
         self._operation()
         self.bytes_written += len(data)
-        inode.append(data)
+        inode.write(offset, data)
+
+    def reserve_in(self, inode: _Inode, size: int) -> None:
+        self._operation()
+        inode.reserve(size)
 
     def sync_of(self, inode: _Inode) -> None:
         try:
@@ -268,16 +290,23 @@ class SimDisk:
 
 
 class _OpenFile:
-    """A handle for appending."""
+    """A handle for appending. As with the real one, its end is that of the file when it was opened."""
 
     def __init__(self, disk: SimDisk, inode: _Inode) -> None:
         self._disk = disk
         self._inode = inode
+        self._end = len(inode.cached)
         self._open = True
 
     def append(self, data: bytes) -> None:
         self._check()
-        self._disk.append_to(self._inode, data)
+        self._disk.write_to(self._inode, self._end, data)
+        self._end += len(data)
+
+    def reserve(self, size_bytes: int) -> None:
+        self._check()
+        if self._disk.reserves:
+            self._disk.reserve_in(self._inode, self._end + size_bytes)
 
     def sync(self) -> None:
         self._check()
