@@ -19,8 +19,6 @@ STAGES := lint types house unit pythons sim integration chaos
 # Fast tests in one process each.
 UNIT := tests/unit tests/traces tests/papers tests/property tests/exhaustive tests/contract tests/defects
 OTHER_PYTHONS := 3.12 3.13
-# Virtual hours of each of the two simulated worlds in `make sim`.
-SIMULATED_HOURS := 52
 BENCHMARKS := log commit failover
 FOR := 600
 
@@ -71,7 +69,7 @@ unit: $(VENV)/.ready-test ## Units, traces, the papers' claims, properties, smal
 
 .PHONY: sim
 sim: $(VENV)/.ready-test ## Simulated clusters in virtual time; a power cut at every write
-	@SIMULATED_HOURS=$(SIMULATED_HOURS) $(PYTEST) -n $(WORKERS) tests/simulation tests/power
+	@$(PYTEST) -n $(WORKERS) tests/simulation tests/power
 
 .PHONY: integration
 integration: $(VENV)/.ready-test ## Real processes on loopback, one test at a time

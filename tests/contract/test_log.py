@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -33,6 +32,7 @@ from raftlog.port import (
     Unknown,
 )
 from tests.support.disk import SimDisk
+from tests.support.ports import free_addresses
 
 NAMES = ("n1", "n2", "n3")
 SNAPSHOT_EVERY_ENTRIES = 20
@@ -164,7 +164,8 @@ class RaftCluster(Cluster):
     def __init__(self) -> None:
         super().__init__()
         self.dice = random.Random(1)
-        self.members = {name: Member(name, f"127.0.0.1:{free_port()}") for name in (*NAMES, "n4")}
+        names = (*NAMES, "n4")
+        self.members = {name: Member(name, at) for name, at in zip(names, free_addresses(len(names)), strict=True)}
         self.disks = {name: SimDisk(self.dice) for name in self.members}
 
     async def start(self, name: str) -> None:
@@ -190,12 +191,6 @@ class RaftCluster(Cluster):
 
     def member(self, name: str) -> Member:
         return self.members[name]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def leads(log: ReplicatedLog) -> bool:
