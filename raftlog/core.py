@@ -225,6 +225,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         Standing early is safe at any time; it only costs a term if the leader lives (section 5.2).
         """
         self._enter()
+        self._transfers.cancel(peer)  # the library notices only if the peer is still away when it sends again
         self.guard._onNodeDisconnected(self.node(peer))  # noqa: SLF001
         if not self.leading and self.leader == peer:
             self._SyncObj__raftLeader = None  # nobody is sent to it any more
