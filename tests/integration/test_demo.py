@@ -40,6 +40,11 @@ def few(tmp_path: Path) -> Path:
     return file
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would the demo when the tests run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def demo(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
@@ -50,6 +55,7 @@ async def demo(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
         *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
     try:
         yield process
