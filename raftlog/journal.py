@@ -172,7 +172,7 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
         base_term = self.term_at(base) or 0
         keep = [entry for entry in self._entries if entry[1] > base]
         self._entries = [(_NO_OP, base, base_term), *keep]
-        records: list[list[Any]] = [[_Kind.BALLOT, self._term, self._vote], [_Kind.BASE, base, base_term]]
+        records: list[list[Any]] = [[_Kind.BALLOT, self._term, self._vote], _base_record(base, base_term)]
         records += [[_Kind.ENTRY, index, term, command] for command, index, term in keep]
         self._records = []
         self._taken = self.last_index
@@ -190,7 +190,7 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
     def rebase(self, meta: SnapshotMeta) -> None:
         """Discard the log: a snapshot received from the leader stands for it (figure 13, step 7)."""
         self._rebase(meta)
-        self._records.append(_base_record(meta))
+        self._records.append(_base_record(meta.index, meta.term))
         # The snapshot is vouched for when its record is synced.
         self._durable = min(self._durable, meta.index - 1)
         self._taken = min(self._taken, meta.index - 1)
@@ -224,10 +224,10 @@ class RaftJournal(Journal):  # type: ignore[misc]  # the library has no types
             keep = [entry for entry in self._entries if entry[1] > snapshot.index]
         else:  # a crash came between the snapshot that a leader sent and the record of it
             keep = []
-            self._records.append(_base_record(snapshot))
+            self._records.append(_base_record(snapshot.index, snapshot.term))
         self._rebase(snapshot)
         self._entries += keep
 
 
-def _base_record(meta: SnapshotMeta) -> list[Any]:
-    return [_Kind.BASE, meta.index, meta.term]
+def _base_record(index: int, term: int) -> list[Any]:
+    return [_Kind.BASE, index, term]
