@@ -187,10 +187,13 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
     def _enter(self) -> None:
         _AMBIENT.clock = self._clock
 
-    def receive(self, peer: str, message: dict[str, Any]) -> None:
-        """One message from an authenticated peer, through the guard."""
+    def receive(self, peer: str, message: dict[str, Any]) -> bool:
+        """One message from an authenticated peer, through the guard. False: a tick would find nothing new to do."""
         self._enter()
         self.guard.receive(peer, message)
+        if not self.leading or message["type"] != "next_node_idx" or self.guard.behind:
+            return True
+        return bool(self._SyncObj__raftMatchIndex.get(self.node(peer), 0) > self.commit_index)
 
     def tick(self) -> None:
         """Elections, commit index, application, heartbeats, and entries that were proposed since the last tick."""

@@ -362,8 +362,8 @@ class RaftLog:
         try:
             if message["type"] in ("read_index", "read_index_reached"):
                 self._on_read(peer, message)
-            else:
-                self._core.receive(peer, message)
+            elif not self._core.receive(peer, message):
+                return
         except Exception as error:  # noqa: BLE001  # as in a turn
             self._fail(error)
         self._wake()
