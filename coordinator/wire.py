@@ -22,7 +22,7 @@ from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Path, Phase
 from participant.errors import WireError
 from participant.values import canonical
-from participant.wire import ACTION_CHARS_MAX
+from participant.wire import ACTION_CHARS_MAX, WORKS_MAX
 
 __all__ = [
     "API_VERSION",
@@ -116,6 +116,12 @@ class BranchRequest(_Message):
     participant: Name = Field(description="A name of the configuration's [participants].")
     action: Annotated[str, Field(min_length=1, max_length=ACTION_CHARS_MAX)] | None = None
     body: Any = Field(default=None, description=f"Any value of at most {BODY_BYTES_MAX} bytes as msgpack.")
+    works: int | None = Field(
+        default=None,
+        ge=1,
+        le=WORKS_MAX,
+        description="Without an action: how many work requests the branch has answered. It votes no if it lost any.",
+    )
 
 
 class TransactionRequest(_Message):

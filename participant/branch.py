@@ -20,7 +20,7 @@ READ_ONLY is that paper's read-only vote, recorded too, so that a repeated prepa
 
     UNKNOWN or WORKING ── prepare ──────────▶ PREPARED ── commit ──▶ COMMITTED
                        ── prepare ──────────▶ READ_ONLY     (nothing was written)
-                       ── prepare ──────────▶ ABORTED       (the action refused: a vote of no)
+                       ── prepare ──────────▶ ABORTED       (the action refused, or work is missing: a no)
                        ── commit, one phase ▶ COMMITTED or ABORTED
                        ── abort, prevent ───▶ ABORTED       (as PREPARED ── abort ──▶ ABORTED)
 
@@ -118,7 +118,7 @@ RULES: Mapping[tuple[BranchState, Ask], Rule] = MappingProxyType(
         (_UNKNOWN, Ask.EXPIRE): _repeat(_UNKNOWN),
         #
         (_WORKING, Ask.WORK): _run(_WORKING, _ABORTED),
-        (_WORKING, Ask.PREPARE): _run(_PREPARED, _READ_ONLY),
+        (_WORKING, Ask.PREPARE): _run(_PREPARED, _READ_ONLY, _ABORTED),
         (_WORKING, Ask.COMMIT): _contradiction(_WORKING, "commit of a branch that is not prepared"),
         (_WORKING, Ask.COMMIT_ONE_PHASE): _run(_COMMITTED, _ABORTED),
         (_WORKING, Ask.ABORT): _run(_ABORTED),

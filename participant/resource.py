@@ -85,9 +85,12 @@ class ResourceManager(Protocol):
         durable.
         """
 
-    async def prepare(self, key: BranchKey, call: Call | None) -> Answer:
+    async def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
         """Vote. `call=None` prepares what `work` did before. PREPARED, READ_ONLY or ABORTED (or COMMITTED, if
         late).
+
+        `works`, with `call=None`: how much work the caller has seen done. A branch that holds another number of works,
+        repeats not counted, votes no: some were lost, and the rest are not what the caller wants. None: not said.
         """
 
     async def commit(self, key: BranchKey) -> Answer:
@@ -97,8 +100,8 @@ class ResourceManager(Protocol):
         stays as it is, and an operator must help. Anything else contradicts the caller.
         """
 
-    async def commit_one_phase(self, key: BranchKey, call: Call | None) -> Answer:
-        """Vote and commit in one step. COMMITTED or ABORTED."""
+    async def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
+        """Vote, as in `prepare`, and commit in one step. COMMITTED or ABORTED."""
 
     async def abort(self, key: BranchKey) -> Answer:
         """Undo; or, for an unknown branch, leave the tombstone. ABORTED, unless it is COMMITTED."""

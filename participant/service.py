@@ -120,9 +120,9 @@ class ParticipantService:
             case Verb.WORK if call is not None:
                 return await resource.work(key, call, operation.seq)
             case Verb.PREPARE:
-                return await resource.prepare(key, call)
+                return await resource.prepare(key, call, operation.works)
             case Verb.COMMIT:
-                return await resource.commit_one_phase(key, call)
+                return await resource.commit_one_phase(key, call, operation.works)
         raise WireError("action", "work needs an action")
 
     def _call(self, action: str | None, body: object) -> Call | None:

@@ -307,6 +307,29 @@ async def interactive_work_is_never_prepared_in_part(subject: Subject) -> None:
         _expect(await bench.value("x") == 10, "and nothing of it stays")
 
 
+async def interactive_work_is_counted_at_the_vote(subject: Subject) -> None:
+    async with subject.open() as bench:
+        await bench.set("x", 10)
+        for seq, amount in enumerate((-3, 1)):
+            await bench.manager.work(_ONE, bench.add("x", amount), seq)
+    async with subject.open() as bench:
+        answer = await bench.manager.work(_ONE, bench.add("x", -3), 0)
+        _is(answer, BranchState.WORKING, "a late repeat of the first work begins anew after a loss")
+        answer = await bench.manager.prepare(_ONE, None, 2)
+        _is(answer, BranchState.ABORTED, "but is not prepared for the whole")
+        _expect(bool(answer.reason), "and there is a reason")
+        await bench.manager.work(_TWO, bench.add("x", -1), 0)
+        answer = await bench.manager.commit_one_phase(_TWO, None, 2)
+        _is(answer, BranchState.ABORTED, "nor is it committed in one phase")
+        for number, vote in enumerate((bench.manager.prepare, bench.manager.commit_one_phase)):
+            key = BranchKey(f"whole-{number}", "b")
+            await bench.manager.work(key, bench.add("x", -1), 0)
+            await bench.manager.work(key, bench.add("x", -1), 0)
+            _expect((await vote(key, None, 1)).state is not BranchState.ABORTED, "repeats are not counted")
+            await bench.manager.commit(key)
+        _expect(await bench.value("x") == 8, "and what is whole is committed")
+
+
 async def interactive_work_runs_out_of_time(subject: Subject) -> None:
     async with subject.open(ResourceLimits(lock_wait_s=30.0, unprepared_limit_s=0.05)) as bench:
         await bench.set("x", 10)
@@ -360,6 +383,7 @@ CHECKS: tuple[Check, ...] = (
     an_abort_does_not_wait_for_a_waiting_prepare,
     interactive_work_adds_up,
     interactive_work_is_never_prepared_in_part,
+    interactive_work_is_counted_at_the_vote,
     interactive_work_runs_out_of_time,
     nothing_is_lost_between_concurrent_branches,
 )

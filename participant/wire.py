@@ -5,8 +5,8 @@ msgpack value); everything else is text.
 
     GET  /v1/capabilities                        Capabilities
     POST /v1/branches/{gid}/{branch}/work        {action, body?, seq?} -> Answer  (interactive style; not durable)
-    POST /v1/branches/{gid}/{branch}/prepare     {action?, body?} -> Answer  PREPARED, READ_ONLY or ABORTED
-    POST /v1/branches/{gid}/{branch}/commit      {action?, body?, one_phase?} -> Answer
+    POST /v1/branches/{gid}/{branch}/prepare     {action?, body?, works?} -> Answer  PREPARED, READ_ONLY or ABORTED
+    POST /v1/branches/{gid}/{branch}/commit      {action?, body?, works?, one_phase?} -> Answer
     POST /v1/branches/{gid}/{branch}/abort       {} -> Answer                ABORTED, always, unless COMMITTED
     POST /v1/branches/{gid}/{branch}/prevent     {} -> Answer                PREPARED, READ_ONLY, COMMITTED or ABORTED
     GET  /v1/branches/{gid}/{branch}/outcome     Answer                      never changes anything
@@ -22,7 +22,9 @@ array; alone, such a request gets 4xx.
 
 `work` carries `seq`, the number of `work` requests before it in this branch. A repeat is recognised by it, and
 so is a hole: a participant that lost earlier work (work is not durable) aborts the branch instead of
-preparing half of it. The answer to `work` has the header `Commitd-Enlist: <participant>;branch=<branch>`.
+preparing half of it. The end could be missing too: a late repeat of the first work alone looks whole. So a prepare
+without an action carries `works`, how many there were, and the participant votes no if it holds another number. The
+answer to `work` has the header `Commitd-Enlist: <participant>;branch=<branch>`.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ __all__ = [
     "ACTION_CHARS_MAX",
     "ENLIST_HEADER",
     "WIRE_VERSION",
+    "WORKS_MAX",
     "Answer",
     "BranchState",
     "Capabilities",
@@ -48,6 +51,7 @@ __all__ = [
 WIRE_VERSION = 1
 ENLIST_HEADER = "Commitd-Enlist"
 ACTION_CHARS_MAX = 64
+WORKS_MAX = 1_000_000  # work requests of one branch
 
 
 class Verb(StrEnum):
@@ -86,6 +90,7 @@ class Operation:
     `one_phase` (commit only): prepare and commit in one step; the vote and the outcome are one answer. A branch
     that is PREPARED already waits for the decision, and answers that.
     `seq` (work only): how many work requests of this branch came before.
+    `works` (without an action, where the branch votes): how many work requests there were; None: not said.
     """
 
     verb: Verb
@@ -94,6 +99,7 @@ class Operation:
     body: Any = None
     one_phase: bool = False
     seq: int = 0
+    works: int | None = None
 
     def to_map(self) -> dict[str, Any]:
         """The wire form, as an element of an array."""
@@ -104,6 +110,8 @@ class Operation:
             form["one_phase"] = True
         if self.seq:
             form["seq"] = self.seq
+        if self.works is not None:
+            form["works"] = self.works
         return form
 
     @classmethod
@@ -121,6 +129,7 @@ class Operation:
             body=form.get("body"),
             one_phase=_flag(form.get("one_phase", False), f"{where}.one_phase"),
             seq=_count(form.get("seq", 0), f"{where}.seq"),
+            works=None if form.get("works") is None else _count(form["works"], f"{where}.works", least=1),
         )
         operation._check(where)
         return operation
@@ -132,6 +141,13 @@ class Operation:
             raise WireError(f"{where}.action", "work needs an action")
         if self.one_phase and self.verb is not Verb.COMMIT:
             raise WireError(f"{where}.one_phase", "only a commit can be in one phase")
+        if self.works is not None and (self.action is not None or not self.votes):
+            raise WireError(f"{where}.works", "only a vote on earlier work, without an action, counts it")
+
+    @property
+    def votes(self) -> bool:
+        """Whether it asks the branch for its vote."""
+        return self.verb is Verb.PREPARE or self.one_phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +200,9 @@ class Capabilities:
     actions: tuple[str, ...] = field(default=())
 
 
-_OPERATION_FIELDS = ("verb", "gid", "branch", "action", "body", "one_phase", "seq")
+_OPERATION_FIELDS = ("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works")
 _STATES = {state.value: state for state in BranchState}
 _VERBS = {verb.value: verb for verb in Verb}
-_SEQ_MAX = 1_000_000
 
 
 def _shown(value: object) -> str:
@@ -222,7 +237,7 @@ def _flag(value: object, field: str) -> bool:
     return value
 
 
-def _count(value: object, field: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _SEQ_MAX:
-        raise WireError(field, f"must be an integer from 0 to {_SEQ_MAX:,}")
+def _count(value: object, field: str, least: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= WORKS_MAX:
+        raise WireError(field, f"must be an integer from {least} to {WORKS_MAX:,}")
     return value

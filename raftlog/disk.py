@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Disk", "File", "RealDisk"]
+__all__ = ["Claim", "Disk", "File", "RealDisk"]
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
@@ -47,6 +47,9 @@ class Disk(Protocol):
     def release(self) -> None:
         """Let the next process in; the end of this one does so too, however it comes."""
 
+    def random_bytes(self, count: int) -> bytes:
+        """Bytes that nobody who only knows what is to be written can foresee."""
+
     def names(self) -> list[str]:
         """The names in the directory, sorted."""
 
@@ -67,6 +70,33 @@ class Disk(Protocol):
 
     def sync_directory(self) -> None:
         """Make created, renamed and removed names durable."""
+
+
+class Claim:
+    """One process owns what is at `path`: an advisory lock, flock(2), which the kernel drops with the process.
+
+    The file or directory must be there. It is to stay there, too: whoever removes it lets two owners in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def take(self) -> None:
+        """Keep others out, also others of this process. Raises BlockingIOError if one is in, and OSError."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def drop(self) -> None:
+        """Let the next owner in; nothing if this one is not in."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 class _RealFile:
@@ -98,24 +128,19 @@ class RealDisk:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path).absolute()
         _make_durably(self._path)
-        self._claim: int | None = None
+        self._claim = Claim(self._path)
 
     def __repr__(self) -> str:
         return f"RealDisk({str(self._path)!r})"
 
     def claim(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise
-        self._claim = fd
+        self._claim.take()
 
     def release(self) -> None:
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
+        self._claim.drop()
+
+    def random_bytes(self, count: int) -> bytes:
+        return os.urandom(count)
 
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self._path.iterdir())

@@ -3,8 +3,9 @@
 Owns the bytes on the disk and what a crash may leave of them; knows nothing of what a batch means.
 
     file       <prefix>-<generation, 10 digits>.wal
-    file       = header batch*
+    file       = header batch*                                      (the header is a batch of its own kind)
     batch      = magic  kind  length  sequence  crc32  payload      (little endian, `_HEAD`)
+    header     = {"wal": version, "salt": 32 random bits, …}        (msgpack; its own checksum is without salt)
 
 **One batch is in flight at a time**, and the next is written only after the last was synced. So a crash can tear
 the last batch and no other. What recovery finds at the first batch that does not verify:
@@ -12,6 +13,10 @@ the last batch and no other. What recovery finds at the first batch that does no
 - nothing valid behind it: that is the torn tail. It was never synced, so nobody was told of it; it is cut off.
 - a *valid batch with a later sequence number* behind it: the bad batch had been synced, and what it promised is
   lost. That is corruption, and the log refuses to open (file and offset are in the error).
+
+**Salt.** Each generation draws a salt, and the checksum of each of its batches begins with it. A payload may hold
+anything, the bytes of a batch of some other log too; a part of it that a crash left behind must not pass for a later
+batch. Whoever chooses payloads does not see the salt, so such bytes verify by an accident of 1 in 2^32 at most.
 
 Damage to the very last batch cannot be told from a torn tail by any log that syncs in place; replication is what
 protects from that.
@@ -41,13 +46,15 @@ from raftlog.errors import ConfigError, Corrupt, DiskFailed, invariant
 
 __all__ = ["BATCH_BYTES_MAX", "WAL_VERSION", "WriteAheadLog"]
 
-WAL_VERSION = 1
+WAL_VERSION = 2
 BATCH_BYTES_MAX = 1 << 30
 RESERVE_BYTES = 1 << 20  # room made ahead of what is written: see `File.reserve`
 
 _MAGIC = b"\xc7WAL"
-_HEAD = struct.Struct("<4sBIQI")  # magic, kind, payload length, sequence, crc32 of kind + sequence + payload
+_HEAD = struct.Struct("<4sBIQI")  # magic, kind, payload length, sequence, crc32 of salt + kind + sequence + payload
 _HEADER, _BATCH = 1, 2
+_SALT_BYTES = 4  # as many as the checksum has: each salt gives another checksum
+_NO_SALT = 0  # of the header, which has to be read before the salt is known
 _UNFINISHED = ".tmp"
 
 
@@ -59,16 +66,16 @@ class _Batch:
     end: int
 
 
-def _encode(kind: int, sequence: int, payload: bytes) -> bytes:
+def _encode(kind: int, sequence: int, payload: bytes, salt: int) -> bytes:
     invariant(len(payload) <= BATCH_BYTES_MAX, "a batch is larger than the format allows")
-    return _HEAD.pack(_MAGIC, kind, len(payload), sequence, _checksum(kind, sequence, payload)) + payload
+    return _HEAD.pack(_MAGIC, kind, len(payload), sequence, _checksum(kind, sequence, payload, salt)) + payload
 
 
-def _checksum(kind: int, sequence: int, payload: bytes | memoryview) -> int:
-    return zlib.crc32(payload, zlib.crc32(struct.pack("<BQ", kind, sequence)))
+def _checksum(kind: int, sequence: int, payload: bytes, salt: int) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<BQ", kind, sequence), salt))
 
 
-def _decode(data: bytes, offset: int) -> _Batch | None:
+def _decode(data: bytes, offset: int, salt: int) -> _Batch | None:
     """The batch at `offset`, or None if there is no whole, verified batch."""
     if len(data) - offset < _HEAD.size:
         return None
@@ -77,27 +84,27 @@ def _decode(data: bytes, offset: int) -> _Batch | None:
     if magic != _MAGIC or end > len(data):
         return None
     payload = data[start:end]
-    if _checksum(kind, sequence, payload) != crc:
+    if _checksum(kind, sequence, payload, salt) != crc:
         return None
     return _Batch(kind, sequence, payload, end)
 
 
-def _later_batch(data: bytes, offset: int, sequence: int) -> bool:
+def _later_batch(data: bytes, offset: int, sequence: int, salt: int) -> bool:
     """Whether a valid batch of `sequence` or later stands anywhere behind `offset`."""
     at = data.find(_MAGIC, offset + 1)
     while at >= 0:
-        batch = _decode(data, at)
+        batch = _decode(data, at, salt)
         if batch is not None and batch.sequence >= sequence:
             return True
         at = data.find(_MAGIC, at + 1)
     return False
 
 
-def _scan(name: str, data: bytes) -> Iterator[_Batch]:
-    """The batches from the beginning on, up to the first that does not verify."""
-    offset, expected = 0, None
-    while (batch := _decode(data, offset)) is not None:
-        if expected is not None and batch.sequence != expected:
+def _scan(name: str, data: bytes, after: _Batch, salt: int) -> Iterator[_Batch]:
+    """The batches behind `after`, up to the first that does not verify."""
+    offset, expected = after.end, after.sequence + 1
+    while (batch := _decode(data, offset, salt)) is not None:
+        if batch.sequence != expected:
             raise Corrupt(name, offset, f"batch {batch.sequence} where {expected} was expected")
         yield batch
         offset, expected = batch.end, batch.sequence + 1
@@ -116,6 +123,7 @@ class WriteAheadLog:
         self._name = re.compile(re.escape(prefix) + r"-(\d{10})\.wal")
         self._generation = 0
         self._sequence = 0
+        self._salt = _NO_SALT
         self._file: File | None = None
         self._bytes = 0
         self._reserved = 0  # bytes of the file that are written or reserved
@@ -142,7 +150,7 @@ class WriteAheadLog:
     def write(self, payload: bytes) -> None:
         """Append one batch and make it durable. Raises DiskFailed; the log cannot be used any more then."""
         file = self._writable()
-        data = _encode(_BATCH, self._sequence, payload)
+        data = _encode(_BATCH, self._sequence, payload, self._salt)
         self._file = None  # only a write that ended well gives the handle back
         try:
             if self._bytes + len(data) > self._reserved:
@@ -182,11 +190,13 @@ class WriteAheadLog:
     def _begin(self, generation: int, payloads: Iterable[bytes]) -> None:
         """Make `payloads` the whole content of a new generation, durable before it has a name; forget all others."""
         name = self._file_name(generation)
-        header: bytes = msgpack.packb({"wal": WAL_VERSION, **self._header})
+        self._salt = int.from_bytes(self._disk.random_bytes(_SALT_BYTES))
+        header: bytes = msgpack.packb({"wal": WAL_VERSION, "salt": self._salt, **self._header})
         file = self._disk.open(name + _UNFINISHED)
         size = 0
-        for kind, payload in [(_HEADER, header), *((_BATCH, payload) for payload in payloads)]:
-            data = _encode(kind, self._sequence, payload)
+        batches = ((_BATCH, payload, self._salt) for payload in payloads)
+        for kind, payload, salt in ((_HEADER, header, _NO_SALT), *batches):
+            data = _encode(kind, self._sequence, payload, salt)
             file.append(data)
             self._sequence += 1
             size += len(data)
@@ -214,18 +224,22 @@ class WriteAheadLog:
         self._generation = generations[-1]
         name = self._file_name(self._generation)
         data = self._disk.read(name)
-        batches = list(_scan(name, data))
-        end = batches[-1].end if batches else 0
-        self._sequence = batches[-1].sequence + 1 if batches else 0
-        if end < len(data) and _later_batch(data, end, self._sequence):
-            raise Corrupt(name, end, "a batch does not verify, but a later one does")
-        self._check_header(name, batches)
-        return [batch.payload for batch in batches[1:]]
-
-    def _check_header(self, name: str, batches: list[_Batch]) -> None:
-        if not batches or batches[0].kind != _HEADER:
+        header = _decode(data, 0, _NO_SALT)
+        if header is None or header.kind != _HEADER:
             raise Corrupt(name, 0, "the file does not begin with a header")
-        found = msgpack.unpackb(batches[0].payload)
+        salt = self._salt_in(name, header)
+        batches = list(_scan(name, data, header, salt))
+        last = batches[-1] if batches else header
+        self._sequence = last.sequence + 1
+        if _later_batch(data, last.end, self._sequence, salt):
+            raise Corrupt(name, last.end, "a batch does not verify, but a later one does")
+        return [batch.payload for batch in batches]
+
+    def _salt_in(self, name: str, header: _Batch) -> int:
+        """The salt of a file that is ours. Raises ConfigError."""
+        found = msgpack.unpackb(header.payload)
+        salt = found.pop("salt", _NO_SALT)
         expected = {"wal": WAL_VERSION, **self._header}
         if found != expected:
             raise ConfigError(f"{name} in {self._disk!r} belongs to {found}, not to {expected}")
+        return int(salt)

@@ -10,16 +10,26 @@ __all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended"]
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """What one participant is to do. Without an action it did its work before, under this gid and this name."""
+    """What one participant is to do. Without an action it did its work before, under this gid and this name.
+
+    `works` is then how many work requests it has answered, so that it votes no if it lost any of them.
+    """
 
     participant: str
     action: str | None = None
     body: Any = None
     name: str | None = None
+    works: int | None = None
 
     def to_map(self) -> dict[str, Any]:
         """The wire form (`wire.BranchRequest`)."""
-        form = {"branch": self.name, "participant": self.participant, "action": self.action, "body": self.body}
+        form = {
+            "branch": self.name,
+            "participant": self.participant,
+            "action": self.action,
+            "body": self.body,
+            "works": self.works,
+        }
         return {key: value for key, value in form.items() if value is not None}
 
 

@@ -149,7 +149,7 @@ class InteractiveTransaction:
         return await self._session.send("POST", url, msgpack.packb(form), timeout_s)
 
     async def _commit(self) -> None:
-        branches = [Branch(name, name=name) for name in self._touched]
+        branches = [Branch(name, name=name, works=touched.seq) for name, touched in self._touched.items()]
         if not branches:
             return
         try:

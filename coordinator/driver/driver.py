@@ -119,5 +119,6 @@ class Driver:
 def _operation(gid: str, branch: BranchRecord, call: Call) -> Operation:
     key = BranchKey(gid, branch.branch)
     if call.verb is Verb.PREPARE or call.one_phase:
-        return Operation(call.verb, key, branch.action, unpack_body(branch.body), call.one_phase)
+        body = unpack_body(branch.body)
+        return Operation(call.verb, key, branch.action, body, call.one_phase, works=branch.works)
     return Operation(call.verb, key)

@@ -45,8 +45,10 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
             raise Invalid.field(f"{where}.participant", f"{request.participant!r} is not configured")
         if request.action is None and request.body is not None:
             raise Invalid.field(f"{where}.body", "a body needs an action")
+        if request.action is not None and request.works is not None:
+            raise Invalid.field(f"{where}.works", "counts the work of a branch without an action")
         body = b"" if request.action is None else pack_body(request.body, f"{where}.body")
-        branches[branch] = BranchRecord(branch, request.participant, request.action, body)
+        branches[branch] = BranchRecord(branch, request.participant, request.action, body, works=request.works)
     total_bytes = sum(len(branch.body) for branch in branches.values())
     if total_bytes > TRANSACTION_BYTES_MAX:
         raise Invalid.field(
@@ -56,11 +58,11 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
 
 
 def digest_of(branches: tuple[BranchRecord, ...]) -> bytes:
-    """What makes two requests the same: participants, actions and bodies of the branches, in their order.
+    """What makes two requests the same: participants, actions, bodies and works of the branches, in their order.
 
     The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction.
     """
-    identity = [(b.branch, b.participant, b.action, b.body) for b in branches]
+    identity = [(b.branch, b.participant, b.action, b.body, b.works) for b in branches]
     return blake2b(msgpack.packb(identity), digest_size=DIGEST_BYTES).digest()
 
 

@@ -16,8 +16,8 @@ from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Waiters
 from coordinator.errors import Contradiction, GidReused, NoLeader, NotFound, NotLeader, Overloaded, Undetermined
 from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Command, Decide, encode, stamped
-from coordinator.ledger.records import Decision, Phase, TransactionRecord
-from coordinator.ledger.table import Accepted, Cursor, Ledger, Page, Rejected, Result
+from coordinator.ledger.records import Decision, TransactionRecord
+from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
 from coordinator.ports import Participants
 from coordinator.wire import InquiryRequest, ResolveRequest, TransactionRequest, new_gid
 from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
@@ -119,26 +119,10 @@ class Transactions:
                 raise Contradiction(_why_not(record, request.decision))
         raise NotFound(f"no transaction {gid!r} is recorded")
 
-    async def page(
-        self,
-        *,
-        limit: int,
-        after: Cursor | None = None,
-        phases: frozenset[Phase] | None = None,
-        participant: str | None = None,
-        begun_from_ms: int | None = None,
-        begun_before_ms: int | None = None,
-    ) -> Page:
+    async def page(self, query: PageQuery) -> Page:
         """Records, newest first; see `Ledger.page`."""
         await self._barrier()
-        return self._ledger.page(
-            limit=limit,
-            after=after,
-            phases=phases,
-            participant=participant,
-            begun_from_ms=begun_from_ms,
-            begun_before_ms=begun_before_ms,
-        )
+        return self._ledger.page(query)
 
     def _refuse_other(self, gid: str, digest: bytes, record: TransactionRecord | None, under_way: bytes | None) -> None:
         """A record without branches was never begun: its answer is *aborted*, whatever was asked for."""

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, respond
-from coordinator.http.views import cursor_of, outcome_view, page_view, transaction_view
+from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
 from coordinator.wire import WAIT_GRACE_MS, WAIT_MAX_MS, BeginQuery, ListQuery, ResolveRequest, TransactionRequest
 
 __all__ = ["begin", "list_", "resolve", "show"]
@@ -28,15 +28,8 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def list_(request: web.Request) -> web.Response:
-    query = read_query(request, ListQuery)
-    page = await request.app[CONTEXT].replica.transactions.page(
-        limit=query.limit,
-        after=cursor_of(query.cursor),
-        phases=frozenset(query.phase) or None,
-        participant=query.participant,
-        begun_from_ms=query.begun_after_ms,
-        begun_before_ms=query.begun_before_ms,
-    )
+    query = page_query_of(read_query(request, ListQuery))
+    page = await request.app[CONTEXT].replica.transactions.page(query)
     return respond(request, page_view(page))
 
 

@@ -1,12 +1,12 @@
-"""From records to what callers see."""
+"""From records to what callers see, and from what they ask for to the ledger's query."""
 
 from __future__ import annotations
 
 from coordinator.ledger.records import Decision, TransactionRecord
-from coordinator.ledger.table import Cursor, Page
-from coordinator.wire import BranchView, Outcome, OutcomeView, TransactionPage, TransactionView, handle_of
+from coordinator.ledger.table import Cursor, Page, PageQuery
+from coordinator.wire import BranchView, ListQuery, Outcome, OutcomeView, TransactionPage, TransactionView, handle_of
 
-__all__ = ["cursor_of", "outcome_view", "page_view", "transaction_view"]
+__all__ = ["outcome_view", "page_query_of", "page_view", "transaction_view"]
 
 _OUTCOMES = {Decision.COMMIT: Outcome.COMMITTED, Decision.ABORT: Outcome.ABORTED, None: Outcome.DECIDING}
 
@@ -49,13 +49,24 @@ def transaction_view(record: TransactionRecord) -> TransactionView:
 
 
 def page_view(page: Page) -> TransactionPage:
-    """One page; its cursor is text that `cursor_of` reads."""
+    """One page; its cursor is text that `page_query_of` reads."""
     cursor = None if page.cursor is None else f"{page.cursor[0]}.{page.cursor[1]}"
     return TransactionPage(transactions=[transaction_view(record) for record in page.records], cursor=cursor)
 
 
-def cursor_of(text: str | None) -> Cursor | None:
-    """The cursor in a checked query."""
+def page_query_of(query: ListQuery) -> PageQuery:
+    """What a caller's query asks of the ledger."""
+    return PageQuery(
+        limit=query.limit,
+        after=_cursor_of(query.cursor),
+        phases=frozenset(query.phase) or None,
+        participant=query.participant,
+        begun_from_ms=query.begun_after_ms,
+        begun_before_ms=query.begun_before_ms,
+    )
+
+
+def _cursor_of(text: str | None) -> Cursor | None:
     if text is None:
         return None
     begun_at_ms, _, gid = text.partition(".")

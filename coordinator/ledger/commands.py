@@ -1,8 +1,8 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body]. Golden bytes of each version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this
-code does not know is fatal, because guessing would let replicas diverge.
+body, works]. Golden bytes of the version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that
+this code does not know is fatal, because guessing would let replicas diverge.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "stamped",
 ]
 
-COMMANDS_VERSION = 1
+COMMANDS_VERSION = 2
 
 # Who decides (`Decide.by`).
 BY_VOTES = "votes"  # the driver, from what the participants said
@@ -94,14 +94,14 @@ class _Tag(IntEnum):
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
-_TEXT_OR_NIL = (str, NoneType)
+_TEXT_OR_NIL, _INT_OR_NIL = (str, NoneType), (int, NoneType)
 _FIELDS: dict[int, tuple[tuple[type, ...], ...]] = {
     _Tag.BEGIN: (_TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT),
     _Tag.DECIDE: (_TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
     _Tag.END: (_TEXT, _ARRAY),
     _Tag.FORGET: (_ARRAY,),
 }
-_BRANCH_FIELDS = (_TEXT, _TEXT, _TEXT_OR_NIL, _BYTES)
+_BRANCH_FIELDS = (_TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
 
 
 def stamped(command: Command, at_ms: int) -> Command:
@@ -141,7 +141,7 @@ def decode(data: bytes) -> Command:
 def _fields(command: Command) -> tuple[Any, ...]:
     match command:
         case Begin():
-            branches = tuple((b.branch, b.participant, b.action, b.body) for b in command.branches)
+            branches = tuple((b.branch, b.participant, b.action, b.body, b.works) for b in command.branches)
             limits = (command.deadline_ms, command.at_ms)
             return (_Tag.BEGIN, command.gid, command.digest, command.path, branches, *limits)
         case Decide():
@@ -172,7 +172,8 @@ def _branch(fields: Any) -> BranchRecord:
     if type(fields) is not tuple:
         raise CommandError(f"a branch is an array, not {type(fields).__name__}")
     _check("branch", fields, _BRANCH_FIELDS)
-    return BranchRecord(*fields)
+    branch, participant, action, body, works = fields
+    return BranchRecord(branch, participant, action, body, works=works)
 
 
 def _check(what: str, fields: Any, allowed: tuple[tuple[type, ...], ...]) -> None:

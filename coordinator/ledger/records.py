@@ -37,13 +37,17 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BranchRecord:
-    """One participant's part. `body` is the msgpack encoding of what the caller posted, empty once decided."""
+    """One participant's part. `body` is the msgpack encoding of what the caller posted, empty once decided.
+
+    `works`, of a branch without an action: how much work the caller has seen it do; None if it did not say.
+    """
 
     branch: str
     participant: str
     action: str | None
     body: bytes
     ended: bool = False  # nothing more is owed to it: it confirmed the decision, or needs no phase two
+    works: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

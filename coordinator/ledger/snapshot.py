@@ -19,7 +19,7 @@ from coordinator.ledger.records import BranchRecord, Path, Phase, TransactionRec
 
 __all__ = ["CHUNK_BYTES", "SNAPSHOT_VERSION", "decode", "encode"]
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 MAGIC = "commitd-ledger"
 CHUNK_BYTES = 262_144  # a chunk is cut at the first record that reaches it
 
@@ -83,7 +83,7 @@ def _from_values(values: list[Any]) -> tuple[int, list[TransactionRecord]]:
 
 
 def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
-    branches = tuple((b.branch, b.participant, b.action, b.body, b.ended) for b in record.branches)
+    branches = tuple((b.branch, b.participant, b.action, b.body, b.ended, b.works) for b in record.branches)
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
     return (*begun, *decided, record.revision)

@@ -20,7 +20,18 @@ from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, dec
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
 
-__all__ = ["PAGE_MAX", "SCAN_MAX", "Accepted", "Cursor", "Ledger", "Listener", "Page", "Rejected", "Result"]
+__all__ = [
+    "PAGE_MAX",
+    "SCAN_MAX",
+    "Accepted",
+    "Cursor",
+    "Ledger",
+    "Listener",
+    "Page",
+    "PageQuery",
+    "Rejected",
+    "Result",
+]
 
 PAGE_MAX = 500  # records of one page
 SCAN_MAX = 5_000  # records that are looked at for one page; a few milliseconds
@@ -48,6 +59,38 @@ class Rejected:
 
 
 Result: TypeAlias = Accepted | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which records, at most `limit` and PAGE_MAX of them. Those after the cursor `after` only, if there is one.
+
+    `phases` and `participant` (of any branch) select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`. None: any.
+    """
+
+    limit: int
+    after: Cursor | None = None
+    phases: frozenset[Phase] | None = None
+    participant: str | None = None
+    begun_from_ms: int | None = None
+    begun_before_ms: int | None = None
+
+    @property
+    def lowest(self) -> Cursor | None:
+        """The first key that may be on the page."""
+        return None if self.begun_from_ms is None else _before(self.begun_from_ms)
+
+    @property
+    def highest(self) -> Cursor | None:
+        """The first key behind all that may be on the page."""
+        before = None if self.begun_before_ms is None else _before(self.begun_before_ms)
+        return min((key for key in (before, self.after) if key is not None), default=None)
+
+    def selects(self, record: TransactionRecord) -> bool:
+        """Whether the record is one of those asked for, if its key is."""
+        return (self.phases is None or record.phase in self.phases) and (
+            self.participant is None or any(branch.participant == self.participant for branch in record.branches)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,31 +165,15 @@ class Ledger:
         """Every transaction that is undecided, or of which some branch is still owed a call; in no set order."""
         return tuple(self._unfinished.values())
 
-    def page(
-        self,
-        *,
-        limit: int,
-        after: Cursor | None = None,
-        phases: frozenset[Phase] | None = None,
-        participant: str | None = None,
-        begun_from_ms: int | None = None,
-        begun_before_ms: int | None = None,
-    ) -> Page:
-        """Records by descending (begun_at_ms, gid), those after the cursor `after` only, at most PAGE_MAX.
-
-        `phases` and `participant` (of any branch) select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`.
-        """
-        lowest = None if begun_from_ms is None else _before(begun_from_ms)
-        highest = None if begun_before_ms is None else _before(begun_before_ms)
-        if after is not None:
-            highest = after if highest is None else min(after, highest)
+    def page(self, query: PageQuery) -> Page:
+        """Records by descending (begun_at_ms, gid)."""
         found: list[TransactionRecord] = []
-        keys = self._by_begin.irange(lowest, highest, inclusive=(True, False), reverse=True)
+        keys = self._by_begin.irange(query.lowest, query.highest, inclusive=(True, False), reverse=True)
         for scanned, key in enumerate(keys, start=1):
             record = self._records[key[1]]
-            if (phases is None or record.phase in phases) and (participant is None or _names(record, participant)):
+            if query.selects(record):
                 found.append(record)
-            if len(found) == min(limit, PAGE_MAX) or scanned == SCAN_MAX:
+            if len(found) == min(query.limit, PAGE_MAX) or scanned == SCAN_MAX:
                 return Page(tuple(found), key)
         return Page(tuple(found), None)
 
@@ -248,17 +275,13 @@ def _tombstone(command: Decide) -> TransactionRecord:
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:
-    """Its body has served: phase two needs none."""
+    """Its body and its count of works have served: phase two needs neither."""
     return BranchRecord(branch.branch, branch.participant, branch.action, b"", ended=branch.branch in done)
 
 
 def _ended(branch: BranchRecord, ended: tuple[str, ...]) -> BranchRecord:
     done = branch.ended or branch.branch in ended
-    return BranchRecord(branch.branch, branch.participant, branch.action, branch.body, done)
-
-
-def _names(record: TransactionRecord, participant: str) -> bool:
-    return any(branch.participant == participant for branch in record.branches)
+    return BranchRecord(branch.branch, branch.participant, branch.action, branch.body, done, branch.works)
 
 
 def _before(ms: int) -> Cursor:

@@ -243,6 +243,9 @@ class Engine:
         if request.call is None:
             if opened is None:
                 raise Reject("no work is open: it never came, ran out of time, or was lost in a restart")
+            if request.works is not None and opened.works != request.works:
+                what = "lost" if opened.works < request.works else "unknown"
+                raise Reject(f"{what} work: {opened.works} of {request.works}")
             return opened.effects
         if opened is not None:
             raise BranchConflict(f"branch {branch.key} has open work, which is prepared without an action")

@@ -82,14 +82,14 @@ class EngineManager:
     async def work(self, key: BranchKey, call: Call, seq: int) -> Answer:
         return await self._answer(BranchRequest(Ask.WORK, key, call, seq))
 
-    async def prepare(self, key: BranchKey, call: Call | None) -> Answer:
-        return await self._answer(BranchRequest(Ask.PREPARE, key, call))
+    async def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
+        return await self._answer(BranchRequest(Ask.PREPARE, key, call, works=works))
 
     async def commit(self, key: BranchKey) -> Answer:
         return await self._answer(BranchRequest(Ask.COMMIT, key))
 
-    async def commit_one_phase(self, key: BranchKey, call: Call | None) -> Answer:
-        return await self._answer(BranchRequest(Ask.COMMIT_ONE_PHASE, key, call))
+    async def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
+        return await self._answer(BranchRequest(Ask.COMMIT_ONE_PHASE, key, call, works=works))
 
     async def abort(self, key: BranchKey) -> Answer:
         return await self._answer(BranchRequest(Ask.ABORT, key))

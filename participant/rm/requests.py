@@ -17,13 +17,16 @@ _INTERACTIVE = digest_of(None, b"")  # what a branch is bound to that was built 
 
 @dataclass(frozen=True, slots=True)
 class BranchRequest:
-    """`call` with WORK, and with PREPARE and COMMIT_ONE_PHASE in the declared style; `reason` with PREVENT."""
+    """`call` with WORK, and with PREPARE and COMMIT_ONE_PHASE in the declared style; `works` with these two in the
+    interactive style; `reason` with PREVENT.
+    """
 
     ask: Ask
     key: BranchKey
     call: Call | None = None
     seq: int = 0
     reason: str = ""
+    works: int | None = None
 
     @property
     def digest(self) -> bytes:

@@ -29,7 +29,7 @@ class Census:
     aborted: int
 
 
-def search(rules: Rules, wills: tuple[str, ...], *, crashes: int, timeouts: int) -> Census:
+def search(rules: Rules, wills: tuple[str, ...], *, crashes: int, timeouts: int, copies: int = 0) -> Census:
     """Visit every world. Raises Violation with the schedule that leads to the first one that breaks a promise.
 
     Depth first, with the path on a stack: a world that is met again on its own path means that the protocol can go
@@ -37,7 +37,7 @@ def search(rules: Rules, wills: tuple[str, ...], *, crashes: int, timeouts: int)
     """
     gc.disable()  # millions of tuples and not one cycle: collecting would only cost
     try:
-        return _search(rules, first_world(rules, wills, crashes=crashes, timeouts=timeouts))
+        return _search(rules, first_world(rules, wills, crashes=crashes, timeouts=timeouts, copies=copies))
     finally:
         gc.enable()
 
@@ -113,14 +113,14 @@ def check(rules: Rules, world: World, schedule: list[str]) -> None:
             broken = "a branch committed although another could only refuse"
         elif decision is Decision.ABORT:
             broken = "a branch committed what is recorded as aborted"
-        elif decision is None and rules.path is not Path.ONE_PHASE:
+        elif decision is None and Path.ONE_PHASE not in rules.paths:
             broken = "a branch committed before the commit was recorded"
     if world.told and decision is not None and world.told != decision:
         broken = f"the client was told {world.told}, the record says {decision}"
     if decision is Decision.COMMIT and any(branch.will == NO for branch in world.branches):
         broken = "committed against a vote"
-    if broken:
-        raise Violation(_told(broken, schedule, world))
+    if broken or world.alarm:
+        raise Violation(_told(broken or world.alarm, schedule, world))
 
 
 def check_end(rules: Rules, world: World, schedule: list[str]) -> None:

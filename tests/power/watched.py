@@ -23,6 +23,9 @@ class WatchedDisk:
     def release(self) -> None:
         self.disk.release()
 
+    def random_bytes(self, count: int) -> bytes:
+        return self.disk.random_bytes(count)
+
     def names(self) -> list[str]:
         return self.disk.names()
 

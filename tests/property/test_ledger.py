@@ -27,7 +27,7 @@ from coordinator.ledger.commands import (
     encode,
 )
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
-from coordinator.ledger.table import Accepted, Cursor, Ledger, Rejected, Result
+from coordinator.ledger.table import Accepted, Cursor, Ledger, PageQuery, Rejected, Result
 
 NAMES = ("a", "b", "c")
 gids = st.sampled_from(("t1", "t2", "t3", "t4"))
@@ -194,7 +194,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """All pages together are all records, newest first."""
         seen: list[TransactionRecord] = []
         cursor: Cursor | None = None
-        while (page := self.ledger.page(limit=limit, after=cursor)).cursor is not None:
+        while (page := self.ledger.page(PageQuery(limit=limit, after=cursor))).cursor is not None:
             seen += page.records
             cursor = page.cursor
         seen += page.records

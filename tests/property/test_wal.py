@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from random import Random
 
+import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raftlog.errors import Corrupt
@@ -70,6 +73,25 @@ def test_a_damaged_byte_is_noticed_wherever_it_is(batches: list[bytes], data: st
     with pytest.raises(Corrupt) as raised:
         opened(disk)
     assert (raised.value.file, raised.value.offset) == (name, starts[batch])
+
+
+@given(BATCHES, st.integers(0, (1 << 32) - 1), st.integers(0, 1 << 63), st.binary(max_size=40), st.data())
+def test_a_torn_batch_is_cut_whatever_batches_it_holds(
+    batches: list[bytes], guess: int, sequence: int, planted: bytes, data: st.DataObject
+) -> None:
+    """Whoever chooses a payload does not know the salt of the file that it goes into. Red when there is none."""
+    disk = SimDisk()
+    wal, _ = opened(disk)
+    (name,) = disk.names()
+    assume(guess != msgpack.unpackb(disk.read(name)[HEAD_BYTES : wal.size_bytes])["salt"])
+    for batch in batches:
+        wal.write(batch)
+    kept = wal.size_bytes
+    crc = zlib.crc32(planted, zlib.crc32(struct.pack("<BQ", 2, sequence), guess))
+    forged = struct.pack("<4sBIQI", b"\xc7WAL", 2, len(planted), sequence, crc) + planted
+    wal.write(forged * 2 + b"end")
+    end = data.draw(st.integers(kept, wal.size_bytes - 1))
+    assert opened(holding(name, disk.read(name)[:end]))[1] == batches
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["write", "write", "write", "rotate", "reopen"]), st.binary(max_size=1_500)))

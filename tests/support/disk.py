@@ -121,6 +121,7 @@ class SimDisk:
         self.failures = 0  # injected, and reported to the caller
         self.bytes_written = 0
         self._rng = rng or Random(0)
+        self._entropy = Random(0)  # apart, so that what a fault does depends on nothing but `rng`
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._changes: list[Callable[[dict[str, _Inode]], None]] = []
@@ -140,6 +141,10 @@ class SimDisk:
 
     def release(self) -> None:
         """See `claim`."""
+
+    def random_bytes(self, count: int) -> bytes:
+        self._alive()
+        return self._entropy.randbytes(count)
 
     def names(self) -> list[str]:
         self._alive()
@@ -198,6 +203,7 @@ class SimDisk:
         for change in self._changes[: rng.randint(0, len(self._changes))]:
             change(names)
         after = SimDisk(rng, reserves=self.reserves)
+        after._entropy = self._entropy
         for name, inode in names.items():
             content = inode.survivor(rng)
             after._names[name] = _Inode(cached=bytearray(content), durable=content)
@@ -207,6 +213,7 @@ class SimDisk:
     def kill(self) -> SimDisk:
         """kill -9 of the process: everything written is still there, and still unsynced."""
         after = SimDisk(self._rng, reserves=self.reserves)
+        after._entropy = self._entropy
         after._names, after._durable_names, after._changes = self._names, self._durable_names, self._changes
         self._dead = True
         return after

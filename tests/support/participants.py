@@ -26,6 +26,7 @@ class Clerk:
         self.one_phase = one_phase
         self.states: dict[BranchKey, BranchState] = {}
         self.bodies: dict[BranchKey, tuple[str | None, object]] = {}
+        self.works: dict[BranchKey, int | None] = {}
         self.asked: Counter[Verb] = Counter()
         self.away = False
         self._refusing: str | None = None
@@ -75,6 +76,7 @@ class Clerk:
                 operation.verb is Verb.PREPARE or operation.one_phase
             ):
                 self.bodies[key] = (operation.action, operation.body)
+                self.works[key] = operation.works
                 if self._refusing is not None:
                     self.states[key] = BranchState.ABORTED
                     return Answer(BranchState.ABORTED, self._refusing)

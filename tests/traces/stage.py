@@ -19,6 +19,7 @@ from participant.ids import BranchKey
 from participant.wire import Answer, BranchState, Verb
 
 GID = "t"
+NOBODY = 0  # terms begin at 1
 DRAW = 0.5  # the middle of every back-off window
 REASON = "no money"
 _VOTES = {"yes": BranchState.PREPARED, "no": BranchState.ABORTED, "read-only": BranchState.READ_ONLY}
@@ -40,7 +41,7 @@ class Stage:
         self._wills: dict[str, str] = {}
         self._branches: dict[str, Branch] = {}
         self._proposals: list[Command] = []
-        self._requests: list[tuple[int, Call]] = []  # the term of the leader that sent it
+        self._requests: list[tuple[int, Call]] = []  # the term of the leader that waits for it, or NOBODY
         self._lines: list[str] = []
 
     def run(self, verb: str, arguments: list[str]) -> list[str]:
@@ -53,7 +54,10 @@ class Stage:
     # The verbs
 
     def post(self, *words: str) -> None:
-        """post a=yes b=no [path=one-phase] [deadline=10s]: a client posts the transaction (or posts it again)."""
+        """post a=yes b=no [path=one-phase] [deadline=10s]: a client posts the transaction (or posts it again).
+
+        The path is what this leader chooses, so it is no part of what was posted.
+        """
         options = dict(word.split("=") for word in words)
         path = Path(options.pop("path", "classic"))
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
@@ -98,6 +102,10 @@ class Stage:
         if term == self._term:
             self._ended(CallEnded(name, call.verb, None))
 
+    def duplicate(self, name: str, *words: str) -> None:
+        """duplicate a [prepare]: the oldest request (of this verb) will arrive once more; nobody hears that answer."""
+        self._requests.append((NOBODY, self._oldest_request_to(name, *words)[1]))
+
     def wait(self, duration: str) -> None:
         """wait 10s: time passes."""
         self._now += _seconds(duration)
@@ -127,16 +135,19 @@ class Stage:
             self._facts = Facts(self._now)
             self._drive()
 
-    def inquire(self, name: str) -> None:
-        """A participant in doubt asks a replica."""
+    def inquire(self, name: str, *words: str) -> None:
+        """inquire a [answer-lost]: a participant in doubt asks a replica."""
         if self._record is None:
             self._commit(Decide(GID, Decision.ABORT, BY_INQUIRY, 0, reason="nobody has recorded it"))
         record = self._record
         decision = None if record is None else record.decision
-        self._say(f"{name} hears: {_OUTCOMES[decision] if decision else 'deciding'}")
-        if decision is not None:
-            verb = Verb.COMMIT if decision is Decision.COMMIT else Verb.ABORT
-            self._say(f"{name} is {self._participate(Call(name, verb)).state}")
+        if "answer-lost" in words:
+            self._say(f"{name} hears nothing")
+        else:
+            self._say(f"{name} hears: {_OUTCOMES[decision] if decision else 'deciding'}")
+            if decision is not None:
+                verb = Verb.COMMIT if decision is Decision.COMMIT else Verb.ABORT
+                self._say(f"{name} is {self._participate(Call(name, verb)).state}")
         self._drive()
 
     def resolve(self, decision: str, operator: str) -> None:
@@ -210,10 +221,13 @@ class Stage:
             self._say(f"client hears: {_OUTCOMES[record.decision]}{reason}")
 
     def _request_to(self, name: str, *verbs: str) -> tuple[int, Call]:
-        to_branch = [request for request in self._requests if request[1].branch == name]
-        request = next(request for request in to_branch if not verbs or request[1].verb in verbs)
+        request = self._oldest_request_to(name, *verbs)
         self._requests.remove(request)
         return request
+
+    def _oldest_request_to(self, name: str, *verbs: str) -> tuple[int, Call]:
+        to_branch = [request for request in self._requests if request[1].branch == name]
+        return next(request for request in to_branch if not verbs or request[1].verb in verbs)
 
     def _participate(self, call: Call) -> Answer:
         branch, will = self._branches[call.branch], self._wills[call.branch]

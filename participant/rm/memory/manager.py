@@ -6,14 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from participant.resource import ResourceLimits
-from participant.rm.guard import FileGuard
 from participant.rm.manager import EngineManager, wall_clock_ms
 from participant.rm.memory.store import MemoryStore
 from raftlog.disk import Disk, RealDisk
 
 __all__ = ["Memory"]
-
-LOCK_FILE = "lock"
 
 
 class Memory(EngineManager):
@@ -26,8 +23,5 @@ class Memory(EngineManager):
         limits: ResourceLimits | None = None,
         wall_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
-        if isinstance(where, str | Path):
-            store = MemoryStore(RealDisk(where), FileGuard(Path(where) / LOCK_FILE))
-        else:
-            store = MemoryStore(where)
-        super().__init__(store, limits or ResourceLimits(), wall_ms)
+        disk = RealDisk(where) if isinstance(where, str | Path) else where
+        super().__init__(MemoryStore(disk), limits or ResourceLimits(), wall_ms)

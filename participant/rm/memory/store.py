@@ -8,10 +8,10 @@ the process.
 from __future__ import annotations
 
 from participant.branch import FINAL, Branch
+from participant.errors import AlreadyOwned, ResourceFailed
 from participant.ids import BranchKey
 from participant.locks import Row
 from participant.resource import Call
-from participant.rm.guard import FileGuard
 from participant.rm.memory.journal import Entry, Journal, branch_entry, branch_of
 from participant.rm.memory.transaction import Transaction, changes_of
 from participant.rm.store import NOTHING, Effects, Ran, drive
@@ -23,17 +23,16 @@ __all__ = ["MemoryStore"]
 class MemoryStore:
     """`participant.rm.store.Store`, see there, over a journal."""
 
-    def __init__(self, disk: Disk, guard: FileGuard | None = None) -> None:
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
         self._journal = Journal(disk)
-        self._guard = guard
         self._rows: dict[str, bytes] = {}
         self._branches: dict[BranchKey, Branch] = {}  # the one that changed longest ago first
         self._held: dict[BranchKey, Effects] = {}
         self._batch: list[Entry] = []
 
     def open(self) -> list[tuple[BranchKey, frozenset[Row]]]:
-        if self._guard is not None:
-            self._guard.take()
+        self._claim()
         try:
             self._rows, entries = self._journal.recover()
             for entry in entries:
@@ -45,8 +44,7 @@ class MemoryStore:
 
     def close(self) -> None:
         self._journal.close()
-        if self._guard is not None:
-            self._guard.drop()
+        self._disk.release()
 
     def begin(self) -> None:
         self._batch = []
@@ -90,6 +88,16 @@ class MemoryStore:
         if old:
             self._do(["forget", [[key.gid, key.branch] for key in old]])
         return len(old)
+
+    def _claim(self) -> None:
+        try:
+            self._disk.claim()
+        except BlockingIOError:
+            raise AlreadyOwned(
+                f"{self._disk!r} is in use by another process: stop it, or give this one another directory"
+            ) from None
+        except OSError as error:
+            raise ResourceFailed(f"cannot open {self._disk!r}: {error}") from error
 
     def _do(self, entry: Entry) -> None:
         self._redo(entry)

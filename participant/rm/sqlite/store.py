@@ -20,21 +20,30 @@ from typing import Any
 import apsw
 
 from participant.branch import FINAL, Branch
-from participant.errors import ActionError, IntentConflict, ResourceBusy, ResourceError, ResourceFailed, SchemaError
+from participant.errors import (
+    ActionError,
+    AlreadyOwned,
+    IntentConflict,
+    ResourceBusy,
+    ResourceError,
+    ResourceFailed,
+    SchemaError,
+)
 from participant.ids import BranchKey
 from participant.locks import Row
 from participant.resource import Call
-from participant.rm.guard import FileGuard
 from participant.rm.sqlite.tables import Tables
 from participant.rm.sqlite.transaction import Gate, Transaction
 from participant.rm.store import NOTHING, Effects, Ran, drive, pack_rows, unpack_rows
 from participant.wire import BranchState
+from raftlog.disk import Claim
 
 __all__ = ["BUSY_TIMEOUT_MS", "FORMAT_VERSION", "SqliteStore"]
 
 FORMAT_VERSION = 1
 BUSY_TIMEOUT_MS = 2_000  # how long a connection from outside may hold the database before we say so
 _DIRECTORY_MODE = 0o700
+_LOCK_MODE = 0o600
 
 _OWN_SCHEMA = """
 CREATE TABLE IF NOT EXISTS commitd_meta (key TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID;
@@ -75,13 +84,15 @@ class SqliteStore:
     def __init__(self, path: Path, schema: str) -> None:
         self._path = path.resolve()  # as SQLite does: a link has neither a lock nor a log of its own
         self._schema = schema
-        self._guard = FileGuard(self._path.with_name(self._path.name + ".lock"))
+        # A file of its own: a directory may hold several databases, and SQLite has locks of its own on the database.
+        self._lock = self._path.with_name(self._path.name + ".lock")
+        self._claim = Claim(self._lock)
         self._gate = Gate()
 
     def open(self) -> list[tuple[BranchKey, frozenset[Row]]]:
         try:
             self._make_directory()
-            self._guard.take()
+            self._own()
             self._db = apsw.Connection(str(self._path))
             self._configure()
             self._create()
@@ -99,7 +110,7 @@ class SqliteStore:
     def close(self) -> None:
         if hasattr(self, "_db"):
             self._db.close()
-        self._guard.drop()
+        self._claim.drop()
 
     def begin(self) -> None:
         try:
@@ -261,6 +272,15 @@ class SqliteStore:
             raise SchemaError(f"the schema for {self._path} does not run: {error}") from error
         if self._db.in_transaction:
             raise SchemaError("the schema leaves a transaction open; it must end what it begins")
+
+    def _own(self) -> None:
+        self._lock.touch(_LOCK_MODE)
+        try:
+            self._claim.take()
+        except BlockingIOError:
+            raise AlreadyOwned(
+                f"{self._lock} is locked by another process: stop it, or give this one another file"
+            ) from None
 
     def _make_directory(self) -> None:
         """Create the directory if it is not there, so that a power cut cannot take it away with all that is in it."""

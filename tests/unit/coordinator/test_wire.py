@@ -27,6 +27,7 @@ from coordinator.wire import (
     parse,
     unpack_body,
 )
+from participant.wire import WORKS_MAX
 
 GOOD: dict[str, Any] = {"gid": "g", "branches": [{"participant": "bank-a", "action": "debit", "body": {"n": 1}}]}
 
@@ -62,6 +63,9 @@ def with_branch(**fields: Any) -> dict[str, Any]:
         (with_branch(branch="a/b"), "branches.0.branch"),
         (with_branch(action=1), "branches.0.action"),
         (with_branch(unknown=1), "branches.0.unknown"),
+        (with_branch(works=0), "branches.0.works"),
+        (with_branch(works=WORKS_MAX + 1), "branches.0.works"),
+        (with_branch(works=True), "branches.0.works"),
         ([], "body"),
         (None, "body"),
     ],

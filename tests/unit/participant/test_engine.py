@@ -98,6 +98,26 @@ def test_branches_of_one_transaction_do_not_wait_for_each_other(desk: _Desk) -> 
     assert answer.reason == "key('x') is changed by branch b of the same transaction; make them one branch"
 
 
+@pytest.mark.parametrize("vote", [Ask.PREPARE, Ask.COMMIT_ONE_PHASE])
+@pytest.mark.parametrize(
+    ("works", "reason"), [(1, "unknown work: 2 of 1"), (2, ""), (3, "lost work: 2 of 3"), (None, "")]
+)
+def test_a_branch_that_holds_another_number_of_works_than_its_caller_votes_no(
+    desk: _Desk, vote: Ask, works: int | None, reason: str
+) -> None:
+    """A repeat counts once. Red when `_effects` does not compare, and when `_work` counts repeats."""
+    desk.step(work("a", 0, x=1))
+    desk.step(work("a", 0, x=1))
+    desk.step(work("a", 1, y=1))
+    [(_, answer)] = desk.engine.step([("vote", BranchRequest(vote, BranchKey("a", "b"), works=works))], 0, 0)
+    yes = BranchState.PREPARED if vote is Ask.PREPARE else BranchState.COMMITTED
+    assert (answer.state, answer.reason) == (BranchState.ABORTED if reason else yes, reason)
+    again = BranchRequest(vote, BranchKey("a", "b"), works=works)
+    assert desk.step(again) == {f"a {vote}": answer.state}, "and stays so"
+    if reason:
+        assert desk.step(prepare("b", x=2, y=2)) == {"b prepare": "prepared"}, "its rows are free"
+
+
 def test_it_wants_to_be_woken_for_the_next_deadline_only(desk: _Desk) -> None:
     assert desk.engine.wake_at is None
     desk.step(work("a", 0, x=1), now=1)

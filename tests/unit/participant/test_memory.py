@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from participant.branch import Ask
-from participant.errors import ActionError, Reject, ResourceFailed, WireError
+from participant.errors import ActionError, AlreadyOwned, Reject, ResourceFailed, WireError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm import manager
@@ -116,6 +117,19 @@ async def test_a_failed_sync_answers_nobody_and_ends_the_resource_manager() -> N
             await memory.prepare(BranchKey(gid, "b"), Call.of("put", put, {"key": "k", "value": 1}))
     assert isinstance(await memory.failed(), ResourceFailed)
     await memory.close()
+
+
+async def test_two_processes_cannot_own_one_directory(tmp_path: Path) -> None:
+    """Red when `MemoryStore.open` does not claim its disk, and when a refused one lets the owner's claim go."""
+    owner = Memory(tmp_path)
+    await owner.open()
+    for _ in range(2):
+        with pytest.raises(AlreadyOwned, match="in use by another process"):
+            await Memory(tmp_path).open()
+    await owner.close()
+    heir = Memory(tmp_path)
+    await heir.open()
+    await heir.close()
 
 
 def test_a_checkpoint_keeps_rows_branches_and_locks(monkeypatch: pytest.MonkeyPatch) -> None:

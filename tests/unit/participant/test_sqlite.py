@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,23 @@ def _step(engine: Engine, *requests: Any) -> list[Any]:
 def _insert(number: int, ask: Ask = Ask.PREPARE) -> BranchRequest:
     call = sql("INSERT INTO accounts VALUES (?, 1, NULL)", f"a{number}")
     return BranchRequest(ask, BranchKey(f"g{number}", "b"), call)
+
+
+def test_a_late_repeat_of_the_first_work_after_a_restart_is_not_prepared_alone(path: Path) -> None:
+    """Red when `Engine._effects` does not compare: one of two inserts would be prepared."""
+    works = [replace(_insert(number, Ask.WORK), key=BranchKey("g", "b"), seq=number) for number in range(2)]
+    engine = _engine(path)
+    assert [answer.state for answer in _step(engine, *works)] == [BranchState.WORKING] * 2
+    engine.close()
+    engine = _engine(path)
+    _step(engine, works[0])
+    [answer] = _step(engine, BranchRequest(Ask.PREPARE, BranchKey("g", "b"), works=2))
+    assert (answer.state, answer.reason) == (BranchState.ABORTED, "lost work: 1 of 2")
+    engine.close()
+    engine = _engine(path)
+    [again] = _step(engine, BranchRequest(Ask.PREPARE, BranchKey("g", "b"), works=2))
+    assert again == answer, "a no is durable"
+    engine.close()
 
 
 def test_a_batch_is_one_forced_write_and_a_look_is_none(path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from participant.errors import WireError
 from participant.ids import BranchKey
-from participant.wire import Answer, BranchState, Operation, Verb
+from participant.wire import WORKS_MAX, Answer, BranchState, Operation, Verb
 
 KEY = BranchKey("gid-1", "b1")
 
@@ -28,6 +28,14 @@ KEY = BranchKey("gid-1", "b1")
         (
             Operation(Verb.WORK, KEY, "debit", [1], seq=3),
             {"verb": "work", "gid": "gid-1", "branch": "b1", "action": "debit", "body": [1], "seq": 3},
+        ),
+        (
+            Operation(Verb.PREPARE, KEY, works=3),
+            {"verb": "prepare", "gid": "gid-1", "branch": "b1", "works": 3},
+        ),
+        (
+            Operation(Verb.COMMIT, KEY, one_phase=True, works=1),
+            {"verb": "commit", "gid": "gid-1", "branch": "b1", "one_phase": True, "works": 1},
         ),
     ],
 )
@@ -54,6 +62,11 @@ def test_an_operation_survives_the_wire(operation: Operation, form: dict[str, An
         ({"one_phase": 1}, "op.one_phase", "true or false"),
         ({"seq": -1}, "op.seq", "from 0"),
         ({"seq": True}, "op.seq", "integer"),
+        ({"action": None, "body": None, "works": 0}, "op.works", "from 1 to 1,000,000"),
+        ({"action": None, "body": None, "works": WORKS_MAX + 1}, "op.works", "from 1 to 1,000,000"),
+        ({"action": None, "body": None, "works": True}, "op.works", "integer"),
+        ({"works": 1}, "op.works", "without an action"),
+        ({"verb": "commit", "action": None, "body": None, "works": 1}, "op.works", "only a vote"),
         ({"sequence": 1}, "op", "unknown field 'sequence'"),
     ],
 )
@@ -64,7 +77,7 @@ def test_a_malformed_operation_is_refused_with_its_field(change: dict[str, Any],
     assert error.value.field == field
 
 
-@pytest.mark.parametrize("field", ["verb", "gid", "branch", "action", "one_phase", "seq"])
+@pytest.mark.parametrize("field", ["verb", "gid", "branch", "action", "one_phase", "seq", "works"])
 def test_what_is_nested_without_end_is_malformed_too(field: str) -> None:
     """Seen red: writing the value into the message went deeper than Python goes, which was a 500."""
     bottomless: list[Any] = []

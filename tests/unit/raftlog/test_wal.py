@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from random import Random
 
+import msgpack
 import pytest
 
 from raftlog.errors import ConfigError, Corrupt, DiskFailed, InvariantError
@@ -43,6 +46,19 @@ def holding(data: bytes, name: str = "journal-0000000001.wal") -> SimDisk:
     file.sync()
     disk.sync_directory()
     return disk
+
+
+def batch_bytes(kind: int, sequence: int, payload: bytes, *, salt: int) -> bytes:
+    """A batch by the book: the format as the module's docstring gives it."""
+    crc = zlib.crc32(struct.pack("<BQ", kind, sequence) + payload, salt)
+    return struct.pack("<4sBIQI", b"\xc7WAL", kind, len(payload), sequence, crc) + payload
+
+
+def salt_of(disk: SimDisk) -> int:
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(disk.read(the_file(disk))[21:])
+    salt: int = unpacker.unpack()["salt"]
+    return salt
 
 
 def test_an_empty_directory_begins_a_log() -> None:
@@ -237,6 +253,37 @@ def test_files_of_others_are_left_alone() -> None:
     assert len(disk.names()) == 5
 
 
+def torn_around_a_batch(salt_of_ours: int, salt_of_theirs: int, data: bytes) -> SimDisk:
+    """A log whose last batch was torn at its end; what it holds are the bytes of a batch with the other salt."""
+    planted = batch_bytes(2, 1_000, b"somebody's bytes", salt=salt_of_theirs)
+    return holding(data + batch_bytes(2, 3, planted + b"end", salt=salt_of_ours)[:-1])
+
+
+def test_a_torn_batch_that_holds_the_bytes_of_a_batch_is_cut_like_any_other() -> None:
+    """A command is anybody's bytes. Red when `_checksum` leaves the salt out: the log then refuses to open.
+
+    Had the planted bytes our salt, they would be what a batch that was acknowledged looks like behind a lost one.
+    """
+    whole = written(b"one", b"two")
+    salt, data = salt_of(whole), whole.read(the_file(whole))
+    for other in (0, salt ^ 1, salt ^ (1 << 31)):
+        assert opened(torn_around_a_batch(salt, other, data))[1] == [b"one", b"two"]
+    with pytest.raises(Corrupt, match="a later one does"):
+        opened(torn_around_a_batch(salt, salt, data))
+
+
+def test_each_generation_has_a_salt_of_its_own() -> None:
+    """Whoever saw one file, in a backup say, knows nothing of the next. Red when `_begin` keeps the salt."""
+    disk = SimDisk()
+    wal, _ = opened(disk)
+    salts = [salt_of(disk)]
+    wal.rotate(b"checkpoint")
+    salts.append(salt_of(disk))
+    opened(disk)
+    salts.append(salt_of(disk))
+    assert len(set(salts)) == 3
+
+
 # Damage ------------------------------------------------------------------------------------------------------------
 
 
@@ -292,9 +339,19 @@ def test_the_log_of_another_owner_is_refused(owner: dict[str, str]) -> None:
 
 def test_the_log_of_another_format_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = written(b"one")
-    monkeypatch.setattr("raftlog.wal.WAL_VERSION", 2)
-    with pytest.raises(ConfigError, match="'wal': 1"):
+    monkeypatch.setattr("raftlog.wal.WAL_VERSION", 3)
+    with pytest.raises(ConfigError, match="'wal': 2"):
         opened(disk)
+
+
+def test_a_log_from_before_there_was_salt_is_refused_and_left_as_it_is() -> None:
+    """Red when the version is asked for after the batches: they do not verify, and would be cut as a torn tail."""
+    header = batch_bytes(1, 0, msgpack.packb({"wal": 1, **OWNER}), salt=0)
+    data = header + batch_bytes(2, 1, b"acknowledged", salt=0)
+    disk = holding(data)
+    with pytest.raises(ConfigError, match=r"belongs to {'wal': 1, .*, not to {'wal': 2, "):
+        opened(disk)
+    assert disk.read(the_file(disk)) == data
 
 
 @pytest.mark.parametrize("content", [b"", b"not a log", b"\0" * 4_096])

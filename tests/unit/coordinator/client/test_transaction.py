@@ -68,7 +68,7 @@ async def test_leaving_the_block_commits_what_enlisted(scene: Scene) -> None:
     async with scene.transaction() as tx:
         assert await tx.call("bank-a", "debit", {"n": 1}) == {"balance": 90}
         await tx.call("bank-a", "debit", {"n": 2})
-    assert scene.desk.lists == [[Branch("bank-a", name="bank-a")]]
+    assert scene.desk.lists == [[Branch("bank-a", name="bank-a", works=2)]]
     assert scene.asked == ["/v1/branches/g/bank-a/work"] * 2
     sent = [msgpack.unpackb(body) for _, _, body in scene.bank.seen]
     assert [(form["seq"], form["body"]) for form in sent] == [(0, {"n": 1}), (1, {"n": 2})]
@@ -149,7 +149,7 @@ async def test_lost_work_is_repeated_with_the_same_number(scene: Scene) -> None:
         await tx.call("bank-a", "debit")
     assert {msgpack.unpackb(body)["seq"] for _, _, body in scene.bank.seen} == {0}
     assert len(scene.bank.seen) == 4
-    assert scene.desk.lists == [[Branch("bank-a", name="bank-a")]]
+    assert scene.desk.lists == [[Branch("bank-a", name="bank-a", works=1)]], "a repeat is no other work"
 
 
 async def test_work_without_an_answer_is_never_committed(scene: Scene) -> None:

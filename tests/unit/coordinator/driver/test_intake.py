@@ -35,6 +35,7 @@ def test_branches_without_a_name_are_named_by_their_position() -> None:
         ([branch(branch="b2"), branch()], "branches.1.branch"),
         ([branch(), branch("nobody")], "branches.1.participant"),
         ([branch(action=None, body=1)], "branches.0.body"),
+        ([branch(works=1)], "branches.0.works"),
         ([branch(body="x" * BODY_BYTES_MAX)], "branches.0.body"),
         ([branch(body={"a": 2**64})], "branches.0.body.a"),
         ([branch(body=float("inf"))], "branches.0.body"),
@@ -58,6 +59,12 @@ def test_the_order_of_keys_in_a_body_means_nothing() -> None:
 )
 def test_every_part_of_a_branch_counts_for_the_digest(other: BranchRequest) -> None:
     assert digest_of(branches_of([branch(body=1)], KNOWN)) != digest_of(branches_of([other], KNOWN))
+
+
+def test_the_number_of_works_counts_for_the_digest() -> None:
+    """Red when `digest_of` leaves it out: a repeat with less work would be taken for the same transaction."""
+    digests = {digest_of(branches_of([branch(action=None, works=works)], KNOWN)) for works in (None, 1, 2)}
+    assert len(digests) == 3
 
 
 async def test_a_single_branch_takes_the_one_phase_path_if_its_participant_can() -> None:

@@ -19,6 +19,7 @@ from coordinator.http.app import build_app, serving
 from coordinator.http.context import Context
 from coordinator.http.endpoints import ENDPOINTS
 from coordinator.wire import BODY_BYTES_MAX, LEADER_HEADER, REQUEST_BYTES_MAX, Problem
+from participant.ids import BranchKey
 from participant.wire import Verb
 from tests.support.cluster import Cluster, cluster
 
@@ -225,6 +226,18 @@ async def test_an_operator_resolves_and_what_contradicts_is_409(api: Api) -> Non
     check_problem(contrary, 409, "contradiction")
     check_problem(await api.ask("POST", "/v1/transactions/x/resolve", json=resolution), 404, "not-found")
     api.cluster.clerks["bank-a"].release(Verb.PREPARE)
+
+
+@pytest.mark.parametrize("names", [["bank-a"], ["bank-a", "bank-b"]])
+async def test_the_number_of_works_reaches_the_vote_and_belongs_to_the_transaction(api: Api, names: list[str]) -> None:
+    """Red when intake, the command, the record or the driver drops it, on whichever path."""
+    branches = [{"branch": name, "participant": name, "works": 2 + number} for number, name in enumerate(names)]
+    await api.begin("g", branches)
+    heard = [api.cluster.clerks[name].works[BranchKey("g", name)] for name in names]
+    assert heard == [2, 3][: len(names)]
+    less = [{**branches[0], "works": 1}, *branches[1:]]
+    refused = await api.ask("POST", "/v1/transactions", json={"gid": "g", "branches": less})
+    check_problem(refused, 409, "gid-reused")
 
 
 async def test_pages_hold_every_transaction_once_newest_first_and_filters_select(api: Api) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coordinator.http.views import cursor_of, outcome_view, page_view, transaction_view
+from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
 from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide
-from coordinator.ledger.records import BranchRecord, Decision, Path, TransactionRecord
-from coordinator.ledger.table import Ledger
+from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.table import Ledger, PageQuery
 from coordinator.wire import ListQuery, Outcome, parse
 
 
@@ -64,8 +64,15 @@ def test_the_cursor_of_a_page_is_read_back_as_it_was() -> None:
     ledger = Ledger()
     for number in range(3):
         ledger.execute(Begin(f"g.{number}-x", b"d", Path.CLASSIC, record().branches, 1_000, 5 + number))
-    page = ledger.page(limit=2)
+    page = ledger.page(PageQuery(limit=2))
     view = page_view(page)
-    assert cursor_of(parse(ListQuery, {"cursor": view.cursor}).cursor) == page.cursor
-    assert page_view(ledger.page(limit=2, after=page.cursor)).cursor is None
-    assert cursor_of(None) is None
+    assert page_query_of(parse(ListQuery, {"cursor": view.cursor})).after == page.cursor
+    assert page_view(ledger.page(PageQuery(limit=2, after=page.cursor))).cursor is None
+
+
+def test_what_a_caller_asks_for_is_what_the_ledger_is_asked() -> None:
+    """Each parameter in its own place; what is not given selects nothing away."""
+    assert page_query_of(parse(ListQuery, {"limit": "7"})) == PageQuery(limit=7)
+    asked = {"limit": "7", "cursor": "5.g", "phase": ["preparing"], "participant": "bank-a"}
+    query = parse(ListQuery, asked | {"begun_after_ms": "1", "begun_before_ms": "2"})
+    assert page_query_of(query) == PageQuery(7, (5, "g"), frozenset({Phase.PREPARING}), "bank-a", 1, 2)

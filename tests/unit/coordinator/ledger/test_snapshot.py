@@ -16,7 +16,10 @@ FULL = TransactionRecord(
     digest=b"\x01",
     path=Path.STAGED,
     phase=Phase.ABORTING,
-    branches=(BranchRecord("b1", "bank-a", "debit", b"body"), BranchRecord("b2", "bank-b", None, b"", ended=True)),
+    branches=(
+        BranchRecord("b1", "bank-a", "debit", b"body"),
+        BranchRecord("b2", "bank-b", None, b"", ended=True, works=3),
+    ),
     deadline_ms=10,
     begun_at_ms=1,
     decided_at_ms=2,
@@ -29,11 +32,11 @@ PLAIN = TransactionRecord("t0", b"", Path.CLASSIC, Phase.PREPARING, (), 0, 3)
 
 # A replica may have to read what an older one has written.
 GOLDEN = (
-    "94ae636f6d6d6974642d6c6564676572010702"
+    "94ae636f6d6d6974642d6c6564676572020702"
     "9ca27430c400a7636c6173736963a9707265706172696e6790000300a0a0c000"
     "9ca27431c40101a6737461676564a861626f7274696e6792"
-    "95a26231a662616e6b2d61a56465626974c404626f6479c2"
-    "95a26232a662616e6b2d62c0c400c3"
+    "96a26231a662616e6b2d61a56465626974c404626f6479c2c0"
+    "96a26232a662616e6b2d62c0c400c303"
     "0a0102a5766f746573a86e6f206d6f6e6579a2623107"
 )
 
@@ -56,7 +59,7 @@ def test_the_same_records_in_another_order_give_the_same_bytes() -> None:
     assert whole(FULL, PLAIN) == whole(PLAIN, FULL)
 
 
-def test_the_bytes_of_version_1_never_change() -> None:
+def test_the_bytes_of_version_2_never_change() -> None:
     content = bytes.fromhex(GOLDEN)
     assert whole(FULL, PLAIN) == content + b"\xc4\x20" + hashlib.sha256(content).digest()
 
@@ -101,14 +104,14 @@ def test_any_torn_end_is_found() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (sealed(), "expected 'commitd-ledger' version 1"),
+        (sealed(), "expected 'commitd-ledger' version 2"),
         (sealed(("other", 1, 0, 0)), "is 'other' version 1"),
-        (sealed(("commitd-ledger", 2, 0, 0)), "version 2; expected"),
-        (sealed(("commitd-ledger", 1, 0, 2), ()), "holds 1 records instead of 2"),
-        (sealed(("commitd-ledger", 1, 0, 1), ("t",)), "does not hold what it should"),
-        (sealed(("commitd-ledger", 1, 0, 1), 5), "does not hold what it should"),
+        (sealed(("commitd-ledger", 1, 0, 0)), "version 1; expected"),
+        (sealed(("commitd-ledger", 2, 0, 2), ()), "holds 1 records instead of 2"),
+        (sealed(("commitd-ledger", 2, 0, 1), ("t",)), "does not hold what it should"),
+        (sealed(("commitd-ledger", 2, 0, 1), 5), "does not hold what it should"),
         (sealed(5), "does not hold what it should"),
-        (sealed(("commitd-ledger", 1, 0, 1), ("t", b"", "scenic", "preparing", (), 0, 1)), "'scenic'"),
+        (sealed(("commitd-ledger", 2, 0, 1), ("t", b"", "scenic", "preparing", (), 0, 1)), "'scenic'"),
     ],
 )
 def test_an_intact_snapshot_of_something_else_is_refused(data: bytes, says: str) -> None:

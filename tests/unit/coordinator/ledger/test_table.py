@@ -8,7 +8,7 @@ from coordinator.ledger import table
 from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide, End, Forget, encode
 from coordinator.ledger.errors import CommandError
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
-from coordinator.ledger.table import PAGE_MAX, Accepted, Cursor, Ledger, Rejected
+from coordinator.ledger.table import PAGE_MAX, Accepted, Cursor, Ledger, PageQuery, Rejected
 from coordinator.ledger.transitions import Why
 
 
@@ -160,7 +160,7 @@ def test_pages_go_from_the_newest_to_the_oldest_without_a_gap() -> None:
     seen: list[str] = []
     cursor: Cursor | None = None
     for _ in range(3):
-        page = ledger.page(limit=2, after=cursor)
+        page = ledger.page(PageQuery(limit=2, after=cursor))
         seen += gids(page.records)
         cursor = page.cursor
         ledger.execute(begin(f"late-{len(seen)}", at_ms=100))  # newer ones do not disturb the walk
@@ -168,16 +168,28 @@ def test_pages_go_from_the_newest_to_the_oldest_without_a_gap() -> None:
     assert cursor is None
 
 
+def test_the_number_of_works_is_kept_until_the_decision() -> None:
+    """A new leader asks for the votes again, and from what the record holds. Phase two needs it no more."""
+    ledger = Ledger()
+    branch = BranchRecord("a", "bank-a", None, b"", works=3)
+    ledger.execute(Begin("t", b"d", Path.CLASSIC, (branch,), 1_000, 1))
+    other = Ledger()
+    other.restore(ledger.snapshot())
+    assert [record.branches for record in other.unfinished()] == [(branch,)]
+    ledger.execute(commit("t"))
+    assert [record.branches[0].works for record in ledger.unfinished()] == [None]
+
+
 def test_a_page_selects() -> None:
     ledger = Ledger()
     for number in range(1, 6):
         ledger.execute(begin(f"t{number}", at_ms=number, names="ab" if number % 2 else "c"))
     ledger.execute(commit("t3"))
-    assert gids(ledger.page(limit=9, begun_from_ms=2, begun_before_ms=4).records) == ["t3", "t2"]
-    assert gids(ledger.page(limit=9, participant="bank-c").records) == ["t4", "t2"]
-    assert gids(ledger.page(limit=9, phases=frozenset((Phase.COMMITTING,))).records) == ["t3"]
-    assert gids(ledger.page(limit=9, after=(4, "t4"), begun_before_ms=5).records) == ["t3", "t2", "t1"]
-    assert gids(ledger.page(limit=9, after=(4, "t4"), begun_before_ms=3).records) == ["t2", "t1"]
+    assert gids(ledger.page(PageQuery(limit=9, begun_from_ms=2, begun_before_ms=4)).records) == ["t3", "t2"]
+    assert gids(ledger.page(PageQuery(limit=9, participant="bank-c")).records) == ["t4", "t2"]
+    assert gids(ledger.page(PageQuery(limit=9, phases=frozenset((Phase.COMMITTING,)))).records) == ["t3"]
+    assert gids(ledger.page(PageQuery(limit=9, after=(4, "t4"), begun_before_ms=5)).records) == ["t3", "t2", "t1"]
+    assert gids(ledger.page(PageQuery(limit=9, after=(4, "t4"), begun_before_ms=3)).records) == ["t2", "t1"]
 
 
 def test_a_page_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +197,10 @@ def test_a_page_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger()
     for number in range(PAGE_MAX + 1):
         ledger.execute(begin(f"t{number:04}", at_ms=number))
-    assert len(ledger.page(limit=10 * PAGE_MAX).records) == PAGE_MAX
+    assert len(ledger.page(PageQuery(limit=10 * PAGE_MAX)).records) == PAGE_MAX
 
     monkeypatch.setattr(table, "SCAN_MAX", 10)
-    page = ledger.page(limit=5, participant="nobody")
+    page = ledger.page(PageQuery(limit=5, participant="nobody"))
     assert page.records == ()
     assert page.cursor == (PAGE_MAX - 9, f"t{PAGE_MAX - 9:04}")
 
@@ -253,7 +265,7 @@ def test_a_restored_ledger_goes_on_like_the_other() -> None:
     ledger.execute(begin("open", at_ms=3))
     other.execute(begin("replaced"))
     other.restore(ledger.snapshot())
-    assert other.page(limit=9) == ledger.page(limit=9)
+    assert other.page(PageQuery(limit=9)) == ledger.page(PageQuery(limit=9))
     assert other.unfinished() == ledger.unfinished()
     assert other.finished_before(3, limit=9) == ("done",)
     for command in (commit("open"), Forget(("done",))):
