@@ -4,7 +4,7 @@ Private names change without notice, so the version is pinned and checked: an up
 (`tests/defects/test_version.py`). The library runs with its own thread, sockets, files, pickles and timers switched
 off; what is left is the protocol.
 
-Time: the library reads a clock from its module. `_Ambient` is that clock, and shows the time of whichever core is at
+Time: the library reads a clock from its module. `_AMBIENT` is that clock, and shows the time of whichever core is at
 work, so that many cores can live in one process, in virtual time.
 """
 
@@ -14,11 +14,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import msgpack
 import pysyncobj.syncobj as library
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
 from pysyncobj.journal import Journal
-from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
 from raftlog.config import Timing
@@ -28,6 +26,7 @@ from raftlog.journal import RaftJournal
 from raftlog.machine import ENTRY_BYTES_MAX
 from raftlog.port import Member
 from raftlog.snapshots import SnapshotMeta
+from raftlog.stand_ins import AmbientClock, MemberNode, MembershipCodec, NoPoller
 from raftlog.transfers import Transfers
 
 __all__ = ["APPEND_BYTES_MAX", "LIBRARY_VERSION", "Proposed", "RaftCore", "adapt_library"]
@@ -43,53 +42,7 @@ Proposed = Callable[[Any, int], None]
 """Called once with (results, SUCCESS) or (None, FAIL_REASON): the entry was applied, or never entered the log."""
 
 
-class MemberNode(Node):  # type: ignore[misc]  # the library has no types
-    """A replica as the library sees it: equal by name, hashed alike in every process."""
-
-    def __init__(self, identity: Any) -> None:
-        if isinstance(identity, str):
-            identity = (identity, "")
-        super().__init__(identity[0])
-        self.address = identity[1]
-        self._hash = int.from_bytes(identity[0].encode()[-7:], "big")
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Node) and self.id == other.id
-
-
-class _Codec:
-    """In the place of `pickle`: only membership entries still pass through it."""
-
-    @staticmethod
-    def dumps(value: Any, protocol: int | None = None) -> bytes:  # noqa: ARG004  # the library's signature
-        return bytes(msgpack.packb(value, default=lambda node: [node.id, node.address]))
-
-    @staticmethod
-    def loads(data: bytes) -> Any:
-        return msgpack.unpackb(data)
-
-
-class _Ambient:
-    """The clock of whichever core is at work."""
-
-    def __init__(self) -> None:
-        self.clock: Callable[[], float] = library.monotonicTime
-
-    def now(self) -> float:
-        return self.clock()
-
-
-class _NoPoller:
-    """The library polls its sockets at the end of each tick; it has none."""
-
-    def poll(self, timeout: float) -> None:
-        """Nothing to wait for."""
-
-
-_AMBIENT = _Ambient()
+_AMBIENT = AmbientClock(library.monotonicTime)
 
 
 def adapt_library() -> None:
@@ -100,7 +53,7 @@ def adapt_library() -> None:
     if VERSION != LIBRARY_VERSION:
         raise ConfigError(f"pysyncobj {VERSION} is installed; only {LIBRARY_VERSION} has been read and adapted")
     library.createJournal = _pass_through
-    library.pickle = _Codec
+    library.pickle = MembershipCodec
     library.monotonicTime = _AMBIENT.now
 
 
@@ -153,19 +106,20 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._proposals: list[tuple[bytes, Proposed]] = []
         self._logged: dict[int, tuple[int, Proposed]] = {}  # by index: the term, and whom to tell
         self._known: dict[str, MemberNode] = {}
+        self._leader_heard_at = -NEVER_S
         self.guard: Guard
         self._enter()
         nodes = {member.name: MemberNode((member.name, member.address)) for member in members}
         own = nodes.pop(name, None) or MemberNode(name)
         settings = _settings(journal, timing, self._state_changed)
         super().__init__(own, list(nodes.values()), settings, nodeClass=MemberNode, transportClass=self._make_guard)
-        self._poller = _NoPoller()
+        self._poller = NoPoller()
         self._SyncObj__serializer = transfers
         self._SyncObj__raftLastApplied = journal.getRaftCommitIndex()
         # The library learns of membership entries when it appends them; those on the disk were appended before.
         for command, _, _ in journal[1:]:
             if self._is_membership(command):
-                self._SyncObj__doChangeCluster(_Codec.loads(command[1:]))
+                self._SyncObj__doChangeCluster(MembershipCodec.loads(command[1:]))
 
     def _make_guard(self, _core: Any, _own: Any, _others: Any) -> Guard:
         self.guard = Guard(self, self._journal, self._wire)
@@ -191,6 +145,8 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         """One message from an authenticated peer, through the guard. False: a tick would find nothing new to do."""
         self._enter()
         self.guard.receive(peer, message)
+        if message["type"] == "append_entries" and self.leader == peer:
+            self._leader_heard_at = self._clock()
         if not self.leading or message["type"] != "next_node_idx" or self.guard.behind:
             return True
         return bool(self._SyncObj__raftMatchIndex.get(self.node(peer), 0) > self.commit_index)
@@ -225,23 +181,38 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
     def disconnected(self, peer: str) -> None:
         """A peer cannot be reached any more. If it led, it has most likely died: stand for election soon.
 
-        Standing early is safe at any time; it only costs a term if the leader lives (section 5.2).
+        Standing early is safe at any time; if the leader lives, it costs one more election (section 5.2).
         """
         self._enter()
         self._transfers.cancel(peer)  # the library notices only if the peer is still away when it sends again
         self.guard._onNodeDisconnected(self.node(peer))  # noqa: SLF001
         if not self.leading and self.leader == peer:
             self._SyncObj__raftLeader = None  # nobody is sent to it any more
-            heartbeat = self.conf.appendEntriesPeriod
-            soon = self._clock() + heartbeat * (0.5 + self._dice.random())
+            soon = self._clock() + self._heartbeats_s(0.5)
             self._SyncObj__raftElectionDeadline: float = min(self._SyncObj__raftElectionDeadline, soon)
 
     def step_down(self) -> None:
         """Leave office: this node cannot do what a leader must. It does not stand before its disk works again."""
         self._enter()
+        self._resign(self._SyncObj__generateRaftTimeout())
+
+    def yield_to(self, term: int) -> None:
+        """A member is in a later term: leave office (section 5.1).
+
+        If another leads in that term, its next heartbeat keeps us from standing again. If nobody does, our followers
+        are waiting for us: stand before any of them loses patience.
+        """
+        self._SyncObj__setCurrentTerm(term, None)
+        self._resign(self._heartbeats_s(1.5))
+
+    def _resign(self, rest_s: float) -> None:
         self._SyncObj__raftLeader = None
-        self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftElectionDeadline = self._clock() + rest_s
         self._SyncObj__setState(library._RAFT_STATE.FOLLOWER)  # noqa: SLF001
+
+    def _heartbeats_s(self, at_least: float) -> float:
+        """So many heartbeats and a random part of one."""
+        return float(self.conf.appendEntriesPeriod * (at_least + self._dice.random()))
 
     def wake_at(self) -> float:
         """When the next tick is due if nothing happens before (clock seconds)."""
@@ -258,8 +229,12 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         self._proposals.append((bytes((library._COMMAND_TYPE.REGULAR,)) + entry, proposed))  # noqa: SLF001
 
     def propose_member(self, member: Member, *, add: bool, proposed: Proposed) -> None:
-        """Queue a membership change for the next tick; REQUEST_DENIED while another one is open."""
-        change = _Codec.dumps(["add" if add else "rem", member.name, [member.name, member.address]])
+        """Queue a membership change for the next tick; REQUEST_DENIED while another one is open.
+
+        A removal carries the address as well: should it be truncated from the log, the member comes back by it.
+        """
+        address = member.address if add else self.node(member.name).address
+        change = MembershipCodec.dumps(["add" if add else "rem", member.name, [member.name, address]])
         self._proposals.append((bytes((library._COMMAND_TYPE.MEMBERSHIP,)) + change, proposed))  # noqa: SLF001
 
     def install(self, meta: SnapshotMeta) -> None:
@@ -292,6 +267,15 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
         """Whom this node believes to lead; it may be out of date."""
         node = self._getLeader()
         return None if node is None else str(node.id)
+
+    @property
+    def followed(self) -> str | None:
+        """Who leads (this node included), unless it is silent: nobody else is helped into its office.
+
+        Silent is who was not heard for the shortest election timeout (Ongaro's thesis, section 4.2.3).
+        """
+        silent = not self.leading and self._clock() - self._leader_heard_at >= self.conf.raftMinTimeout
+        return None if silent else self.leader
 
     @property
     def commit_index(self) -> int:
@@ -340,7 +324,7 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def _change_members(self, command: bytes) -> bool:
         """Let a change take effect, unless an earlier one is not applied yet: the library forgets to look."""
-        return not self.membership_open and bool(self._SyncObj__changeCluster(_Codec.loads(command[1:])))
+        return not self.membership_open and bool(self._SyncObj__changeCluster(MembershipCodec.loads(command[1:])))
 
     @staticmethod
     def _is_membership(command: bytes) -> bool:
@@ -386,6 +370,11 @@ class RaftCore(SyncObj):  # type: ignore[misc]  # the library has no types
                 index = self._journal.last_index + 1
                 self._journal.add(command, index, self.term)
                 self._logged[index] = (self.term, proposed)
+
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
+        """Whether it is of any use to stand. The library counts strangers, whose votes would not count."""
+        others = self._SyncObj__otherNodes
+        return not others or not others.isdisjoint(self._SyncObj__connectedNodes)
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
         """Snapshots are taken by the node, off the loop."""

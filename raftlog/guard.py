@@ -13,7 +13,9 @@ Inbound, `receive`:
 - The library truncates its log on every overlapping append. So an append is cut down to what is really new; it
   reaches the library either as an extension of its log or as a true conflict (Ongaro & Ousterhout 2014, figure 2,
   AppendEntries rules 3 and 4).
-- Acknowledgements of another term, votes of strangers and repeated votes are dropped.
+- Acknowledgements of an older term, votes of strangers and repeated votes are dropped; a later term ends an office.
+- While a leader is heard, candidates are not: what they could bring is only unrest (Ongaro's thesis, section 4.2.3).
+  Otherwise anybody is, because a stranger may be a member that we have not heard of yet (section 4.1).
 - A leader counts followers without looking whether the entry is on *its own* disk. So an acknowledgement is
   delivered no further than our own durable index; the rest follows when the disk has caught up.
 - A refusal names the first entry of the conflicting term, so that a leader steps back a term at a time, not an
@@ -52,6 +54,8 @@ class CoreView(Protocol):
     @property
     def leading(self) -> bool: ...
     @property
+    def followed(self) -> str | None: ...
+    @property
     def commit_index(self) -> int: ...
     @property
     def applied_index(self) -> int: ...
@@ -61,6 +65,7 @@ class CoreView(Protocol):
     def set_next_index(self, name: str, index: int) -> None: ...
     @property
     def transfers(self) -> Transfers: ...
+    def yield_to(self, term: int) -> None: ...
 
 
 class Guard(Transport):  # type: ignore[misc]  # the library has no types
@@ -94,7 +99,7 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
                 return self._send_append(node.id, message)
             case "next_node_idx":
                 self._hold(node.id, self._acknowledgement(message))
-            case "request_vote" | "response_vote" | "timeout_now":
+            case "request_vote" | "response_vote":
                 self._hold(node.id, message)
             case other:  # forwarding commands is done above us, where the three outcomes are kept apart
                 raise InvariantError(f"the library sends {other!r}")
@@ -168,19 +173,29 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
             self.counters["malformed"] += 1
             return
         kind = message["type"]
-        if kind != "append_entries" and not self._core.is_member(peer):
-            self.counters["stranger"] += 1  # a leader may be a member that we have not heard of yet
-        elif kind == "append_entries":
+        if kind == "append_entries":  # who leads or stands may be a member that we have not heard of yet
             self._on_append(peer, message)
+        elif kind == "request_vote":
+            self._on_candidate(peer, message)
+        elif not self._core.is_member(peer):
+            self.counters["stranger"] += 1
         elif kind == "next_node_idx":
             self._on_acknowledgement(peer, message)
-        elif kind == "response_vote":
-            self._on_vote(peer, message)
         else:
-            self._deliver(peer, message)
+            self._on_vote(peer, message)
 
     def _deliver(self, peer: str, message: Message) -> None:
         self._onMessageReceived(self._core.node(peer), message)
+
+    def _on_candidate(self, peer: str, message: Message) -> None:
+        """Hear who stands, its term included, only if nobody else leads.
+
+        Else whoever was removed, or cut off in one direction, would depose one leader after the other.
+        """
+        if self._core.followed not in (None, peer):
+            self.counters["needless_candidacy"] += 1
+            return
+        self._deliver(peer, message)
 
     def _on_vote(self, peer: str, message: Message) -> None:
         vote = (message["term"], peer)
@@ -191,6 +206,9 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
         self._deliver(peer, message)
 
     def _on_acknowledgement(self, peer: str, message: Message) -> None:
+        if self._core.leading and message["term"] > self._core.term:
+            self._core.yield_to(message["term"])
+            return
         if message["term"] != self._core.term or not self._core.leading:
             self.counters["stale_acknowledgement"] += 1
             return
@@ -211,13 +229,18 @@ class Guard(Transport):  # type: ignore[misc]  # the library has no types
         pipelined = self._core.next_index(peer)
         self._deliver(peer, message)
         if message["success"] and message["received"]:
-            self._core.set_next_index(peer, following)  # a snapshot says where the follower is; before, we pretended
+            # A snapshot says where the follower is; before, we pretended. Asking it again is no way out: it may name
+            # an entry that the snapshot covers, because its conflicting term begins there, and get the snapshot again.
+            self._core.set_next_index(peer, following)
         elif not message["reset"]:  # the library steps back at every answer, to what it acknowledges
             self._core.set_next_index(peer, max(pipelined, self._core.next_index(peer)))
 
     def _on_append(self, peer: str, message: Message) -> None:
         if message["term"] < self._core.term:
             self.counters["stale_append"] += 1
+            refusal = {"type": "next_node_idx", "next_node_idx": 0, "reset": False, "success": False}
+            stamps = {"term": self._core.term, "burst": message["burst"], "received": 0}
+            self._hold(peer, {**refusal, **stamps})  # or a leader would never learn of a term that it must exceed
             return
         self._burst, self._verified, self._step_back = message["burst"], None, None
         try:

@@ -1,6 +1,6 @@
 """The messages between replicas: their shapes, checked before anything acts on them. Sans-IO.
 
-The first five are the library's own, with what the guard adds (`burst` on appends; `term`, `burst` and `received` on
+The first four are the library's own, with what the guard adds (`burst` on appends; `term`, `burst` and `received` on
 acknowledgements); the last two are ours: a follower asks the leader how far it must have applied to answer a read.
 """
 
@@ -30,7 +30,6 @@ _SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "request_vote": {"term": (int,), "last_log_index": (int,), "last_log_term": (int,)},
     "response_vote": {"term": (int,)},
-    "timeout_now": {"term": (int,)},
     "read_index": {"id": (int,)},
     "read_index_reached": {"id": (int,), "index": (int, type(None))},
 }

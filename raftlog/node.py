@@ -241,6 +241,7 @@ class RaftLog:
         taken = Counter(
             snapshots=compaction.taken,
             snapshots_installed=compaction.installed,
+            snapshots_refused=core.transfers.refused,
             snapshots_rejected=core.transfers.rejected,
         )
         return Status(

@@ -54,6 +54,7 @@ class Transfers:
         self._install = install
         self._outgoing: dict[str, _Outgoing] = {}
         self._incoming: _Incoming | None = None
+        self.refused = 0  # sent snapshots that were of no use to the follower
         self.rejected = 0  # received snapshots that did not verify
 
     # Outgoing --------------------------------------------------------------------------------------------
@@ -103,9 +104,12 @@ class Transfers:
             return False
         if satisfied:
             del self._outgoing[peer]
-        elif received_bytes >= len(outgoing.snapshot.data):  # it could not use the whole
-            outgoing.sent_bytes = outgoing.acknowledged_bytes = 0
-            return False  # and may never be able to: begin again with the next heartbeat, not at once
+        elif received_bytes >= len(outgoing.snapshot.data):
+            # It could not use the whole, and may never be able to. The end, so that the log can be trimmed; the next
+            # heartbeat shows that the follower still lacks something, and the newest snapshot is sent.
+            del self._outgoing[peer]
+            self.refused += 1
+            return False
         else:
             outgoing.acknowledged_bytes = max(outgoing.acknowledged_bytes, min(received_bytes, outgoing.sent_bytes))
         return True

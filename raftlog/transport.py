@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from ssl import SSLContext
 from typing import Any, Protocol, cast
 
 import structlog
 
 from raftlog.config import LogConfig, split_address
-from raftlog.errors import FrameError
+from raftlog.errors import ConfigError, FrameError
 from raftlog.frames import Channel
 from raftlog.messages import Message
 from raftlog.port import Member
@@ -53,6 +54,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses of it
+        if not self._owner.made(self):
+            self.transport.abort()
+            return
         self.transport.write(self.channel.greeting())
         self._watch()
 
@@ -119,28 +123,32 @@ class PeerTransport:
         self.counters: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._open: dict[str, _Connection] = {}
-        self._all: dict[_Connection, None] = {}  # a set in the order of arrival
+        self._all: dict[_Connection, None] = {}  # a set in the order of arrival; behind TLS, in that of the handshakes
+        self._stopped = False
         self._dialers: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
     async def start(self, address: str) -> None:
         """Listen. Raises OSError when the address cannot be had."""
         host, port = split_address(address)
+        tls = self._config.security.tls_server
         self._server = await self.loop.create_server(
             lambda: self._connection(dialing=False, expected=None),
             host,
             port,
-            ssl=self._config.security.tls_server,
+            ssl=tls,
+            ssl_handshake_timeout=_handshake_timeout_s(tls),
         )
 
     async def stop(self) -> None:
         """Cut everything, and wait until nothing of it runs any more."""
         dialers = [task for _, task in self._dialers.values()]
-        closed = [connection.closed for connection in self._all if connection.transport is not None]
+        closed = [connection.closed for connection in self._all]
         self.abort()
         await asyncio.gather(*dialers, *closed, return_exceptions=True)
 
     def abort(self) -> None:
         """Cut everything, at once."""
+        self._stopped = True
         if self._server is not None:
             self._server.close()
         for _, task in self._dialers.values():
@@ -179,6 +187,19 @@ class PeerTransport:
         return tuple(sorted(self._open))
 
     # What connections report -----------------------------------------------------------------------------
+
+    def made(self, connection: _Connection) -> bool:
+        """A connection is there, through its TLS handshake if it has one; False: nobody wants it any more.
+
+        asyncio tells nobody of a handshake that failed, so what has not come this far is not kept anywhere.
+        """
+        if self._stopped:
+            return False
+        self._all[connection] = None
+        unproven = [other for other in self._all if not other.channel.open]
+        if len(unproven) > UNPROVEN_CONNECTIONS_MAX:
+            unproven[0].cut("too many connections that have proven nothing")
+        return True
 
     def opened(self, connection: _Connection) -> None:
         """The peer has proven who it is. Of two connections of one peer the later one counts."""
@@ -231,15 +252,17 @@ class PeerTransport:
         channel = Channel(
             config.cluster, config.name, config.security.secret, nonce, dialing=dialing, expected=expected
         )
-        connection = _Connection(self, channel)
-        self._all[connection] = None
-        unproven = [other for other in self._all if not other.channel.open]
-        if len(unproven) > UNPROVEN_CONNECTIONS_MAX:
-            unproven[0].cut("too many connections that have proven nothing")
-        return connection
+        return _Connection(self, channel)
 
     async def _keep_connected(self, peer: str, address: str) -> None:
-        host, port = split_address(address)
+        """Until the address changes. One that cannot be dialled at all is given up; the next one gets a new task."""
+        try:
+            await self._redial(peer, *split_address(address))
+        except (ConfigError, ValueError) as error:  # ValueError: a host that is no domain name
+            self.counters["bad_address"] += 1
+            _log.error("cannot dial peer", node=self._config.name, peer=peer, address=address, why=str(error))
+
+    async def _redial(self, peer: str, host: str, port: int) -> None:
         patience_s = self._config.timing.redial_s if peer < self._config.name else self.silence_s
         await asyncio.sleep(0 if peer < self._config.name else self._drawn(patience_s))
         while True:
@@ -263,9 +286,15 @@ class PeerTransport:
                     host,
                     port,
                     ssl=tls,
+                    ssl_handshake_timeout=_handshake_timeout_s(tls),
                     server_hostname=peer if tls is not None else None,
                 )
             await asyncio.shield(connection.closed)
         except OSError as error:  # refused, unreachable, timed out, or a certificate that does not verify
             self.counters["dial_failed"] += 1
             _log.debug("cannot reach peer", node=self._config.name, peer=peer, why=str(error))
+
+
+def _handshake_timeout_s(tls: SSLContext | None) -> float | None:
+    """asyncio takes one only with a context."""
+    return None if tls is None else CONNECT_TIMEOUT_S

@@ -268,6 +268,9 @@ def a_deposed_leader_with_a_long_tail_comes_back(world: World) -> int:
         world.put("b", b"new-%d" % number)
     world.settle("b", "c")
     world.elect("c", "b")  # of a later term, and believing that everybody has its last entry
+    world.tick("b")
+    world.exchange("b", "c")  # ours did not hear `c` while `b` led; but `b` hears of the term, and leaves its office
+    world.elect("c", "b")
     world.settle("b", "c")
     world.link("a", "c")
     for heartbeats in range(1_000):
@@ -348,3 +351,92 @@ def test_stock_sends_everything_again_for_each_refusal_of_one_gap(stock: MakeSto
 
 def test_ours_obeys_one_refusal_of_each_burst(ours: MakeOurs) -> None:
     assert 106 <= several_refusals_of_one_gap_arrive(ours("abc")) <= 107
+
+
+# 15. It stands for election though nobody hears it who could elect it ------------------------------------------------
+
+
+def only_a_stranger_is_there(world: World) -> int:
+    """A member of today's cluster dials `c`, which has missed that its own members are gone. Its term, later."""
+    world.crash("a", "b")
+    world.dialled_by("c", "stranger")
+    for _ in range(50):
+        world.elect("c", "c")
+    return world.term("c")
+
+
+def test_stock_stands_for_ever_before_strangers(stock: MakeStock) -> None:
+    """So it is ahead of every leader that comes to tell it of the new members."""
+    assert only_a_stranger_is_there(stock("abc")) == 50
+
+
+def test_ours_stands_before_members_only(ours: MakeOurs) -> None:
+    """Broken on purpose by leaving the library its own `__connectedToAnyone`: red."""
+    assert only_a_stranger_is_there(ours("abc")) == 0
+
+
+# 16. A candidate that cannot win stops a leader that works -----------------------------------------------------------
+
+
+def a_replica_stands_that_does_not_hear_the_leader(world: World) -> None:
+    """`c` has lost its link to the leader and lacks an entry; `b` hears both."""
+    world.elect("a")
+    world.settle()
+    world.cut("a", "c")
+    world.put("a", b"before")
+    world.settle("a", "b")
+    world.elect("c", "b")
+    world.put("a", b"after")
+    world.settle("a", "b")
+
+
+def test_stock_lets_a_candidate_without_a_chance_stop_the_leader(stock: MakeStock) -> None:
+    """`b` takes the candidate's term and hears the leader no more."""
+    world = stock("abc")
+    a_replica_stands_that_does_not_hear_the_leader(world)
+    assert world.told(Answer.APPLIED) == [b"before"]
+
+
+def test_ours_hears_nobody_who_stands_while_a_leader_is_heard(ours: MakeOurs) -> None:
+    """Broken on purpose by delivering every candidacy: red."""
+    world = ours("abc")
+    a_replica_stands_that_does_not_hear_the_leader(world)
+    assert world.told(Answer.APPLIED) == [b"before", b"after"]
+    assert world.leads("a")
+    assert world.term("a") == 1
+
+
+# 17. A leader never hears that a member is in a later term -----------------------------------------------------------
+
+
+def a_member_comes_back_with_a_later_term(world: World) -> None:
+    """It stood some times while one direction of its links was dead."""
+    world.elect("a")
+    world.settle()
+    world.cut("a", "c")
+    for _ in range(5):
+        world.elect("c", "c")
+    world.cut("b", "c")
+    world.link("a", "c")
+    world.settle(rounds=3)
+    world.put("a", b"value")
+    world.settle()
+
+
+def test_stock_leaves_a_member_of_a_later_term_without_a_leader(stock: MakeStock) -> None:
+    """It refuses in silence, until its own election timeout lets it stand once more."""
+    world = stock("abc")
+    a_member_comes_back_with_a_later_term(world)
+    assert world.leads("a")
+    assert world.state("b") == [b"value"]
+    assert world.state("c") == []
+
+
+def test_ours_serves_a_member_of_a_later_term_after_one_election(ours: MakeOurs) -> None:
+    """Broken on purpose by dropping stale appends in silence, and by not yielding to what is answered: red."""
+    world = ours("abc")
+    a_member_comes_back_with_a_later_term(world)
+    assert world.leads("a")
+    assert world.term("a") == 1 + 5 + 1
+    assert world.told(Answer.APPLIED) == [b"value"]
+    assert world.state("b") == world.state("c") == [b"value"]

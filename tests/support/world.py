@@ -190,6 +190,10 @@ class World(ABC):
             self._connected(a, b)
             self._connected(b, a)
 
+    def dialled_by(self, name: str, stranger: str) -> None:
+        """Somebody who is no member connects to the replica, and says nothing."""
+        self._connected(name, stranger)
+
     def cut(self, a: str, b: str) -> None:
         if self.network.linked(a, b):
             self.network.cut(a, b)

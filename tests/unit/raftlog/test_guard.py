@@ -43,6 +43,8 @@ class Core:
     def __init__(self) -> None:
         self.term = TERM
         self.leading = False
+        self.followed: str | None = None
+        self.yielded: list[int] = []
         self.commit_index = 1
         self.applied_index = 1
         self.members = {"n2", "n3"}
@@ -67,6 +69,9 @@ class Core:
 
     def set_next_index(self, name: str, index: int) -> None:
         self.next[name] = index
+
+    def yield_to(self, term: int) -> None:
+        self.yielded.append(term)
 
 
 class Node:
@@ -206,6 +211,16 @@ def test_an_append_of_an_older_term_is_not_heard() -> None:
     assert node.guard.counters["stale_append"] == 1
 
 
+def test_an_append_of_an_older_term_is_answered_with_ours_once_that_is_durable() -> None:
+    """Red when `_on_append` says nothing: a leader that we outgrew would never reach us again."""
+    node = Node()
+    node.journal.setCurrentTerm(TERM, None)
+    node.receives("n2", append(10, 4, (11, 4), term=TERM - 1, burst=3))
+    assert node.said == []
+    node.flush()
+    assert node.said == [answer(0, success=False, burst=3)]
+
+
 def test_a_new_leader_is_heard_even_if_its_membership_is_news() -> None:
     assert Node().receives("n9", append(10, 4, (11, 5))) is not None
 
@@ -336,12 +351,24 @@ def test_a_gap_is_refused_with_what_is_held(message: Message) -> None:
 # A leader's side: acknowledgements ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("term", [TERM - 1, TERM + 1])
-def test_an_acknowledgement_of_another_term_is_not_counted(term: int) -> None:
+def test_an_acknowledgement_of_an_older_term_is_not_counted() -> None:
     """Red when `_on_acknowledgement` does not compare."""
     node = Node(leading=True)
-    assert node.receives("n2", answer(11, term=term)) is None
+    assert node.receives("n2", answer(11, term=TERM - 1)) is None
     assert node.guard.counters["stale_acknowledgement"] == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "leading", "yielded"),
+    [("n2", True, [TERM + 1]), ("n9", True, []), ("n2", False, [])],
+    ids=["member", "stranger", "not leading"],
+)
+def test_a_leader_yields_to_the_later_term_of_a_member_only(peer: str, leading: bool, yielded: list[int]) -> None:
+    """It cannot serve that member before. Red when the term is just another one; and, for a stranger, when
+    membership is not asked first: whoever was removed would depose every leader."""
+    node = Node(leading=leading)
+    assert node.receives(peer, answer(11, term=TERM + 1)) is None
+    assert node.core.yielded == yielded
 
 
 def test_an_acknowledgement_is_not_heard_by_one_who_leads_no_more() -> None:
@@ -445,18 +472,37 @@ def test_a_vote_of_another_term_does_not_count(term: int) -> None:
     assert Node().receives("n2", {"type": "response_vote", "term": term}) is None
 
 
+CANDIDACY: Message = {"type": "request_vote", "term": TERM + 1, "last_log_index": 99, "last_log_term": 99}
+
+
+@pytest.mark.parametrize("peer", ["n2", "n9"], ids=["member", "stranger"])
+def test_nobody_is_heard_who_stands_while_another_leads(peer: str) -> None:
+    """Not even its term: it would depose that leader, and a node that was removed stands for ever. Red when
+    `_on_candidate` delivers it."""
+    node = Node()
+    node.core.followed = "n3"
+    assert node.receives(peer, CANDIDACY) is None
+    assert node.guard.counters["needless_candidacy"] == 1
+
+
+@pytest.mark.parametrize("peer", ["n2", "n9"], ids=["member", "stranger"])
+def test_without_a_leader_everybody_is_heard_who_stands(peer: str) -> None:
+    """A stranger may be a member whose entry we lack, and need. Red when `is_member` is asked."""
+    assert Node().receives(peer, CANDIDACY) == CANDIDACY
+
+
+def test_a_leader_that_stands_again_leads_no_more_by_its_own_word() -> None:
+    """Red when only silence ends an office: its followers would wait for an election timeout."""
+    node = Node()
+    node.core.followed = "n2"
+    assert node.receives("n2", CANDIDACY) == CANDIDACY
+
+
 @pytest.mark.parametrize(
-    "message",
-    [
-        {"type": "response_vote", "term": TERM},
-        {"type": "request_vote", "term": TERM + 1, "last_log_index": 99, "last_log_term": 99},
-        {"type": "timeout_now", "term": TERM},
-        answer(11),
-    ],
-    ids=lambda message: message["type"],
+    "message", [{"type": "response_vote", "term": TERM}, answer(11)], ids=lambda message: message["type"]
 )
 def test_a_stranger_has_no_say(message: Message) -> None:
-    """A node that was removed stands for election for ever. Red when `is_member` is not asked."""
+    """It votes for nobody and acknowledges nothing. Red when `is_member` is not asked."""
     node = Node(leading=message["type"] == "next_node_idx")
     assert node.receives("n9", message) is None
     assert node.guard.counters["stranger"] == 1
@@ -532,6 +578,22 @@ def test_a_leader_sends_pieces_in_the_place_of_entries_until_the_follower_is_sat
     assert node.guard.behind, "the rest is waiting"
     node.sends("n2", append(10, 4))
     assert "serialized" not in node.said[-1]
+
+
+def test_a_snapshot_that_a_follower_cannot_use_does_not_hold_the_log_for_ever() -> None:
+    """The next heartbeat asks anew where the follower is. Red when the transfer just begins again."""
+    node = Node(leading=True)
+    whole = snapshot(6)
+    for _ in range(3):
+        node.sends("n2", heartbeat(serialized=None))
+        node.core.transfers.offer(whole)
+        node.sends("n2", append(10, 4))
+        node.receives("n2", answer(0, success=False, received=len(whole.data)))
+        assert not node.core.transfers.sending, "the journal may be trimmed"
+        assert not node.guard.behind, "not at once: it may never be able to"
+        node.sends("n2", append(10, 4))
+        assert "serialized" not in node.said[-1]
+    assert node.core.loads == 3
 
 
 def test_a_leader_tells_nobody_that_more_is_committed_than_is_on_its_own_disk() -> None:

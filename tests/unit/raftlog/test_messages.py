@@ -44,7 +44,6 @@ GOOD: list[Message] = [
     },
     {"type": "request_vote", "term": 3, "last_log_index": 4, "last_log_term": 2},
     {"type": "response_vote", "term": 3},
-    {"type": "timeout_now", "term": 3},
     {"type": "read_index", "id": 1},
     {"type": "read_index_reached", "id": 1, "index": 9},
     {"type": "read_index_reached", "id": 1, "index": None},

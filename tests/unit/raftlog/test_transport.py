@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -123,9 +124,12 @@ class Net:
         self.peers.append(Peer(name, members, security or Security(secret=SECRET), timing))
         return await self.peers[-1].start()
 
-    async def connect(self, peer: Peer) -> Raw:
+    async def connect(self, peer: Peer, security: Security | None = None) -> Raw:
+        """In plain, or through the TLS of `security`."""
         host, port = next(member.address for member in peer.members if member.name == peer.name).split(":")
-        self.raws.append(Raw(*await asyncio.open_connection(host, int(port))))
+        tls = None if security is None else security.tls_client
+        name = None if tls is None else peer.name
+        self.raws.append(Raw(*await asyncio.open_connection(host, int(port), ssl=tls, server_hostname=name)))
         return self.raws[-1]
 
     async def end(self) -> None:
@@ -226,6 +230,25 @@ async def test_of_two_connections_of_one_peer_the_later_counts(net: Net) -> None
     await one.until(lambda: one.messages)
     assert one.events == [("connected", "n2"), ("disconnected", "n2"), ("connected", "n2"), ("message", "n2")]
     assert old.open
+
+
+@pytest.mark.parametrize("address", ["", "nowhere", f"{'x' * 70}.example:1"], ids=["none", "no port", "no name"])
+async def test_an_address_that_cannot_be_dialled_is_reported_once_and_a_better_one_is_dialled(
+    net: Net, address: str
+) -> None:
+    """Red when the dialling task dies of it: nobody would ever know."""
+    members = members_of("n1", "n2")
+    two = await net.start("n2", members[1:])
+    with captured_lines() as lines:
+        two.transport.set_members((Member("n1", address), members[1]))
+        two.transport.set_members((Member("n1", address), members[1]))
+        await lines.until(lambda: lines.of("cannot dial peer"))
+    (line,) = lines.of("cannot dial peer")
+    assert (line["peer"], line["address"], line["level"]) == ("n1", address, "error")
+    assert two.transport.counters["bad_address"] == 1
+    two.transport.set_members(members)
+    await net.start("n1", members)
+    await two.until_connected("n1")
 
 
 # Silence -------------------------------------------------------------------------------------------------------------
@@ -470,3 +493,49 @@ async def test_a_certificate_of_another_authority_is_not_believed(net: Net, tmp_
     raw.send(channel().greeting())
     assert await raw.was_cut()
     assert one.events == []
+
+
+async def test_a_handshake_that_fails_leaves_nothing_behind(net: Net, tmp_path: Path) -> None:
+    """On neither side. asyncio tells nobody of it. Red when a connection is kept from before its handshake on."""
+    ours, theirs = Authority(tmp_path), Authority(tmp_path, "other authority")
+    members = members_of("n1", "n2")
+    one = await net.start("n1", members, ours.security("n1"), TIMING)
+    with captured_lines() as lines:
+        two = await net.start("n2", members, theirs.security("n2"), TIMING)
+        await lines.until(lambda: len(lines.of("cannot reach peer")) > 4)
+    assert len(one.transport._all) == len(two.transport._all) == 0
+
+
+async def test_a_handshake_that_never_ends_is_cut(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when asyncio's own patience of a minute is left to it."""
+    monkeypatch.setattr(transport_module, "CONNECT_TIMEOUT_S", 0.1)
+    one = await net.start("n1", members_of("n1"), Authority(tmp_path).security("n1"))
+    raw = await net.connect(one)
+    assert await raw.was_cut()
+    assert len(one.transport._all) == 0
+
+
+async def test_strangers_behind_tls_do_not_use_up_the_connections(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound counts from the end of the handshake on. Red when it is applied before, with nobody to cut yet."""
+    monkeypatch.setattr(transport_module, "UNPROVEN_CONNECTIONS_MAX", 4)
+    authority = Authority(tmp_path)
+    one = await net.start("n1", members_of("n1"), authority.security("n1"))
+    strangers = [await net.connect(one, authority.security("n2")) for _ in range(8)]
+    for stranger in strangers[:4]:
+        assert await stranger.was_cut()
+    assert len(one.transport._all) == 4
+
+
+async def test_a_connection_that_comes_through_its_handshake_after_the_end_is_cut(net: Net) -> None:
+    """Red when `made` does not ask whether the node has stopped: nothing would ever close it."""
+    one = await net.start("n1", members_of("n1"))
+    late = one.transport._connection(dialing=False, expected=None)
+    await one.transport.stop()
+    end, other = socket.socketpair()
+    with other:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: late, end)
+        async with asyncio.timeout(PATIENCE_S):
+            await late.closed
+    assert len(one.transport._all) == 0
