@@ -203,16 +203,17 @@ class MemoryLog:
         if self._broken_by is not None:
             raise self._broken_by
 
-    async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
+    def propose(self, command: bytes, *, command_id: bytes | None = None) -> asyncio.Future[Outcome]:
         """See `ReplicatedLog.propose`."""
-        if refused := self._refusal():
-            return refused
-        if is_too_large(command, command_id):
-            return Refused(Refusal.TOO_LARGE)
         waiter = self._waiter()
-        self._waiting.append((command_id, command, waiter))
-        self.wake()
-        return await waiter
+        if refused := self._refusal():
+            waiter.set_result(refused)
+        elif is_too_large(command, command_id):
+            waiter.set_result(Refused(Refusal.TOO_LARGE))
+        else:
+            self._waiting.append((command_id, command, waiter))
+            self.wake()
+        return waiter
 
     async def barrier(self) -> Outcome:
         """See `ReplicatedLog.barrier`; refused while nobody leads."""

@@ -192,12 +192,11 @@ class RaftLog:
 
     # The port --------------------------------------------------------------------------------------------
 
-    async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
+    def propose(self, command: bytes, *, command_id: bytes | None = None) -> asyncio.Future[Outcome]:
         if (refused := self._refused()) is not None:
-            return refused
-        outcome = self._proposals.add(command, command_id)
+            return self._proposals.turn_away(refused)
         self._wake()
-        return await outcome
+        return self._proposals.add(command, command_id)
 
     async def barrier(self) -> Outcome:
         if not self._running:

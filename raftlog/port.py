@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 __all__ = [
     "Applied",
@@ -144,8 +147,10 @@ class ReplicatedLog(Protocol):
     async def stopped(self) -> None:
         """Return once the node was stopped; raise what broke it if it broke. The process should then end."""
 
-    async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
-        """Append `command` through the leader, which must be this node.
+    def propose(self, command: bytes, *, command_id: bytes | None = None) -> Future[Outcome]:
+        """Append `command` through the leader, which must be this node. The future never ends with an exception.
+
+        A future that is cancelled takes nothing back.
 
         With a `command_id` (at most 64 bytes), a second proposal of the same id within the last
         `DEDUPE_WINDOW` identified commands is applied once and answered with the first result.

@@ -38,14 +38,19 @@ class Proposals:
 
     def add(self, command: bytes, command_id: bytes | None) -> asyncio.Future[Outcome]:
         """Queue a command for the next entry."""
-        future: asyncio.Future[Outcome] = self._loop.create_future()
         if is_too_large(command, command_id):
-            future.set_result(Refused(Refusal.TOO_LARGE))
-        elif len(self._waiting) >= PROPOSALS_WAITING_MAX or self._waiting_bytes >= PROPOSALS_WAITING_BYTES_MAX:
-            future.set_result(Refused(Refusal.OVERLOADED))
-        else:
-            self._waiting.append((command_id, command, future))
-            self._waiting_bytes += len(command)
+            return self.turn_away(Refused(Refusal.TOO_LARGE))
+        if len(self._waiting) >= PROPOSALS_WAITING_MAX or self._waiting_bytes >= PROPOSALS_WAITING_BYTES_MAX:
+            return self.turn_away(Refused(Refusal.OVERLOADED))
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._waiting.append((command_id, command, future))
+        self._waiting_bytes += len(command)
+        return future
+
+    def turn_away(self, refused: Refused) -> asyncio.Future[Outcome]:
+        """A proposal that is refused at once."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        future.set_result(refused)
         return future
 
     def add_member(self, member: Member, *, add: bool) -> asyncio.Future[Outcome]:
