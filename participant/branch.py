@@ -35,11 +35,12 @@ voted yes, abort of a committed one. It is refused like REFUSE, and somebody mus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
-from participant.errors import invariant
+from participant.errors import InvariantError
 from participant.ids import BranchKey
 from participant.wire import Answer, BranchState
 
@@ -80,6 +81,7 @@ class Rule:
     why: str = ""
 
 
+_CHANGING = frozenset((Verdict.RUN, Verdict.EMPTY))  # all others leave the branch as it is
 _UNKNOWN, _WORKING = BranchState.UNKNOWN, BranchState.WORKING
 _PREPARED, _READ_ONLY = BranchState.PREPARED, BranchState.READ_ONLY
 _COMMITTED, _ABORTED = BranchState.COMMITTED, BranchState.ABORTED
@@ -170,8 +172,7 @@ def judge(state: BranchState, ask: Ask) -> Rule:
     return RULES[state, ask]
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """What is true of one branch; the barrier row.
 
     `digest` identifies the request that it is bound to (empty: none, e.g. a tombstone). `reason` says why it is
@@ -187,17 +188,11 @@ class Branch:
     def move(self, ask: Ask, to: BranchState, *, at_ms: int, digest: bytes = b"", reason: str = "") -> Branch:
         """The branch after `ask` was done and ended in `to`. Raises InvariantError if the table forbids it."""
         rule = judge(self.state, ask)
-        invariant(
-            rule.verdict in (Verdict.RUN, Verdict.EMPTY) and to in rule.next,
-            f"branch {self.key}: {ask} must not lead from {self.state} to {to}",
-        )
-        return replace(
-            self,
-            state=to,
-            digest=digest or self.digest,
-            reason=reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode(),  # a database keeps no lone surrogates
-            changed_at_ms=at_ms,
-        )
+        if to not in rule.next or rule.verdict not in _CHANGING:
+            raise InvariantError(f"branch {self.key}: {ask} must not lead from {self.state} to {to}")
+        if reason:  # a database keeps no lone surrogates
+            reason = reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode()
+        return Branch(self.key, to, digest or self.digest, reason, at_ms)
 
     def is_bound_to_another(self, digest: bytes) -> bool:
         """Whether the branch belongs to a request other than that of `digest`."""

@@ -61,6 +61,7 @@ class ParticipantConfig(BaseSettings):
     in_flight_max: _Count = 2_048
     branches_max: _Count = 10_000
     lock_wait_s: _Seconds = 3.0
+    deadlock_wait_s: _Seconds = 0.5
     unprepared_limit_s: _Seconds = 60.0
     retention_s: Annotated[float, Field(ge=RETENTION_S_MIN, allow_inf_nan=False)] = 86_400.0
     recovery_grace_s: _Seconds = 5.0
@@ -91,7 +92,9 @@ class ParticipantConfig(BaseSettings):
 
     @property
     def resource_limits(self) -> ResourceLimits:
-        return ResourceLimits(self.lock_wait_s, self.unprepared_limit_s, self.retention_s, self.branches_max)
+        return ResourceLimits(
+            self.lock_wait_s, self.unprepared_limit_s, self.retention_s, self.branches_max, self.deadlock_wait_s
+        )
 
     @property
     def recovery(self) -> RecoverySettings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from structlog import get_logger
 
 from participant.errors import BranchConflict, MediaTypeError, ParticipantError, Reject, ResourceError, WireError
 from participant.service import ParticipantService
-from participant.wire import ENLIST_HEADER, Answer, Operation, Verb
+from participant.wire import ENLIST_HEADER, ENVELOPE_BYTES, MSGPACK_SEQ, Answer, Operation, Verb
 
 __all__ = ["JSON", "MSGPACK", "RETRY_AFTER_S", "Health", "build_app", "respond"]
 
@@ -27,7 +28,6 @@ MSGPACK = "application/msgpack"
 RETRY_AFTER_S = 1
 
 _PROBLEM = "application/problem+json"
-_ENVELOPE_BYTES = 1_024  # one operation beside its body
 _ARRAY_BYTES_MAX = 8 << 20  # one request, however many operations its limits would allow
 _LOG = get_logger(__name__)
 
@@ -45,8 +45,7 @@ def build_app(service: ParticipantService, health: Health) -> web.Application:
     """The application; the caller adds routes of its own and runs it."""
     limits = service.limits
     size_max = max(
-        limits.body_bytes_max + _ENVELOPE_BYTES,
-        min(_ARRAY_BYTES_MAX, limits.operations_max * (limits.body_bytes_max + _ENVELOPE_BYTES)),
+        limits.body_bytes_max + ENVELOPE_BYTES, min(_ARRAY_BYTES_MAX, service.capabilities().array_bytes_max)
     )
     app = web.Application(middlewares=[_problems], client_max_size=size_max)
     routes = _Routes(service, health)
@@ -94,14 +93,39 @@ class _Routes:
             response.headers[ENLIST_HEADER] = f"{self._service.name};branch={request.match_info['branch']}"
         return response
 
-    async def array(self, request: web.Request) -> web.Response:
+    async def array(self, request: web.Request) -> web.StreamResponse:
         form = await _read_map(request)
         listed = form.pop("operations", None)
         if not isinstance(listed, list) or form:
             raise WireError("operations", "must be a list, and the only field")
         operations = [_operation_or_error(item, f"operations[{i}]") for i, item in enumerate(listed)]
-        answers = await self._service.perform_all(operations)
-        return respond(request, {"answers": [answer.to_map() for answer in answers]})
+        if MSGPACK_SEQ in request.headers.get("Accept", ""):
+            return await self._sequence(request, operations)
+        answers: dict[int, Answer] = {}
+        async with aclosing(self._service.perform_all(operations)) as lists:
+            async for answered in lists:
+                answers.update(answered)
+        return respond(request, {"answers": [answers[i].to_map() for i in range(len(operations))]})
+
+    async def _sequence(self, request: web.Request, operations: list[Operation | WireError]) -> web.StreamResponse:
+        """Each answer as soon as it is true: one that waits for a row delays nobody. Raises WireError."""
+        unanswered = len(operations)
+        async with aclosing(self._service.perform_all(operations)) as lists:
+            answered: list[tuple[int, Answer]] = await anext(lists, [])
+            unanswered -= len(answered)
+            if not unanswered:
+                return web.Response(body=_packed(answered), content_type=MSGPACK_SEQ)
+            response = web.StreamResponse(headers={"Content-Type": MSGPACK_SEQ})
+            try:
+                await response.prepare(request)
+                if answered:
+                    await response.write(_packed(answered))
+                async for answered in lists:
+                    unanswered -= len(answered)
+                    await (response.write if unanswered else response.write_eof)(_packed(answered))
+            except ConnectionError:
+                _LOG.info("sequence.unheard", operations=unanswered)  # whoever asked has gone, and will ask again
+            return response
 
     async def _perform(self, request: web.Request, verb: str, form: dict[str, Any]) -> Answer:
         for name in ("verb", "gid", "branch"):
@@ -116,6 +140,12 @@ def _operation_or_error(item: object, where: str) -> Operation | WireError:
         return Operation.from_map(item, where)
     except WireError as error:
         return error
+
+
+def _packed(answered: list[tuple[int, Answer]]) -> bytes:
+    """A piece of a sequence."""
+    pack = msgpack.Packer().pack
+    return b"".join([pack((index, answer.to_map())) for index, answer in answered])
 
 
 async def _read_map(request: web.Request) -> dict[str, Any]:

@@ -7,7 +7,7 @@ prepared transaction name together with its branch (199 bytes), a URL path segme
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["BRANCH_BYTES_MAX", "GID_BYTES_MAX", "BranchKey", "is_branch_id", "is_gid"]
 
@@ -27,9 +27,8 @@ def is_branch_id(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BranchKey:
-    """One participant's part of one transaction."""
+class BranchKey(NamedTuple):
+    """One participant's part of one transaction; ordered by gid, then branch. A tuple, so that it is hashed in C."""
 
     gid: str
     branch: str

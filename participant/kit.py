@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-import uvloop
 from aiohttp import web
 from yarl import URL
 
@@ -33,6 +32,7 @@ from participant.errors import ConfigError, ParticipantError
 from participant.http import build_app, respond
 from participant.ids import is_branch_id
 from participant.outcomes import HttpOutcomeSource
+from participant.process import run
 from participant.recovery import Recovery, RecoverySettings
 from participant.resource import Action, Call, ResourceManager
 from participant.service import ParticipantService, ServiceLimits
@@ -118,8 +118,7 @@ class Participant:
         if not structlog.is_configured():
             logs.setup(sys.stderr, node=self.name)
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                failure = runner.run(self._run(host, port, replicas))
+            failure = run(self._run(host, port, replicas))
         except (ParticipantError, OSError) as error:
             raise SystemExit(f"{self.name} cannot serve: {error}") from error
         if failure is not None:

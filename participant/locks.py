@@ -1,6 +1,7 @@
 """Row locks of one resource manager: who holds which row, who waits for it, until when. Sans-IO.
 
-Exclusive locks with first-come queues. Deadlines are data: whoever owns the clock calls `expire(now)`.
+Exclusive locks with first-come queues. Deadlines are data: whoever owns the clock calls `expire(now)`, and may
+let a request wait on in its place.
 
 A request names *all* rows that it needs, is granted all of them or none, and enters the queues of all of them at
 once. So every queue has the same order (that of arrival), and two requests that hold nothing cannot wait for each
@@ -10,10 +11,11 @@ other, here or across participants, and the deadline is what ends it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from participant.errors import invariant
+from participant.errors import InvariantError
 from participant.ids import BranchKey
 
 __all__ = ["Expired", "LockTable", "Row", "Value"]
@@ -21,8 +23,7 @@ __all__ = ["Expired", "LockTable", "Row", "Value"]
 Value = None | int | float | str | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row: a table (or unique index) and the values of its key. `key=()` is all of it."""
 
     table: str
@@ -50,7 +51,8 @@ class _Waiter:
 
 def _in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
     """One order for all: who is served first must not depend on how strings hash in this process."""
-    return tuple(sorted(rows, key=str))
+    taken = tuple(rows)
+    return taken if len(taken) < 2 else tuple(sorted(taken, key=str))
 
 
 class LockTable:
@@ -69,9 +71,9 @@ class LockTable:
         Rows that `owner` holds already are its own. Asking again while waiting replaces the earlier request.
         """
         self._leave(owner)
-        held = self._held.get(owner, set())
-        missing = _in_order(row for row in rows if row not in held)
-        if not any(row in self._holder or row in self._queues for row in missing):
+        held = self._held.get(owner)
+        missing = _in_order([row for row in rows if row not in held] if held else rows)
+        if self._holder.keys().isdisjoint(missing) and self._queues.keys().isdisjoint(missing):
             self._take(owner, missing)
             return True
         waiter = _Waiter(owner, missing, deadline)
@@ -83,20 +85,31 @@ class LockTable:
     def release(self, owner: BranchKey, *, keep: Iterable[Row] = ()) -> None:
         """Give back what `owner` holds, all but `keep`, and its place in every queue."""
         self._leave(owner)
-        kept = set(keep)
-        held = self._held.get(owner, set())
-        freed = held - kept
+        held = self._held.get(owner)
+        if held is None:
+            return
+        freed = held.difference(keep)
         for row in freed:
             del self._holder[row]
         held -= freed
         if not held:
-            self._held.pop(owner, None)
-        self._serve(_in_order(freed))
+            del self._held[owner]
+        if self._queues:
+            self._serve(_in_order(freed))
 
-    def expire(self, now: float) -> list[Expired]:
-        """Send away every request whose deadline has come, in the order of arrival."""
-        late = [waiter for waiter in self._waiters.values() if waiter.deadline <= now]
-        expired = [self._expired(waiter) for waiter in late]
+    def expire(self, now: float, again: Callable[[Expired], float] = lambda _: 0.0) -> list[Expired]:
+        """Send away every request whose deadline has come, in the order of arrival.
+
+        `again` gives it another deadline; one that has come, too, sends it away.
+        """
+        late, expired = [], []
+        for waiter in self._waiters.values():
+            if waiter.deadline <= now:
+                end = self._expired(waiter)
+                waiter.deadline = again(end)
+                if waiter.deadline <= now:
+                    late.append(waiter)
+                    expired.append(end)
         for waiter in late:
             del self._waiters[waiter.owner]
             self._dequeue(waiter)
@@ -116,8 +129,8 @@ class LockTable:
 
     def blockers(self, owner: BranchKey, rows: Iterable[Row]) -> list[tuple[Row, BranchKey]]:
         """Which of `rows` others hold, and who they are."""
-        holders = ((row, self._holder.get(row)) for row in rows)
-        return [(row, holder) for row, holder in holders if holder is not None and holder != owner]
+        holder_of = self._holder.get
+        return [(row, holder) for row in rows if (holder := holder_of(row)) is not None and holder != owner]
 
     def held(self, owner: BranchKey) -> frozenset[Row]:
         """The rows that `owner` holds."""
@@ -130,7 +143,8 @@ class LockTable:
     def _take(self, owner: BranchKey, rows: Iterable[Row]) -> None:
         held = self._held.setdefault(owner, set())
         for row in rows:
-            invariant(row not in self._holder, f"row {row} would have two holders")
+            if row in self._holder:
+                raise InvariantError(f"row {row} would have two holders")
             self._holder[row] = owner
             held.add(row)
         if not held:

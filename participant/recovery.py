@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -70,8 +70,8 @@ class Finisher(Protocol):
     """The part of a resource manager that this needs."""
 
     async def in_doubt(self) -> list[BranchKey]: ...
-    async def commit(self, key: BranchKey) -> Answer: ...
-    async def abort(self, key: BranchKey) -> Answer: ...
+    def commit(self, key: BranchKey) -> Awaitable[Answer]: ...
+    def abort(self, key: BranchKey) -> Awaitable[Answer]: ...
 
 
 class Recovery:

@@ -15,9 +15,9 @@ matters, let both change one row, e.g. a counter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from participant.errors import ConfigError
 from participant.ids import BranchKey
@@ -30,8 +30,7 @@ Action: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 """`async def action(tx, body) -> result`. `tx` is the resource manager's; nothing else may be awaited in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """An action with its body. `digest` identifies both, so that another request for the same branch is refused."""
 
     name: str
@@ -47,20 +46,22 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """`lock_wait_s`: how long a branch waits for a row before it votes no, at most. `unprepared_limit_s`: how long an
-    interactive branch may stay unprepared, counted from its first work. `retention_s`: how long a finished
-    branch is remembered; it must exceed the longest outage of all coordinators together, because a forgotten
-    branch cannot say how it ended. `branches_max`: how many branches may be working or prepared at once;
-    another one is asked to come again.
+    """`lock_wait_s`: how long a branch waits for a row before it votes no, at most. `deadlock_wait_s`: how long one
+    branch may keep a row from another of a transaction with a greater gid before that one votes no, because they may
+    wait for each other elsewhere. `unprepared_limit_s`: how long an interactive branch may stay unprepared, counted
+    from its first work. `retention_s`: how long a finished branch is remembered; it must exceed the longest outage of
+    all coordinators together, because a forgotten branch cannot say how it ended. `branches_max`: how many
+    branches may be working or prepared at once; another one is asked to come again.
     """
 
     lock_wait_s: float = 3.0
     unprepared_limit_s: float = 60.0
     retention_s: float = 86_400.0
     branches_max: int = 10_000
+    deadlock_wait_s: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("lock_wait_s", "unprepared_limit_s", "retention_s"):
+        for name in ("lock_wait_s", "deadlock_wait_s", "unprepared_limit_s", "retention_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: must be more than 0 seconds, not {getattr(self, name)!r}")
         if self.branches_max < 1:
@@ -71,7 +72,11 @@ class ResourceManager(Protocol):
     """One database. Every method but `open` raises ResourceClosed before `open` and after `close`.
 
     All but `open` and `close` may raise ResourceBusy (nothing was done) and ResourceFailed (unknown until a
-    restart). A request for a branch that is bound to another one raises BranchConflict.
+    restart). A request for a branch that is bound to another one raises BranchConflict. All of this is raised by
+    awaiting.
+
+    An `async def` is all that is asked for. One that returns a future instead is spared a task for each operation of an
+    array, and sees all of them before the event loop goes on, so that they can share a forced write.
     """
 
     async def open(self) -> None:
@@ -80,12 +85,12 @@ class ResourceManager(Protocol):
     async def close(self) -> None:
         """Finish what is under way and give the data back. Work that is not prepared is lost."""
 
-    async def work(self, key: BranchKey, call: Call, seq: int) -> Answer:
+    def work(self, key: BranchKey, call: Call, seq: int) -> Awaitable[Answer]:
         """Run an action as the `seq`-th of an interactive branch. WORKING with the result, or ABORTED. Not
         durable.
         """
 
-    async def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
+    def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> Awaitable[Answer]:
         """Vote. `call=None` prepares what `work` did before. PREPARED, READ_ONLY or ABORTED (or COMMITTED, if
         late).
 
@@ -93,23 +98,23 @@ class ResourceManager(Protocol):
         repeats not counted, votes no: some were lost, and the rest are not what the caller wants. None: not said.
         """
 
-    async def commit(self, key: BranchKey) -> Answer:
+    def commit(self, key: BranchKey) -> Awaitable[Answer]:
         """Make a prepared branch's changes true. COMMITTED.
 
         PREPARED with `retry` and a reason means that somebody wrote to its rows outside the protocol: the branch
         stays as it is, and an operator must help. Anything else contradicts the caller.
         """
 
-    async def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
+    def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> Awaitable[Answer]:
         """Vote, as in `prepare`, and commit in one step. COMMITTED or ABORTED."""
 
-    async def abort(self, key: BranchKey) -> Answer:
+    def abort(self, key: BranchKey) -> Awaitable[Answer]:
         """Undo; or, for an unknown branch, leave the tombstone. ABORTED, unless it is COMMITTED."""
 
-    async def prevent(self, key: BranchKey, reason: str) -> Answer:
+    def prevent(self, key: BranchKey, reason: str) -> Awaitable[Answer]:
         """What `abort` does to a branch that has not voted yes; a prepared one stays so. Never UNKNOWN or WORKING."""
 
-    async def outcome(self, key: BranchKey) -> Answer:
+    def outcome(self, key: BranchKey) -> Awaitable[Answer]:
         """What is true of the branch; changes nothing."""
 
     async def in_doubt(self) -> list[BranchKey]:

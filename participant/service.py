@@ -7,8 +7,11 @@ resource manager, as a durable no, unless the branch has voted before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from structlog import get_logger
 
 from participant.errors import BranchConflict, ConfigError, ParticipantError, Reject, ResourceBusy, WireError
 from participant.ids import BranchKey
@@ -17,6 +20,8 @@ from participant.values import canonical, digest_of
 from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
 
 __all__ = ["ParticipantService", "ServiceLimits"]
+
+_LOG = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,62 +72,93 @@ class ParticipantService:
 
         Raises: WireError, BranchConflict (nothing was done), ResourceError (the outcome is unknown).
         """
-        if self._in_flight >= self.limits.in_flight_max and not _ends_a_branch(operation):
-            return Answer(BranchState.UNKNOWN, "too many requests at once; come again", retry=True)
+        if self._is_full_for(operation):
+            return _COME_AGAIN
         self._in_flight += 1
         try:
-            return await self._perform(operation)
+            return await self._begin(operation)
         except ResourceBusy as busy:
             return Answer(BranchState.UNKNOWN, str(busy), retry=True)
         finally:
             self._in_flight -= 1
 
-    async def perform_all(self, operations: Sequence[Operation | WireError]) -> list[Answer]:
-        """Do many at once, each for itself; the answers in the same order. A WireError stands for its operation.
+    async def perform_all(
+        self, operations: Sequence[Operation | WireError]
+    ) -> AsyncGenerator[list[tuple[int, Answer]], None]:
+        """Do many at once, each for itself. A WireError stands for its operation.
 
+        Gives the answers as they become true, each with the place of its operation: in one list what is there at once.
+        The first list is empty if every operation has been tried, and all of them wait. To be closed
+        (`contextlib.aclosing`): that gives up what is not answered.
         Raises: WireError, if there are too many.
         """
         if len(operations) > self.limits.operations_max:
             raise WireError("operations", f"at most {self.limits.operations_max}, not {len(operations)}")
-        return list(await asyncio.gather(*map(self._perform_one_of_many, operations)))
+        under_way = _UnderWay(self._left)
+        try:
+            for index, operation in enumerate(operations):
+                under_way.add(index, self._begin_one_of_many(operation))
+            last = operations[-1] if operations else None
+            if isinstance(last, Operation) and all(
+                isinstance(each, Operation) and each.may_wait for each in operations
+            ):
+                # It is served after them, and waits for nothing: with it, all that did not have to wait are answered.
+                under_way.watch(asyncio.ensure_future(self._resource.outcome(last.key)))
+            unanswered = len(operations)
+            while unanswered:
+                answers = await under_way.next()
+                unanswered -= len(answers)
+                yield answers
+        finally:
+            under_way.give_up()
 
     async def in_doubt(self) -> list[BranchKey]:
         """Branches that are prepared and wait for a decision, oldest first."""
         return await self._resource.in_doubt()
 
-    async def _perform_one_of_many(self, operation: Operation | WireError) -> Answer:
-        """An answer for what would be an error if it were alone: nothing was done, and it is no vote."""
-        if isinstance(operation, WireError):
-            return Answer(BranchState.UNKNOWN, str(operation))
-        try:
-            return await self.perform(operation)
-        except (WireError, BranchConflict) as error:
-            return Answer(BranchState.UNKNOWN, str(error))
-        except ParticipantError as error:
-            return Answer(BranchState.UNKNOWN, str(error), retry=True)
+    def _is_full_for(self, operation: Operation) -> bool:
+        is_full = self._in_flight >= self.limits.in_flight_max
+        return is_full and (operation.may_wait or operation.verb is Verb.OUTCOME)
 
-    async def _perform(self, operation: Operation) -> Answer:
+    def _begin_one_of_many(self, operation: Operation | WireError) -> asyncio.Future[Answer] | Answer:
+        """Its answer, or where that will be."""
+        if isinstance(operation, WireError):
+            return _answer_of(operation)
+        if self._is_full_for(operation):
+            return _COME_AGAIN
+        try:
+            future = asyncio.ensure_future(self._begin(operation))
+        except ParticipantError as error:
+            return _answer_of(error)
+        self._in_flight += 1
+        return future
+
+    def _left(self) -> None:
+        self._in_flight -= 1
+
+    def _begin(self, operation: Operation) -> Awaitable[Answer]:
+        """Hand it to the resource manager. Raises WireError."""
         key, resource = operation.key, self._resource
         match operation.verb:
-            case Verb.OUTCOME:
-                return await resource.outcome(key)
-            case Verb.ABORT:
-                return await resource.abort(key)
-            case Verb.PREVENT:
-                return await resource.prevent(key, "prevented before it was prepared")
             case Verb.COMMIT if not operation.one_phase:
-                return await resource.commit(key)
+                return resource.commit(key)
+            case Verb.OUTCOME:
+                return resource.outcome(key)
+            case Verb.ABORT:
+                return resource.abort(key)
+            case Verb.PREVENT:
+                return resource.prevent(key, "prevented before it was prepared")
         try:
             call = self._call(operation.action, operation.body)
         except Reject as no:
-            return await resource.prevent(key, no.reason)
+            return resource.prevent(key, no.reason)
         match operation.verb:
-            case Verb.WORK if call is not None:
-                return await resource.work(key, call, operation.seq)
             case Verb.PREPARE:
-                return await resource.prepare(key, call, operation.works)
+                return resource.prepare(key, call, operation.works)
+            case Verb.WORK if call is not None:
+                return resource.work(key, call, operation.seq)
             case Verb.COMMIT:
-                return await resource.commit_one_phase(key, call, operation.works)
+                return resource.commit_one_phase(key, call, operation.works)
         raise WireError("action", "work needs an action")
 
     def _call(self, action: str | None, body: object) -> Call | None:
@@ -141,6 +177,76 @@ class ParticipantService:
         return Call(action, function, body, digest_of(action, packed))
 
 
-def _ends_a_branch(operation: Operation) -> bool:
-    """Whether it takes on no work, and so never waits for a row."""
-    return operation.verb in (Verb.ABORT, Verb.PREVENT) or (operation.verb is Verb.COMMIT and not operation.one_phase)
+class _UnderWay:
+    """The operations of one array: those under way, and the answers that nobody has taken yet.
+
+    `left` is called as each of those under way ends.
+    """
+
+    def __init__(self, left: Callable[[], None]) -> None:
+        self._left = left
+        self._loop = asyncio.get_running_loop()
+        self._futures: set[asyncio.Future[Answer]] = set()
+        self._ready: list[tuple[int, Answer]] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._is_tried = False
+
+    def add(self, index: int, answer: asyncio.Future[Answer] | Answer) -> None:
+        if isinstance(answer, Answer):
+            self._ready.append((index, answer))
+        else:
+            self._futures.add(answer)
+            answer.add_done_callback(partial(self._ended, index))
+
+    def watch(self, tried: asyncio.Future[Answer]) -> None:
+        """Let `next` return when `tried` has ended, even if nothing is answered."""
+        self._futures.add(tried)
+        tried.add_done_callback(self._tried)
+
+    async def next(self) -> list[tuple[int, Answer]]:
+        """The answers since the last time; waits for one if there is none."""
+        if not self._ready and not self._is_tried:
+            self._wake = self._loop.create_future()
+            await self._wake
+        answers, self._ready, self._is_tried = self._ready, [], False
+        return answers
+
+    def give_up(self) -> None:
+        """Nobody waits any more."""
+        for future in self._futures:
+            future.cancel()
+
+    def _ended(self, index: int, future: asyncio.Future[Answer]) -> None:
+        self._left()
+        self._futures.discard(future)
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        self._ready.append((index, future.result() if error is None else _answer_of(error)))
+        self._rouse()
+
+    def _tried(self, future: asyncio.Future[Answer]) -> None:
+        self._futures.discard(future)
+        if not future.cancelled():
+            future.exception()  # if it failed, so did they
+            self._is_tried = True
+            self._rouse()
+
+    def _rouse(self) -> None:
+        """What ends in the same turn of the event loop as this is taken together with it."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+_COME_AGAIN = Answer(BranchState.UNKNOWN, "too many requests at once; come again", retry=True)
+
+
+def _answer_of(error: BaseException) -> Answer:
+    """An answer for what would be an error if it were alone: nothing was done, or it is unknown; it is no vote."""
+    match error:
+        case WireError() | BranchConflict():
+            return Answer(BranchState.UNKNOWN, str(error))
+        case ParticipantError():
+            return Answer(BranchState.UNKNOWN, str(error), retry=True)
+        case asyncio.CancelledError():
+            return Answer(BranchState.UNKNOWN, "given up", retry=True)
+    _LOG.error("operation.failed", exc_info=error)
+    return Answer(BranchState.UNKNOWN, "a defect of this participant; see its log", retry=True)

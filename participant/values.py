@@ -25,24 +25,22 @@ _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 def canonical(value: Any, field: str) -> bytes:
     """The one encoding of `value`. Raises WireError, naming `field` and the path within it."""
-    packed: bytes = msgpack.packb(_checked(value, field, DEPTH_MAX), use_bin_type=True)
+    packed: bytes = msgpack.Packer().pack(_checked(value, field, DEPTH_MAX))
     return packed
 
 
 def digest_of(action: str | None, body: bytes) -> bytes:
     """What identifies a request: the action and the canonical bytes of its body."""
-    name = msgpack.packb(action)
+    name: bytes = msgpack.Packer().pack(action)
     return hashlib.blake2b(name + body, digest_size=DIGEST_BYTES).digest()
 
 
 def _checked(value: Any, field: str, depth: int) -> Any:
     match value:
-        case msgpack.ExtType():
-            raise WireError(field, "msgpack extension types are not JSON values")
-        case None | bool() | bytes():
-            return value
         case str():
             return _checked_text(value, field)
+        case None | bool() | bytes():
+            return value
         case int():
             if not _INT_MIN <= value <= _INT_MAX:
                 raise WireError(field, "an integer must fit into 64 bits; send larger ones as text")
@@ -51,6 +49,8 @@ def _checked(value: Any, field: str, depth: int) -> Any:
             if not math.isfinite(value):
                 raise WireError(field, "a number must be finite")
             return value
+        case msgpack.ExtType():  # a tuple, too
+            raise WireError(field, "msgpack extension types are not JSON values")
         case dict() | list() | tuple():
             if depth == 0:
                 raise WireError(field, f"lists and maps are nested more than {DEPTH_MAX} deep")
@@ -69,6 +69,8 @@ def _checked_nested(value: dict[Any, Any] | list[Any] | tuple[Any, ...], field: 
 
 
 def _checked_text(text: str, field: str) -> str:
+    if text.isascii():  # known without looking
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -10,7 +10,8 @@ msgpack value); everything else is text.
     POST /v1/branches/{gid}/{branch}/abort       {} -> Answer                ABORTED, always, unless COMMITTED
     POST /v1/branches/{gid}/{branch}/prevent     {} -> Answer                PREPARED, READ_ONLY, COMMITTED or ABORTED
     GET  /v1/branches/{gid}/{branch}/outcome     Answer                      never changes anything
-    POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order
+    POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order,
+                                                 or a sequence of [index, Answer], see below
     GET  /v1/in-doubt                            {branches: [{gid, branch}]}  prepared, and waiting for a decision
 
 An Answer with a state is a fact, durable before it was said. What is not an answer (no connection, a 5xx, a
@@ -19,6 +20,15 @@ timeout) is *unknown*, and only unknown: the coordinator asks again, and every o
 An answer UNKNOWN to anything but `outcome` did nothing and is no vote; its `reason` says why (a request that is not
 understood, a branch bound to another body, a commit of what was never prepared). The first two are said so in an
 array; alone, such a request gets 4xx.
+
+An array of operations whose sender accepts `application/msgpack-seq` may be answered with that content type: msgpack
+objects `[index, Answer]`, one after the other without anything in between, one for each operation, each as soon as it
+is true. The index is the operation's place in the array. The response begins when the first answers are there, or
+when every operation has been tried and all of them wait, for row locks for example. A sequence that ends early leaves
+unknown what it has not answered. A participant that does not know this content type answers as without it.
+
+The reason of a no that begins with `conflict: ` says that other transactions are to blame (a row that they kept locked,
+perhaps because each waits for the other): the same work may succeed in a new transaction.
 
 `work` carries `seq`, the number of `work` requests before it in this branch. A repeat is recognised by it, and
 so is a hole: a participant that lost earlier work (work is not durable) aborts the branch instead of
@@ -31,14 +41,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from participant.errors import WireError
 from participant.ids import BranchKey, is_branch_id, is_gid
 
 __all__ = [
     "ACTION_CHARS_MAX",
+    "CONFLICT",
     "ENLIST_HEADER",
+    "ENVELOPE_BYTES",
+    "MSGPACK_SEQ",
     "WIRE_VERSION",
     "WORKS_MAX",
     "Answer",
@@ -49,9 +62,12 @@ __all__ = [
 ]
 
 WIRE_VERSION = 1
+CONFLICT = "conflict: "
 ENLIST_HEADER = "Commitd-Enlist"
 ACTION_CHARS_MAX = 64
 WORKS_MAX = 1_000_000  # work requests of one branch
+MSGPACK_SEQ = "application/msgpack-seq"
+ENVELOPE_BYTES = 1_024  # one operation beside its body, at most
 
 
 class Verb(StrEnum):
@@ -82,8 +98,7 @@ class BranchState(StrEnum):
     ABORTED = "aborted"
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One request about one branch.
 
     `action` names what `body` asks for; None on prepare means "prepare what my earlier work requests did".
@@ -119,17 +134,18 @@ class Operation:
         """An operation from its wire form. Raises WireError, naming the field under `where`."""
         if not isinstance(form, dict):
             raise WireError(where, "an operation must be a map")
-        for name in form:
-            if name not in _OPERATION_FIELDS:
-                raise WireError(where, f"unknown field {name!r}; known are {', '.join(_OPERATION_FIELDS)}")
+        if not form.keys() <= _OPERATION_FIELDS.keys():
+            name = next(name for name in form if name not in _OPERATION_FIELDS)
+            raise WireError(where, f"unknown field {name!r}; known are {', '.join(_OPERATION_FIELDS)}")
+        get = form.get
         operation = cls(
-            verb=_verb(form.get("verb"), f"{where}.verb"),
-            key=_key(form.get("gid"), form.get("branch"), where),
-            action=_action(form.get("action"), f"{where}.action"),
-            body=form.get("body"),
-            one_phase=_flag(form.get("one_phase", False), f"{where}.one_phase"),
-            seq=_count(form.get("seq", 0), f"{where}.seq"),
-            works=None if form.get("works") is None else _count(form["works"], f"{where}.works", least=1),
+            _verb(get("verb"), where),
+            _key(get("gid"), get("branch"), where),
+            _action(get("action"), where),
+            get("body"),
+            _flag(form["one_phase"], where, "one_phase") if "one_phase" in form else False,
+            _count(form["seq"], where, "seq") if "seq" in form else 0,
+            None if get("works") is None else _count(form["works"], where, "works", least=1),
         )
         operation._check(where)
         return operation
@@ -149,9 +165,13 @@ class Operation:
         """Whether it asks the branch for its vote."""
         return self.verb is Verb.PREPARE or self.one_phase
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether it takes on work, and so may have to wait for a row. What ends a branch never does."""
+        return self.verb is Verb.PREPARE or self.verb is Verb.WORK or self.one_phase
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(NamedTuple):
     """What the participant says: the branch's state now, why (for ABORTED), and the result of `work`.
 
     `retry` asks the coordinator to come again: the branch is neither refused nor done (e.g. overloaded); the
@@ -187,7 +207,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What this participant can do; the coordinator chooses the commit path by it (docs: commit path)."""
+    """What this participant can do; the coordinator chooses the commit path by it (docs: commit path).
+
+    `arrays`: whether it takes many operations in one request, `operations_max` of them, each with a body of
+    `body_bytes_max`.
+    """
 
     name: str
     version: int = WIRE_VERSION
@@ -199,8 +223,13 @@ class Capabilities:
     body_bytes_max: int = 65_536
     actions: tuple[str, ...] = field(default=())
 
+    @property
+    def array_bytes_max(self) -> int:
+        """How large an array may be if all its operations are as large as they may be."""
+        return self.operations_max * (self.body_bytes_max + ENVELOPE_BYTES)
 
-_OPERATION_FIELDS = ("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works")
+
+_OPERATION_FIELDS = dict.fromkeys(("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works"))
 _STATES = {state.value: state for state in BranchState}
 _VERBS = {verb.value: verb for verb in Verb}
 
@@ -210,10 +239,10 @@ def _shown(value: object) -> str:
     return f"{value!r:.80}" if isinstance(value, str) else f"a value of type {type(value).__name__}"
 
 
-def _verb(value: object, field: str) -> Verb:
+def _verb(value: object, where: str) -> Verb:
     verb = _VERBS.get(value) if isinstance(value, str) else None
     if verb is None:
-        raise WireError(field, f"must be one of {', '.join(_VERBS)}, not {_shown(value)}")
+        raise WireError(f"{where}.verb", f"must be one of {', '.join(_VERBS)}, not {_shown(value)}")
     return verb
 
 
@@ -225,19 +254,19 @@ def _key(gid: object, branch: object, where: str) -> BranchKey:
     return BranchKey(gid, branch)
 
 
-def _action(value: object, field: str) -> str | None:
+def _action(value: object, where: str) -> str | None:
     if value is None or (isinstance(value, str) and 0 < len(value) <= ACTION_CHARS_MAX):
         return value
-    raise WireError(field, f"must be text of 1 to {ACTION_CHARS_MAX} characters, or absent")
+    raise WireError(f"{where}.action", f"must be text of 1 to {ACTION_CHARS_MAX} characters, or absent")
 
 
-def _flag(value: object, field: str) -> bool:
+def _flag(value: object, where: str, field: str) -> bool:
     if not isinstance(value, bool):
-        raise WireError(field, "must be true or false")
+        raise WireError(f"{where}.{field}", "must be true or false")
     return value
 
 
-def _count(value: object, field: str, least: int = 0) -> int:
+def _count(value: object, where: str, field: str, least: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= WORKS_MAX:
-        raise WireError(field, f"must be an integer from {least} to {WORKS_MAX:,}")
+        raise WireError(f"{where}.{field}", f"must be an integer from {least} to {WORKS_MAX:,}")
     return value

@@ -13,11 +13,12 @@ earlier work of its own needs. When the rows are granted, its action runs again,
 stale. When the wait is over, it votes no, durably. A repeat of a parked request joins it; another one that would run
 or vote in the same branch is refused, and all else is served at once, so an abort never waits.
 
-Deadlock. Branches can wait for each other across participants, where nobody sees the whole cycle. But every cycle has
-a branch that waits for a smaller key than its own, and one that waits for a greater one. The former has half the
-patience of the latter, so that a deadlock costs one victim and not all of them. (Wait-die, with time to wait before
-dying: Rosenkrantz, Stearns & Lewis, "System Level Concurrency Control for Distributed Database Systems", ACM TODS
-3(2), 1978.)
+Deadlock. Branches can wait for each other across participants, where nobody sees the whole cycle. But in every cycle
+some branch waits for one with a smaller key than its own, which makes no headway. So that is not waited for longer
+than `deadlock_wait_s`, counted from when the other got the row; a deadlock then costs one victim and not all of them,
+and a long line that moves costs none. (Wait-die, with time to wait before dying: Rosenkrantz, Stearns & Lewis,
+"System Level Concurrency Control for Distributed Database Systems", ACM TODS 3(2), 1978. Gids are in the order of
+time, unless callers make their own.)
 """
 
 from __future__ import annotations
@@ -41,18 +42,19 @@ from participant.errors import (
     invariant,
 )
 from participant.ids import BranchKey
-from participant.locks import LockTable, Row
+from participant.locks import Expired, LockTable, Row
 from participant.resource import Call, ResourceLimits
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Read, Request
 from participant.rm.store import NOTHING, Effects, Ran, Store
 from participant.values import canonical
-from participant.wire import Answer, BranchState
+from participant.wire import CONFLICT, Answer, BranchState
 
 __all__ = ["Engine", "Ticket"]
 
 _LOG = get_logger(__name__)
 
-_RUNNING = frozenset((Ask.WORK, Ask.PREPARE, Ask.COMMIT_ONE_PHASE))  # these may wait for rows
+_VOTING = frozenset((Ask.PREPARE, Ask.COMMIT_ONE_PHASE))  # these bind the branch to their request
+_RUNNING = _VOTING | {Ask.WORK}  # these may wait for rows
 
 Ticket: TypeAlias = object
 """Whatever the caller wants back with the result of a request."""
@@ -84,7 +86,7 @@ class Engine:
         self._limits = limits
         self._locks = LockTable()
         self._open: dict[BranchKey, _Open] = {}  # in order of their deadlines
-        self._prepared: dict[BranchKey, None] = {}
+        self._prepared: dict[BranchKey, float] = {}  # since when
         self._parked: dict[BranchKey, _Parked] = {}
         self._touched: list[BranchKey] = []
         self._done: list[tuple[Ticket, Any]] = []
@@ -94,7 +96,7 @@ class Engine:
     def open(self) -> None:
         """Recover the prepared branches and their locks. Raises what `Store.open` raises."""
         for key, rows in self._store.open():
-            self._prepared[key] = None
+            self._prepared[key] = 0.0
             granted = self._locks.acquire(key, rows, 0.0)
             invariant(granted, f"prepared branch {key} shares a row with another prepared branch")
 
@@ -148,29 +150,33 @@ class Engine:
                 raise BranchConflict(f"another request for branch {request.key} is waiting for a row lock")
             parked.tickets.append(ticket)
             return
-        self._attempt(_Parked(request, self._now, [ticket]))
+        answer = self._answer(request, self._now)
+        if answer is None:
+            self._parked[request.key] = _Parked(request, self._now, [ticket])
+        else:
+            self._done.append((ticket, answer))
 
-    def _attempt(self, waiting: _Parked) -> None:
-        """Serve a request, or park it."""
+    def _resume(self) -> None:
+        """Try those parked requests again that got their rows, or whose branch has changed meanwhile."""
+        while self._parked and (ready := self._locks.take_granted() + self._touched):
+            self._touched = []
+            for key in ready:
+                waiting = self._parked.pop(key, None)
+                if waiting is not None:
+                    self._retry(waiting)
+        self._touched.clear()
+
+    def _retry(self, waiting: _Parked) -> None:
         answer = self._answer(waiting.request, waiting.since)
         if answer is None:
             self._parked[waiting.request.key] = waiting
         else:
             self._done.extend((ticket, answer) for ticket in waiting.tickets)
 
-    def _resume(self) -> None:
-        """Try those parked requests again that got their rows, or whose branch has changed meanwhile."""
-        while ready := self._locks.take_granted() + self._touched:
-            self._touched = []
-            for key in ready:
-                waiting = self._parked.pop(key, None)
-                if waiting is not None:
-                    self._attempt(waiting)
-
     def _expire(self) -> None:
-        for late in self._locks.expire(self._now):
+        for late in self._locks.expire(self._now, self._patience_again):
             waiting = self._parked.pop(late.owner)
-            reason = f"{late.row} stayed locked by {late.holder} for {self._now - waiting.since:.2g} s"
+            reason = f"{CONFLICT}{late.row} stayed locked by {late.holder} for {self._now - waiting.since:.2g} s"
             branch = self._abort(self._branch(late.owner), waiting.request.ask, reason, waiting.request.binding)
             self._done.extend((ticket, branch.answer()) for ticket in waiting.tickets)
         overdue = [key for key, opened in self._open.items() if opened.deadline <= self._now]
@@ -190,10 +196,11 @@ class Engine:
         """Do what the table says; None if the branch must wait for a row. Raises BranchConflict."""
         branch = self._branch(request.key)
         rule = judge(branch.state, request.ask)
-        binds = request.ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE)
-        if binds and branch.is_bound_to_another(request.binding):
+        if request.ask in _VOTING and branch.is_bound_to_another(request.binding):
             raise BranchConflict(f"branch {branch.key} is bound to another action or body (a gid used twice?)")
         match rule.verdict:
+            case Verdict.RUN:
+                return self._run(branch, request, since)
             case Verdict.REPEAT:
                 return branch.answer()
             case Verdict.REFUSE:
@@ -204,15 +211,12 @@ class Engine:
             case Verdict.EMPTY:
                 reason = request.reason or "aborted before it was prepared"
                 return self._abort(branch, request.ask, reason).answer()
-            case Verdict.RUN:
-                return self._run(branch, request, since)
 
     def _run(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
-        match request.ask:
-            case Ask.ABORT | Ask.PREVENT | Ask.EXPIRE:
-                return self._abort(branch, request.ask, request.reason or "aborted by its coordinator").answer()
-            case Ask.COMMIT:
-                return self._commit(branch)
+        if request.ask is Ask.COMMIT:
+            return self._commit(branch)
+        if request.ask not in _RUNNING:
+            return self._abort(branch, request.ask, request.reason or "aborted by its coordinator").answer()
         if branch.state is BranchState.UNKNOWN and self._is_full():
             return Answer(BranchState.UNKNOWN, "too many branches are open; come again", retry=True)
         try:
@@ -234,7 +238,7 @@ class Engine:
             self._apply_own(effects)
             state = BranchState.COMMITTED
         else:
-            state = BranchState.PREPARED if effects else BranchState.READ_ONLY
+            state = BranchState.PREPARED if effects.intent else BranchState.READ_ONLY
         return self._settle(branch, request.ask, state, effects, digest=request.binding).answer()
 
     def _effects(self, branch: Branch, request: BranchRequest, since: float) -> Effects | None:
@@ -278,7 +282,8 @@ class Engine:
         """Run an action. Raises Reject, also in the place of whatever else an action may raise."""
         try:
             ran = self._store.run(call, base.intent)
-            canonical(ran.result, "result")
+            if ran.result is not None:
+                canonical(ran.result, "result")
         except (Reject, ResourceFailed, InvariantError):
             raise
         except (ActionError, WireError, IntentConflict) as error:
@@ -308,21 +313,31 @@ class Engine:
 
         Raises Reject if the wait could not end: a branch of the same transaction holds a row until this one votes.
         """
-        patience = self._limits.lock_wait_s
+        deadline = since + self._limits.lock_wait_s
         for row, holder in self._locks.blockers(key, rows):
             if holder.gid == key.gid:
                 raise Reject(
                     f"{row} is changed by branch {holder.branch} of the same transaction; make them one branch"
                 )
-            if holder < key:
-                patience = self._limits.lock_wait_s / 2
-        deadline = since + patience
+            deadline = min(deadline, self._deadline(key, holder, since))
         if self._locks.acquire(key, rows, deadline):
             return True
         if key not in self._open and self._locks.held(key):
             self._locks.release(key)
             return self._locks.acquire(key, rows, deadline)
         return False
+
+    def _deadline(self, key: BranchKey, holder: BranchKey | None, since: float) -> float:
+        """Until when `key` waits for a row that `holder` has."""
+        deadline = since + self._limits.lock_wait_s
+        if holder is not None and holder < key:
+            held_since = max(since, self._prepared.get(holder, 0.0))
+            deadline = min(deadline, held_since + self._limits.deadlock_wait_s)
+        return deadline
+
+    def _patience_again(self, late: Expired) -> float:
+        """The row may be another's by now."""
+        return self._deadline(late.owner, late.holder, self._parked[late.owner].since)
 
     def _commit(self, branch: Branch) -> Answer:
         """The decision of others: a promise to keep."""
@@ -350,7 +365,7 @@ class Engine:
         self._open.pop(branch.key, None)
         if to is BranchState.PREPARED:
             self._store.save(moved, effects)
-            self._prepared[branch.key] = None
+            self._prepared[branch.key] = self._now
             self._locks.release(branch.key, keep=effects.rows)
         else:
             self._store.save(moved)

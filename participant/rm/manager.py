@@ -11,8 +11,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from structlog import get_logger
 
@@ -24,6 +24,7 @@ from participant.rm.engine import Engine
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Read, Request
 from participant.rm.store import Store
 from participant.wire import Answer
+from raftlog.worker import ThreadWorker, Worker
 
 __all__ = ["BATCH_MAX", "EngineManager", "wall_clock_ms"]
 
@@ -33,6 +34,8 @@ FORGET_BRANCHES_MAX = 5_000  # in one local transaction
 
 _LOG = get_logger(__name__)
 
+_T = TypeVar("_T")
+
 
 def wall_clock_ms() -> int:
     """Milliseconds since 1970, for the retention: it must survive a restart, as no other clock does."""
@@ -40,29 +43,36 @@ def wall_clock_ms() -> int:
 
 
 class EngineManager:
-    """`participant.resource.ResourceManager`, see there, over a `Store`."""
+    """`participant.resource.ResourceManager`, see there, over a `Store`. `worker` makes the thread that owns it."""
 
-    def __init__(self, store: Store, limits: ResourceLimits, wall_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: ResourceLimits,
+        wall_ms: Callable[[], int] = wall_clock_ms,
+        worker: Callable[[str], Worker] = ThreadWorker,
+    ) -> None:
         self._engine = Engine(store, limits)
         self._limits = limits
         self._wall_ms = wall_ms
+        self._make_worker = worker
         self._queue: deque[tuple[asyncio.Future[Any], Request]] = deque()
         self._waiting: dict[asyncio.Future[Any], None] = {}  # a set in the order of arrival
         self._tasks: list[asyncio.Task[None]] = []
         self._is_open = False
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitd-store")
+        self._loop = asyncio.get_running_loop()
+        self._worker = self._make_worker("commitd-store")
         self._arrived = asyncio.Event()
-        self._failure: asyncio.Future[BaseException] = loop.create_future()
+        self._failure: asyncio.Future[BaseException] = self._loop.create_future()
         try:
-            await loop.run_in_executor(self._executor, self._engine.open)
+            await self._off_the_loop(self._engine.open)
         except BaseException:
-            self._executor.shutdown(wait=False)
+            await self._end_thread()
             raise
         self._is_open = True
-        self._tasks = [loop.create_task(self._pump()), loop.create_task(self._forget())]
+        self._tasks = [self._loop.create_task(self._pump()), self._loop.create_task(self._forget())]
 
     async def close(self) -> None:
         if not self._is_open:
@@ -73,32 +83,32 @@ class EngineManager:
         forget.cancel()
         await asyncio.wait([pump, forget])
         self._end_all(ResourceClosed("the resource manager was closed"))
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.close)
-        self._executor.shutdown(wait=False)
+        await self._off_the_loop(self._engine.close)
+        await self._end_thread()
 
     async def failed(self) -> BaseException:
         return await asyncio.shield(self._failure)
 
-    async def work(self, key: BranchKey, call: Call, seq: int) -> Answer:
-        return await self._answer(BranchRequest(Ask.WORK, key, call, seq))
+    def work(self, key: BranchKey, call: Call, seq: int) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.WORK, key, call, seq))
 
-    async def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
-        return await self._answer(BranchRequest(Ask.PREPARE, key, call, works=works))
+    def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.PREPARE, key, call, works=works))
 
-    async def commit(self, key: BranchKey) -> Answer:
-        return await self._answer(BranchRequest(Ask.COMMIT, key))
+    def commit(self, key: BranchKey) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.COMMIT, key))
 
-    async def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
-        return await self._answer(BranchRequest(Ask.COMMIT_ONE_PHASE, key, call, works=works))
+    def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.COMMIT_ONE_PHASE, key, call, works=works))
 
-    async def abort(self, key: BranchKey) -> Answer:
-        return await self._answer(BranchRequest(Ask.ABORT, key))
+    def abort(self, key: BranchKey) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.ABORT, key))
 
-    async def prevent(self, key: BranchKey, reason: str) -> Answer:
-        return await self._answer(BranchRequest(Ask.PREVENT, key, reason=reason))
+    def prevent(self, key: BranchKey, reason: str) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.PREVENT, key, reason=reason))
 
-    async def outcome(self, key: BranchKey) -> Answer:
-        return await self._answer(BranchRequest(Ask.OUTCOME, key))
+    def outcome(self, key: BranchKey) -> asyncio.Future[Answer]:
+        return self._ask(BranchRequest(Ask.OUTCOME, key))
 
     async def in_doubt(self) -> list[BranchKey]:
         branches: list[BranchKey] = await self._ask(ListInDoubt())
@@ -107,32 +117,30 @@ class EngineManager:
     async def read(self, call: Call) -> Any:
         return await self._ask(Read(call))
 
-    async def _answer(self, request: BranchRequest) -> Answer:
-        answer: Answer = await self._ask(request)
-        return answer
-
-    async def _ask(self, request: Request) -> Any:
+    def _ask(self, request: Request) -> asyncio.Future[Any]:
+        """Line up. What lines up in one turn of the event loop is served in one step, up to BATCH_MAX."""
         if not self._is_open:
-            raise ResourceClosed("the resource manager is not open")
+            return _refused(ResourceClosed("the resource manager is not open"))
         if self._failure.done():
-            raise ResourceFailed(f"the resource manager has failed and must be restarted: {self._failure.result()}")
-        future = asyncio.get_running_loop().create_future()
+            failure = self._failure.result()
+            return _refused(ResourceFailed(f"the resource manager has failed and must be restarted: {failure}"))
+        future = self._loop.create_future()
         self._queue.append((future, request))
         self._waiting[future] = None
         self._arrived.set()
-        return await future
+        return future
 
     async def _pump(self) -> None:
         """Serve the queue, batch by batch, until the end or the first failure."""
-        loop = asyncio.get_running_loop()
         while self._is_open or self._queue:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
-            if not batch and not self._is_due(loop.time()):
+            now = self._loop.time()
+            if not batch and not self._is_due(now):
                 await self._wait()
                 continue
             try:
-                step = loop.run_in_executor(self._executor, self._engine.step, batch, loop.time(), self._wall_ms())
-                self._deliver(await step)
+                step = partial(self._engine.step, batch, now, self._wall_ms())
+                self._deliver(await self._off_the_loop(step))
             except ResourceBusy as busy:
                 self._deliver([(future, busy) for future, _ in batch])
             except Exception as failure:  # noqa: BLE001 - the border: whatever it is, nobody may wait for ever
@@ -142,6 +150,26 @@ class EngineManager:
             except BaseException as failure:
                 self._fail(failure)
                 raise
+
+    def _off_the_loop(self, job: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Do `job` in the thread, after those before it."""
+        future: asyncio.Future[_T] = self._loop.create_future()
+        results: list[_T] = []
+
+        def done(error: BaseException | None) -> None:
+            if future.done():
+                return  # whoever waited was cancelled
+            if error is None:
+                future.set_result(results[0])
+            else:
+                future.set_exception(error)
+
+        self._worker.submit(lambda: results.append(job()), done)
+        return future
+
+    async def _end_thread(self) -> None:
+        """Once it has done what it was given: it may still be opening, if whoever waited for that was cancelled."""
+        await self._loop.run_in_executor(None, self._worker.stop)
 
     def _fail(self, failure: BaseException) -> None:
         self._failure.set_result(failure)
@@ -189,3 +217,10 @@ class EngineManager:
     def _end_all(self, error: BaseException) -> None:
         self._queue.clear()
         self._deliver([(future, error) for future in tuple(self._waiting)])
+
+
+def _refused(error: BaseException) -> asyncio.Future[Any]:
+    """Raised by awaiting it, as the port says."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from participant.branch import Ask
 from participant.ids import BranchKey
@@ -15,8 +15,7 @@ __all__ = ["BranchRequest", "Forget", "ListInDoubt", "Read", "Request"]
 _INTERACTIVE = digest_of(None, b"")  # what a branch is bound to that was built by `work`
 
 
-@dataclass(frozen=True, slots=True)
-class BranchRequest:
+class BranchRequest(NamedTuple):
     """`call` with WORK, and with PREPARE and COMMIT_ONE_PHASE in the declared style; `works` with these two in the
     interactive style; `reason` with PREVENT.
     """

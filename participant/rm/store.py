@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
@@ -22,8 +21,7 @@ from participant.resource import Call
 __all__ = ["NOTHING", "Effects", "Ran", "Store", "drive", "pack_rows", "unpack_rows"]
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(NamedTuple):
     """What an action would change: the rows to lock, and the intent, which `Store.apply` understands."""
 
     rows: frozenset[Row]
@@ -36,8 +34,7 @@ class Effects:
 NOTHING = Effects(frozenset(), b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """An action ran to its end: what it returned, and what it would change."""
 
     result: Any
@@ -102,7 +99,10 @@ def drive(action: Coroutine[Any, Any, Any]) -> Any:
 
 def pack_rows(rows: frozenset[Row]) -> bytes:
     """Rows as bytes."""
-    packed: bytes = msgpack.packb(sorted(([row.table, row.key] for row in rows), key=repr))
+    listed = [[row.table, row.key] for row in rows]
+    if len(listed) > 1:
+        listed.sort(key=repr)
+    packed: bytes = msgpack.Packer().pack(listed)
     return packed
 
 

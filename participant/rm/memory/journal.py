@@ -33,18 +33,9 @@ Entry = list[Any]
 
 def branch_entry(branch: Branch, effects: Effects) -> Entry:
     """The row of a branch, as an entry."""
-    key, rows = branch.key, pack_rows(effects.rows)
-    held = [effects.intent, rows] if effects else [b"", b""]
-    return [
-        "branch",
-        key.gid,
-        key.branch,
-        branch.state.value,
-        branch.digest,
-        branch.reason,
-        branch.changed_at_ms,
-        *held,
-    ]
+    (gid, name), state, digest, reason, changed_at_ms = branch
+    locks = pack_rows(effects.rows) if effects.intent else b""
+    return ["branch", gid, name, state.value, digest, reason, changed_at_ms, effects.intent, locks]
 
 
 def branch_of(entry: Entry) -> tuple[Branch, Effects]:

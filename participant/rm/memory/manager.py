@@ -9,6 +9,7 @@ from participant.resource import ResourceLimits
 from participant.rm.manager import EngineManager, wall_clock_ms
 from participant.rm.memory.store import MemoryStore
 from raftlog.disk import Disk, RealDisk
+from raftlog.worker import ThreadWorker, Worker
 
 __all__ = ["Memory"]
 
@@ -22,6 +23,7 @@ class Memory(EngineManager):
         *,
         limits: ResourceLimits | None = None,
         wall_ms: Callable[[], int] = wall_clock_ms,
+        worker: Callable[[str], Worker] = ThreadWorker,
     ) -> None:
         disk = RealDisk(where) if isinstance(where, str | Path) else where
-        super().__init__(MemoryStore(disk), limits or ResourceLimits(), wall_ms)
+        super().__init__(MemoryStore(disk), limits or ResourceLimits(), wall_ms, worker)

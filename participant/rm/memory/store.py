@@ -7,6 +7,8 @@ the process.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from participant.branch import FINAL, Branch
 from participant.errors import AlreadyOwned, ResourceFailed
 from participant.ids import BranchKey
@@ -61,7 +63,8 @@ class MemoryStore:
         return self._branches.get(key)
 
     def save(self, branch: Branch, effects: Effects = NOTHING) -> None:
-        self._do(branch_entry(branch, effects))
+        self._keep(branch, effects)
+        self._batch.append(branch_entry(branch, effects))
 
     def intent(self, key: BranchKey) -> bytes:
         return self._held[key].intent
@@ -76,7 +79,8 @@ class MemoryStore:
 
     def apply(self, intent: bytes) -> None:
         if intent:
-            self._do(["apply", intent])
+            self._change(intent)
+            self._batch.append(["apply", intent])
 
     def forget(self, before_ms: int, branches_max: int) -> int:
         old: list[BranchKey] = []
@@ -86,7 +90,8 @@ class MemoryStore:
             if branch.state in FINAL:
                 old.append(key)
         if old:
-            self._do(["forget", [[key.gid, key.branch] for key in old]])
+            self._drop(old)
+            self._batch.append(["forget", old])
         return len(old)
 
     def _claim(self) -> None:
@@ -99,27 +104,33 @@ class MemoryStore:
         except OSError as error:
             raise ResourceFailed(f"cannot open {self._disk!r}: {error}") from error
 
-    def _do(self, entry: Entry) -> None:
-        self._redo(entry)
-        self._batch.append(entry)
+    # The only ways in which anything changes, in operation as in recovery.
+
+    def _keep(self, branch: Branch, effects: Effects) -> None:
+        key = branch.key
+        self._branches.pop(key, None)
+        self._branches[key] = branch
+        if effects.intent:
+            self._held[key] = effects
+        else:
+            self._held.pop(key, None)
+
+    def _change(self, intent: bytes) -> None:
+        for key, value in changes_of(intent):
+            if value is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = value
+
+    def _drop(self, keys: Iterable[BranchKey]) -> None:
+        for key in keys:
+            del self._branches[key]
 
     def _redo(self, entry: Entry) -> None:
-        """The one way in which anything changes, in operation as in recovery."""
         match entry:
             case ["branch", *_]:
-                branch, effects = branch_of(entry)
-                self._branches.pop(branch.key, None)
-                self._branches[branch.key] = branch
-                if effects:
-                    self._held[branch.key] = effects
-                else:
-                    self._held.pop(branch.key, None)
+                self._keep(*branch_of(entry))
             case ["apply", intent]:
-                for key, value in changes_of(intent):
-                    if value is None:
-                        self._rows.pop(key, None)
-                    else:
-                        self._rows[key] = value
+                self._change(intent)
             case ["forget", keys]:
-                for gid, name in keys:
-                    del self._branches[BranchKey(gid, name)]
+                self._drop(BranchKey(gid, name) for gid, name in keys)

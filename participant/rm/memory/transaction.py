@@ -6,7 +6,7 @@ overlay's net change: msgpack [[key, bytes or nil], …], sorted by key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -21,9 +21,10 @@ __all__ = ["KEY_CHARS_MAX", "Transaction", "changes_of"]
 KEY_CHARS_MAX = 512
 
 
-def changes_of(intent: bytes) -> list[tuple[str, bytes | None]]:
-    """The changes that an intent stands for; None deletes the key."""
-    return [(key, value) for key, value in msgpack.unpackb(intent)] if intent else []
+def changes_of(intent: bytes) -> Iterable[tuple[str, bytes | None]]:
+    """The changes that an intent stands for, as pairs; None deletes the key."""
+    changes: Iterable[tuple[str, bytes | None]] = msgpack.unpackb(intent) if intent else ()
+    return changes
 
 
 class Transaction:
@@ -31,7 +32,7 @@ class Transaction:
 
     def __init__(self, committed: Mapping[str, bytes], base: bytes) -> None:
         self._committed = committed
-        self._changed: dict[str, bytes | None] = dict(changes_of(base))
+        self._changed = dict(changes_of(base))
         self._is_over = False
 
     async def get(self, key: str) -> Any:
@@ -61,10 +62,12 @@ class Transaction:
     def end(self) -> Effects:
         """The action is over; what it would change. A write that leaves a key as it was is none."""
         self._is_over = True
-        net = sorted((key, value) for key, value in self._changed.items() if self._committed.get(key) != value)
+        committed = self._committed.get
+        net = [change for change in self._changed.items() if committed(change[0]) != change[1]]
         if not net:
             return NOTHING
-        return Effects(frozenset(Row("key", (key,)) for key, _ in net), msgpack.packb(net))
+        net.sort()
+        return Effects(frozenset([Row("key", (key,)) for key, _ in net]), msgpack.Packer().pack(net))
 
     def _check(self, key: str) -> None:
         if self._is_over:

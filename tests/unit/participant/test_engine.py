@@ -15,10 +15,10 @@ from participant.rm.engine import Engine
 from participant.rm.memory import Transaction
 from participant.rm.memory.store import MemoryStore
 from participant.rm.requests import BranchRequest
-from participant.wire import Answer, BranchState
+from participant.wire import CONFLICT, Answer, BranchState
 from tests.support.disk import SimDisk
 
-LIMITS = ResourceLimits(lock_wait_s=3, unprepared_limit_s=20)
+LIMITS = ResourceLimits(lock_wait_s=3, unprepared_limit_s=20, deadlock_wait_s=1.5)
 
 
 async def put(tx: Transaction, body: Any) -> None:
@@ -85,8 +85,28 @@ def test_two_interactive_branches_that_wait_for_each_other_are_parted_by_time(de
     desk.step(work("a", 0, x=1), work("b", 0, y=1))
     assert desk.step(work("a", 1, y=2), now=1) == {}
     assert desk.step(work("b", 1, x=2), now=2) == {}
-    assert desk.engine.wake_at == 2 + LIMITS.lock_wait_s / 2
+    assert desk.engine.wake_at == 2 + LIMITS.deadlock_wait_s
     assert desk.step(now=3.5) == {"b work": "aborted", "a work": "working"}
+
+
+def test_a_line_that_moves_costs_nobody_who_stands_in_it(desk: _Desk) -> None:
+    """Each keeps the row for a second, so the last waits twice as long as a deadlock may last. Red when the wait for
+    an older one is counted from the arrival."""
+    desk.step(prepare("a", x=1))
+    assert desk.step(*(prepare(name, x=name) for name in "bcd")) == {}
+    assert desk.step(ask(Ask.COMMIT, "a"), now=1)["b prepare"] == "prepared"
+    assert desk.step(ask(Ask.COMMIT, "b"), now=2)["c prepare"] == "prepared"
+    assert desk.step(ask(Ask.COMMIT, "c"), now=2.9)["d prepare"] == "prepared"
+
+
+def test_nobody_waits_longer_than_the_limit_however_the_line_moves(desk: _Desk) -> None:
+    desk.step(prepare("a", x=1))
+    assert desk.step(*(prepare(name, x=name) for name in "bcd")) == {}
+    desk.step(ask(Ask.COMMIT, "a"), now=1)
+    desk.step(ask(Ask.COMMIT, "b"), now=2)
+    [(_, answer)] = desk.engine.step([], 3, 0)
+    assert answer.state is BranchState.ABORTED
+    assert answer.reason == f"{CONFLICT}key('x') stayed locked by c/b for 3 s"
 
 
 def test_branches_of_one_transaction_do_not_wait_for_each_other(desk: _Desk) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +26,13 @@ async def put(tx: Transaction, body: Any) -> None:
 
 def prepare(gid: str, body: Any = None, action: str = "put") -> Operation:
     return Operation(Verb.PREPARE, BranchKey(gid, "b"), action, body or {"key": gid})
+
+
+async def all_of(service: ParticipantService, operations: Sequence[Operation | WireError]) -> list[Answer]:
+    """The answers to an array, in its order; each operation is answered once."""
+    pairs = [pair async for answered in service.perform_all(operations) for pair in answered]
+    assert sorted(index for index, _ in pairs) == list(range(len(operations)))
+    return [answer for _, answer in sorted(pairs, key=lambda pair: pair[0])]
 
 
 @pytest.fixture
@@ -78,9 +85,8 @@ async def test_a_body_that_is_no_value_is_an_error(service: ParticipantService) 
 
 async def test_one_bad_operation_never_fails_the_others(service: ParticipantService) -> None:
     await service.perform(prepare("bound"))
-    answers = await service.perform_all(
-        [prepare("a"), WireError("operations[1].verb", "no such verb"), prepare("bound", {"key": "z"})]
-    )
+    operations = [prepare("a"), WireError("operations[1].verb", "no such verb"), prepare("bound", {"key": "z"})]
+    answers = await all_of(service, operations)
     assert [answer.state for answer in answers] == [BranchState.PREPARED, BranchState.UNKNOWN, BranchState.UNKNOWN]
     assert "no such verb" in answers[1].reason
     assert "bound to another" in answers[2].reason
@@ -90,7 +96,7 @@ async def test_one_bad_operation_never_fails_the_others(service: ParticipantServ
 
 async def test_an_array_has_a_limit(service: ParticipantService) -> None:
     with pytest.raises(WireError, match="at most 4, not 5"):
-        await service.perform_all([Operation(Verb.OUTCOME, KEY)] * 5)
+        await all_of(service, [Operation(Verb.OUTCOME, KEY)] * 5)
 
 
 async def test_past_its_limit_of_requests_it_asks_to_come_again(service: ParticipantService) -> None:

@@ -6,7 +6,6 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +349,7 @@ def _insert(number: int, ask: Ask = Ask.PREPARE) -> BranchRequest:
 
 def test_a_late_repeat_of_the_first_work_after_a_restart_is_not_prepared_alone(path: Path) -> None:
     """Red when `Engine._effects` does not compare: one of two inserts would be prepared."""
-    works = [replace(_insert(number, Ask.WORK), key=BranchKey("g", "b"), seq=number) for number in range(2)]
+    works = [_insert(number, Ask.WORK)._replace(key=BranchKey("g", "b"), seq=number) for number in range(2)]
     engine = _engine(path)
     assert [answer.state for answer in _step(engine, *works)] == [BranchState.WORKING] * 2
     engine.close()
