@@ -15,6 +15,7 @@ import structlog
 
 from coordinator.config import SECRET_BYTES_MIN, Cluster, ClusterConfig, Node, Tls
 from coordinator.driver.admission import Admission
+from coordinator.driver.gate import GateLimits
 from coordinator.driver.replica import Replica, Tunables
 from coordinator.errors import ConfigError, Mistake, ReplicaFailed
 from coordinator.http.app import build_app, serving
@@ -198,4 +199,9 @@ def _tunables(config: ClusterConfig) -> Tunables:
         ride_along_s=timing.ride_along_s,
         retention_s=timing.retention_s,
         sweep_every_s=timing.sweep_every_s,
+        gates=GateLimits(
+            calls_max=config.limits.calls_per_participant_max,
+            waiting_max=config.limits.waiting_per_participant_max,
+            owed_max=config.limits.owed_per_participant_max,
+        ),
     )

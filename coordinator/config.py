@@ -146,11 +146,14 @@ class Limits(_Section):
     """How much one leader takes on; past it, callers are told to come again (503)."""
 
     in_flight_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
-    open_max: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
+    open_max: Annotated[int, Field(ge=1, le=10_000_000)] = 131_072
     records_max: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
     waiters_max: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
     requests_per_connection_max: Annotated[int, Field(ge=1)] = 100_000
     connections_per_participant_max: Annotated[int, Field(ge=1, le=10_000)] = 128
+    calls_per_participant_max: Annotated[int, Field(ge=1, le=100_000)] = 1_024
+    waiting_per_participant_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    owed_per_participant_max: Annotated[int, Field(ge=1, le=10_000_000)] = 131_072
 
 
 class Raft(_Section):

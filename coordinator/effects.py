@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias
 
-from coordinator.ledger.commands import Command
+from coordinator.ledger.commands import Command, Decide
 from participant.wire import Answer, Verb
 
-__all__ = ["Call", "CallEnded", "Effect", "Event", "ProposalEnded", "Propose", "Step"]
+__all__ = ["Call", "CallEnded", "Effect", "Event", "Haste", "ProposalEnded", "Propose", "Step"]
 
 
-@dataclass(frozen=True, slots=True)
-class Propose:
-    """Put a command into the log. `urgent`: somebody waits for it; otherwise it rides along with a later entry."""
+class Haste(StrEnum):
+    """How soon a command must be in the log. What can wait rides along with what cannot, in one forced write."""
+
+    NOW = "now"  # a caller waits for it
+    SOON = "soon"  # rows are locked until it is there, but nobody waits for an answer
+    LATER = "later"  # nobody waits for anything
+
+
+class Propose(NamedTuple):
+    """Put a command into the log."""
 
     command: Command
-    urgent: bool = True
+    haste: Haste = Haste.NOW
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Ask one branch's participant. `one_phase` only with COMMIT."""
 
     branch: str
@@ -31,8 +37,7 @@ class Call:
 Effect: TypeAlias = Propose | Call
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnded:
+class CallEnded(NamedTuple):
     """A call came back: with an answer, or `None`, which is *unknown* (`error` says why, for people)."""
 
     branch: str
@@ -41,8 +46,7 @@ class CallEnded:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalEnded:
+class ProposalEnded(NamedTuple):
     """A proposal of this driver was applied, refused or lost; what is true now stands in the record."""
 
     command: Command
@@ -51,16 +55,17 @@ class ProposalEnded:
 Event: TypeAlias = CallEnded | ProposalEnded
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What to do now, and when to ask again if nothing happens before (loop seconds; None: only on an event).
 
     `done`: nothing is owed to anybody any more, the driver may end. `contradiction` is not empty when what a
     participant says cannot be true together with the record; it is for the log and the operator, and the
-    driver goes on: such a branch is never ended silently.
+    driver goes on: such a branch is never ended silently. `implied` is a decision that is true already, by the
+    record and the votes alone, whoever leads next: callers may hear it before the log holds it.
     """
 
     effects: tuple[Effect, ...] = ()
     wake_at: float | None = None
     done: bool = False
     contradiction: str = ""
+    implied: Decide | None = None

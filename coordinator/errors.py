@@ -15,6 +15,7 @@
     │   ├── Invalid             422  a field is wrong; `fields` names each
     │   ├── Internal            500  our own mistake
     │   ├── Overloaded          503  a limit is reached; nothing was begun; come again
+    │   ├── Unreachable         503  a participant cannot be asked what it can do; nothing was begun; come again
     │   ├── NoLeader            503  no replica leads now; nothing was begun; come again
     │   └── Undetermined        503  the log lost its leader meanwhile; come again with the same request
     └── ClientError             raised by `coordinator.client` only
@@ -54,6 +55,7 @@ __all__ = [
     "TransactionAborted",
     "Unavailable",
     "Undetermined",
+    "Unreachable",
     "UnsupportedMedia",
     "WorkFailed",
     "request_error",
@@ -164,6 +166,10 @@ class Overloaded(RequestError):
     code, status, title, retry_safe = "overloaded", 503, "Too much is in flight", True
 
 
+class Unreachable(RequestError):
+    code, status, title, retry_safe = "unreachable", 503, "A participant cannot be reached", True
+
+
 class NoLeader(RequestError):
     code, status, title, retry_safe = "no-leader", 503, "No replica leads now", True
 
@@ -187,6 +193,7 @@ _BY_CODE: dict[str, type[RequestError]] = {
         Overloaded,
         NoLeader,
         Undetermined,
+        Unreachable,
     )
 }
 

@@ -13,12 +13,15 @@ the next attempt.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from coordinator.effects import Call, CallEnded, Effect, Event, Propose
-from coordinator.ledger.commands import Command
+from coordinator.ledger.commands import BY_VOTES, Command, Decide
 from participant.wire import BranchState, Verb
 
-__all__ = ["Asking", "BranchFacts", "Facts"]
+__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts"]
 
+YES_STATES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
 FINAL_STATES = frozenset((BranchState.READ_ONLY, BranchState.COMMITTED, BranchState.ABORTED))
 
 
@@ -83,14 +86,26 @@ class BranchFacts(Asking):
                 self.reason = answer.reason
 
 
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Somebody does not want to wait for the deadline: who (as in `Decide.by`), and why."""
+
+    by: str
+    reason: str
+
+
 class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
-    from there. `proposal` is about the driver's own proposals, of which there is at most one at a time."""
+    from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
+    most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
+    """
 
-    __slots__ = ("_branches", "proposal", "started_at")
+    __slots__ = ("_branches", "expiry", "overdue", "proposal", "started_at")
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
+        self.expiry: Expiry | None = None
+        self.overdue = False
         self.proposal = Asking()
         self._branches: dict[str, BranchFacts] = {}
 
@@ -101,6 +116,12 @@ class Facts:
             known = self._branches[branch] = BranchFacts()
         return known
 
+    def awaits_others(self, branch: str) -> bool:
+        """Whether something is under way, other than about this branch, that will come back."""
+        if self.proposal.in_flight:
+            return True
+        return any(known.in_flight and name != branch for name, known in self._branches.items())
+
     def note(self, effect: Effect) -> None:
         """The driver is about to perform `effect`. To be called before anything is awaited."""
         match effect:
@@ -108,6 +129,7 @@ class Facts:
                 self.of(branch).start(verb)
             case Propose(command=command):
                 self.proposal.start(type(command))
+                self.overdue |= isinstance(command, Decide) and command.by != BY_VOTES
 
     def fold(self, event: Event, now: float, draw: float) -> None:
         """An effect has come back at `now`, well or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from typing import Protocol
 
 from participant.wire import Answer, Capabilities, Operation
@@ -20,7 +21,10 @@ class Participants(Protocol):
         """Whether `name` stands in the configuration; nobody else is ever called."""
 
     async def capabilities(self, name: str) -> Capabilities:
-        """The participant's capabilities document, cached. Raises CallFailed."""
+        """The participant's capabilities document, cached; nobody waits long for it. Raises CallFailed."""
 
-    async def call(self, name: str, operation: Operation) -> Answer:
-        """Perform one operation at one participant. Raises CallFailed when its outcome is unknown."""
+    def call(self, name: str, operation: Operation) -> Future[Answer]:
+        """Perform one operation at one participant. Ends as CallFailed when its outcome is unknown.
+
+        A future that is cancelled takes nothing back.
+        """

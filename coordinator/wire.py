@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from coordinator.errors import FieldError, Invalid, Malformed
@@ -34,7 +34,9 @@ __all__ = [
     "LEADER_HEADER",
     "LIST_LIMIT_DEFAULT",
     "LIST_LIMIT_MAX",
+    "MSGPACK_SEQ",
     "REQUEST_BYTES_MAX",
+    "TRANSACTIONS_MAX",
     "WAIT_GRACE_MS",
     "WAIT_MAX_MS",
     "BeginQuery",
@@ -55,9 +57,13 @@ __all__ = [
     "ParticipantsView",
     "Problem",
     "ResolveRequest",
+    "TransactionAnswer",
     "TransactionPage",
     "TransactionRequest",
+    "TransactionRequests",
     "TransactionView",
+    "TransactionsAnswer",
+    "begin_wait_ms",
     "decode",
     "encode",
     "handle_of",
@@ -72,6 +78,7 @@ API_VERSION = "1"
 BRANCHES_MAX = 64
 BODY_BYTES_MAX = 65_536  # one branch's body, in its canonical encoding
 REQUEST_BYTES_MAX = 1_048_576
+TRANSACTIONS_MAX = 256  # in one request
 DEADLINE_MIN_MS = 100
 DEADLINE_MAX_MS = 3_600_000
 DEADLINE_DEFAULT_MS = 10_000
@@ -95,6 +102,9 @@ class Encoding(StrEnum):
 
     JSON = "application/json"
     MSGPACK = "application/msgpack"
+
+
+MSGPACK_SEQ = "application/msgpack-seq"  # msgpack values one after another, each sent when it is there
 
 
 class Outcome(StrEnum):
@@ -137,6 +147,15 @@ class TransactionRequest(_Message):
     )
 
 
+class TransactionRequests(
+    RootModel[TransactionRequest | Annotated[list[Any], Field(min_length=1, max_length=TRANSACTIONS_MAX)]]
+):
+    """One transaction, or an array of them (each a TransactionRequest): none waits for another or fails with it.
+
+    What is wrong with one is its own answer; so the array's items have no schema here.
+    """
+
+
 class InquiryRequest(_Message):
     """A participant in doubt asks. A transaction that nobody recorded is made aborted before the answer."""
 
@@ -167,6 +186,11 @@ class BeginQuery(_Query):
     )
 
 
+def begin_wait_ms(message: TransactionRequest, query: BeginQuery) -> int:
+    """How long to wait for the decision."""
+    return min(message.deadline_ms + WAIT_GRACE_MS, WAIT_MAX_MS) if query.wait_ms is None else query.wait_ms
+
+
 class OutcomeQuery(_Query):
     wait_ms: int = Field(default=0, ge=0, le=WAIT_MAX_MS, description="How long to wait for the decision.")
 
@@ -190,6 +214,39 @@ class OutcomeView(_Message):
     reason: str | None = Field(default=None, description="Why it was aborted.")
     branch: str | None = Field(default=None, description="The branch that refused, if one did.")
     handle: str | None = Field(default=None, description="Where to ask again, while deciding.")
+
+
+class FieldProblem(_Message):
+    field: str
+    detail: str
+
+
+class Problem(_Message):
+    """RFC 9457 problem details; `code`, `retry_safe`, `request_id` and `errors` are extension members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    retry_safe: bool
+    request_id: str
+    errors: list[FieldProblem] = Field(default_factory=list)
+
+
+class TransactionAnswer(_Message):
+    """What one transaction of an array would have been answered if it had come alone."""
+
+    status: int
+    body: OutcomeView | Problem
+
+
+class TransactionsAnswer(RootModel[OutcomeView | list[TransactionAnswer]]):
+    """To one transaction its outcome; to an array an array of the same order.
+
+    Who accepts `application/msgpack-seq` gets [position, status, body] for each, in the order of the decisions.
+    """
 
 
 class BranchView(_Message):
@@ -268,25 +325,6 @@ class ParticipantView(_Message):
 
 class ParticipantsView(_Message):
     participants: list[ParticipantView]
-
-
-class FieldProblem(_Message):
-    field: str
-    detail: str
-
-
-class Problem(_Message):
-    """RFC 9457 problem details; `code`, `retry_safe`, `request_id` and `errors` are extension members."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    retry_safe: bool
-    request_id: str
-    errors: list[FieldProblem] = Field(default_factory=list)
 
 
 def handle_of(gid: str) -> str:

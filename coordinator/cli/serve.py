@@ -6,9 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,8 +15,9 @@ from coordinator.compose import run_replica
 from coordinator.config import ClusterConfig, Node, load
 from coordinator.errors import ConfigError
 from participant import logs
+from participant.process import run
 
-__all__ = ["run", "serve"]
+__all__ = ["serve"]
 
 
 def serve(
@@ -41,17 +41,3 @@ async def _serve(config: ClusterConfig, node: Node) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await run_replica(config, node, stop)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` to its end, on uvloop where it is installed."""
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(main)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # optional: not on every platform
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

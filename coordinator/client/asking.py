@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from coordinator.client.policy import Next, Pauses, next_after, pause_s
-from coordinator.client.replicas import Replicas
+from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Lost, NotReached
 from coordinator.errors import RequestError, Unavailable
 
@@ -46,14 +46,22 @@ class Asking:
     async def ask(
         self, method: str, path: str, answer: type[_M], *, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> _M:
-        """The answer of a replica; fields of later versions are ignored.
+        """The answer of a replica. Raises: RequestError if one refuses, Unavailable if time is up."""
 
-        Raises: RequestError if one refuses, Unavailable if time is up.
+        def attempt(timeout_s: float) -> Awaitable[Reply]:
+            return self._replicas.attempt(method, path, query=query, body=body, timeout_s=timeout_s)
+
+        return await self.insist(attempt, answer)
+
+    async def insist(self, attempt: Callable[[float], Awaitable[Reply]], answer: type[_M]) -> _M:
+        """The answer that one of the attempts brings, each for so many seconds; fields of later versions are ignored.
+
+        Raises: RequestError if a replica refuses, Unavailable if time is up.
         """
         while True:
             error: RequestError | None = None
             try:
-                reply = await self._replicas.attempt(method, path, query=query, body=body, timeout_s=self._budget_s())
+                reply = await attempt(self._budget_s())
             except NotReached as failure:
                 why = str(failure)
             except Lost as failure:

@@ -9,12 +9,14 @@
             case Committed(gid): ...
             case Aborted(gid, reason, branch): ...
 
-A transaction keeps its gid through every retry, so that asking again is harmless. What nobody could say in time is
-`OutcomeUnknown`, never an abort.
+Transactions that are committed at the same time travel in one request; none waits for another. A transaction keeps its
+gid through every retry, so that asking again is harmless. What nobody could say in time is `OutcomeUnknown`, never an
+abort.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +25,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from coordinator.client.asking import Asking, Patience
+from coordinator.client.lane import Lane
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
-from coordinator.client.policy import Pauses
-from coordinator.client.replicas import Replicas
-from coordinator.client.session import Session
+from coordinator.client.policy import Pauses, pause_s
+from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.session import Lost, Session
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
 from coordinator.ledger.records import Decision, Phase
@@ -47,6 +50,7 @@ from coordinator.wire import (
 __all__ = ["Client"]
 
 GID_RANDOM_BITS = 74
+CONFLICT_ATTEMPTS_MAX = 5
 PAUSES = Pauses()
 
 
@@ -70,6 +74,7 @@ class Client:
         self._replicas = Replicas(urls, self._session)
         self._chance = chance or SystemRandom()
         self._patience = Patience(timeout_s, attempt_timeout_s, pauses, self._chance)
+        self._lane = Lane(self._replicas, self._wait(), attempt_timeout_s)
         self._participants: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -82,11 +87,15 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._lane.close()
         await self._session.close()
 
     def new_gid(self) -> str:
         """A gid for a transaction of this client."""
-        return new_gid(time.time_ns() // 1_000_000, self._chance.getrandbits(GID_RANDOM_BITS))
+        return self._gid_of(time.time_ns() // 1_000_000)
+
+    def _gid_of(self, at_ms: int) -> str:
+        return new_gid(at_ms, self._chance.getrandbits(GID_RANDOM_BITS))
 
     async def commit(
         self,
@@ -98,15 +107,37 @@ class Client:
     ) -> Ended:
         """Commit all branches or none, and wait for the decision.
 
-        `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits.
+        `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits. Without a `gid`,
+        a transaction that was aborted for a conflict is tried again, as a new one that is as old as the first.
         Raises: OutcomeUnknown; Unavailable, if surely nothing was begun; RequestError, if it was refused.
         """
-        gid = gid or self.new_gid()
-        body = {"gid": gid, "branches": [branch.to_map() for branch in branches], "deadline_ms": deadline_ms}
+        forms = [branch.to_map() for branch in branches]
+        if gid is not None:
+            return await self._commit(gid, forms, deadline_ms, timeout_s)
+        began_ms = time.time_ns() // 1_000_000
+        for attempt in range(1, CONFLICT_ATTEMPTS_MAX + 1):
+            ended = await self._commit(self._gid_of(began_ms), forms, deadline_ms, timeout_s)
+            if isinstance(ended, Committed) or not ended.is_conflict or attempt == CONFLICT_ATTEMPTS_MAX:
+                break
+            await asyncio.sleep(pause_s(self._patience.pauses, attempt, self._chance.random()))
+        return ended
+
+    async def _commit(
+        self, gid: str, branches: list[dict[str, Any]], deadline_ms: int, timeout_s: float | None
+    ) -> Ended:
+        body = {"gid": gid, "branches": branches, "deadline_ms": deadline_ms}
         asking = self._asking(timeout_s)
+
+        async def attempt(attempt_timeout_s: float) -> Reply:
+            try:
+                async with asyncio.timeout(attempt_timeout_s):
+                    return await self._lane.send(body)
+            except TimeoutError as error:
+                raise Lost(f"no answer within {attempt_timeout_s:.1f} s") from error
+
         with _honest(asking, gid):
             while True:
-                ended = _ended(await asking.ask("POST", "/v1/transactions", OutcomeView, query=self._wait(), body=body))
+                ended = _ended(await asking.insist(attempt, OutcomeView))
                 if not isinstance(ended, Deciding):
                     return ended
                 asking.ambiguous = True
@@ -140,6 +171,18 @@ class Client:
                 await asking.pause("it is still being decided")
         except Unavailable as error:
             raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
+
+    async def settled(self, gid: str, *, timeout_s: float | None = None) -> TransactionView:
+        """Wait until every branch of `gid` has confirmed its end, so that whoever looks at a participant sees it.
+
+        *Committed* is heard before: the participants are told next. Raises: NotFound; Unavailable, if time is up.
+        """
+        asking = self._asking(timeout_s)
+        while True:
+            view = await asking.ask("GET", _path_of(gid), TransactionView)
+            if view.phase in (Phase.COMMITTED, Phase.ABORTED):
+                return view
+            await asking.pause("not every branch has confirmed")
 
     async def record(self, gid: str) -> TransactionView:
         """The record of `gid`. Raises: NotFound, Unavailable."""

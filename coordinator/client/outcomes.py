@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from participant.wire import CONFLICT
+
 __all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended"]
 
 
@@ -47,6 +49,11 @@ class Aborted:
     gid: str
     reason: str
     branch: str | None
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether only other transactions were in the way, so that a new one with the same branches may commit."""
+        return self.reason.startswith(CONFLICT)
 
 
 @dataclass(frozen=True, slots=True)

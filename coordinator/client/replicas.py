@@ -5,20 +5,22 @@ Owns: the list of replicas, and the belief. Must never do: retry, or say what an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 from yarl import URL
 
-from coordinator.client.session import Lost, NotReached, Response, Session
+from coordinator.client.session import ANSWER_BYTES_MAX, Lost, NotReached, Response, Session, Stream
 from coordinator.errors import Malformed, RequestError, TooLarge, request_error
-from coordinator.wire import REQUEST_BYTES_MAX, Encoding, decode
+from coordinator.wire import MSGPACK_SEQ, REQUEST_BYTES_MAX, Encoding, decode
 
 __all__ = ["REDIRECTS_MAX", "Replicas", "Reply"]
 
 REDIRECTS_MAX = 3
+
+_ACCEPT = f"{MSGPACK_SEQ}, {Encoding.MSGPACK.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,54 @@ class Replicas:
             self._believe(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
         raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
 
+    async def attempt_all(
+        self,
+        packed: Sequence[bytes],
+        answered: Callable[[int, Reply], None],
+        *,
+        query: Mapping[str, Any],
+        timeout_s: float,
+    ) -> None:
+        """Transactions, each in msgpack, in one request; `answered(position, reply)` for each, as the replies come.
+
+        Raises, with what is left unanswered: NotReached, Lost.
+        """
+        tail = URL("/v1/transactions").with_query(query).raw_path_qs
+        url = URL(self.target + tail, encoded=True)
+        body = packed[0] if len(packed) == 1 else msgpack.Packer().pack_array_header(len(packed)) + b"".join(packed)
+        for _ in range(REDIRECTS_MAX + 1):
+            async with self._session.open("POST", url, body, timeout_s, accept=_ACCEPT) as stream:
+                location = stream.headers.get("Location")
+                if stream.status != 307 or location is None:
+                    await _deliver(stream, len(packed), answered)
+                    return
+            url = URL(location, encoded=True)
+            self._believe(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
+        raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
+
     def _believe(self, leader: str) -> None:
         if leader not in self._urls:
             self._urls.append(leader)
         self._at = self._urls.index(leader)
+
+
+async def _deliver(stream: Stream, count: int, answered: Callable[[int, Reply], None]) -> None:
+    """Replies one by one; or one, which then goes for all."""
+    if stream.content_type != MSGPACK_SEQ:
+        reply = _reply(await stream.whole())
+        for position in range(count):
+            answered(position, reply)
+        return
+    unpacker = msgpack.Unpacker(max_buffer_size=ANSWER_BYTES_MAX)
+    left = set(range(count))
+    async for chunk in stream.chunks():
+        try:
+            unpacker.feed(chunk)
+            for position, status, document in unpacker:
+                left.remove(position)
+                answered(position, _reply_of(status, document, None))
+        except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+            raise Lost(f"the stream of answers cannot be read: {error!r}") from error
 
 
 def _reply(response: Response) -> Reply:
@@ -81,9 +127,12 @@ def _reply(response: Response) -> Reply:
         document = decode(response.body, Encoding.MSGPACK if kind == Encoding.MSGPACK else Encoding.JSON)
     except Malformed as error:
         raise Lost(f"the answer ({response.status}) cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise Lost(f"the answer ({response.status}) is not a map")
-    if kind != "application/problem+json":
-        return Reply(response.status, document)
     after = response.headers.get("Retry-After", "")
-    return Reply(response.status, document, request_error(document, float(after) if after.isdecimal() else None))
+    return _reply_of(response.status, document, float(after) if after.isdecimal() else None)
+
+
+def _reply_of(status: int, document: Any, retry_after_s: float | None) -> Reply:
+    """From 400 on, a document describes a problem."""
+    if not isinstance(document, dict):
+        raise Lost(f"the answer ({status}) is not a map")
+    return Reply(status, document, request_error(document, retry_after_s) if status >= 400 else None)

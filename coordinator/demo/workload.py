@@ -100,6 +100,7 @@ async def open_accounts(urls: Sequence[str], opening: Mapping[Account, int], cha
             )
             if isinstance(ended, Aborted):
                 raise DemoError(f"the accounts cannot be opened: {ended.reason}")
+            await client.settled(ended.gid, timeout_s=ASK_TIMEOUT_S)  # transfers are to find them
 
 
 async def _transfer(client: Client, transfer: Transfer) -> Heard:

@@ -21,7 +21,7 @@ class Admission:
     `waiters_max`: requests that wait for an outcome."""
 
     in_flight_max: int = 4_096
-    open_max: int = 65_536
+    open_max: int = 131_072
     records_max: int = 1_000_000
     waiters_max: int = 16_384
 

@@ -14,9 +14,10 @@ from random import Random
 import structlog
 
 from coordinator.driver.performer import Performer
-from coordinator.effects import Call, Effect, Event, Propose
-from coordinator.facts import Facts
-from coordinator.ledger.records import BranchRecord
+from coordinator.effects import Call, CallEnded, Event, Propose
+from coordinator.facts import YES_STATES, Expiry, Facts
+from coordinator.ledger.commands import Decide
+from coordinator.ledger.records import BranchRecord, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.two_phase import Plan, decide
 from coordinator.wire import unpack_body
@@ -31,12 +32,13 @@ _log = structlog.get_logger(__name__)
 class Driver:
     """One transaction. `plan` is what was asked for, None when it was taken over from the record.
 
-    `ended` is called once, when nothing is owed to anybody any more (True) or when our own code failed (False):
-    then the transaction stays as it is until an operator or another leader takes it up.
+    `implied` is called with each decision that is true before the log holds it. `ended` is called once, when nothing
+    is owed to anybody any more (True) or when our own code failed (False): then the transaction stays as it is until
+    an operator or another leader takes it up.
     """
 
-    __slots__ = ("_chance", "_contradiction", "_ended", "_facts", "_ledger", "_loop", "_next", "_performer", "_timer",
-                 "closed", "gid", "plan")  # fmt: skip
+    __slots__ = ("_chance", "_contradiction", "_ended", "_facts", "_implied", "_ledger", "_loop", "_next",
+                 "_performer", "_rings_at", "_timer", "closed", "gid", "plan")  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Driver:
         ledger: Ledger,
         performer: Performer,
         chance: Random,
+        implied: Callable[[Decide], None],
         ended: Callable[[Driver, bool], None],
     ) -> None:
         self.gid = gid
@@ -53,17 +56,29 @@ class Driver:
         self._ledger = ledger
         self._performer = performer
         self._chance = chance
+        self._implied = implied
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._facts = Facts(self._loop.time())
         self._next: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._contradiction = ""
 
     def wake(self) -> None:
         """Something may have changed: take a step in the next turn of the loop."""
         if self._next is None and not self.closed:
             self._next = self._loop.call_soon(self._step)
+
+    def changed(self) -> None:
+        """The record has changed. Our own proposal's end, which is near, wakes us anyway."""
+        if not self._facts.proposal.in_flight:
+            self.wake()
+
+    def expire(self, expiry: Expiry) -> None:
+        """Behave as if the deadline had come."""
+        self._facts.expiry = expiry
+        self.wake()
 
     def close(self) -> None:
         """Stop driving. Effects under way end unheard."""
@@ -74,7 +89,14 @@ class Driver:
     def _heard(self, event: Event) -> None:
         if not self.closed:
             self._facts.fold(event, self._loop.time(), self._chance.random())
-            self.wake()
+            if not self._may_wait(event):
+                self.wake()
+
+    def _may_wait(self, event: Event) -> bool:
+        """A vote or a confirmation as hoped for changes nothing alone, while others are awaited."""
+        if not isinstance(event, CallEnded) or event.answer is None or event.answer.retry:
+            return False
+        return event.answer.state in YES_STATES and self._facts.awaits_others(event.branch)
 
     def _step(self) -> None:
         self._cancel(self._next)  # it may be the timer that rings, in the turn of a wake-up
@@ -91,24 +113,39 @@ class Driver:
         step = decide(self.plan, record, self._facts, self._loop.time())
         for effect in step.effects:
             self._facts.note(effect)
-            self._perform(effect, record.branches if record is not None else ())
+            if isinstance(effect, Propose):
+                self._performer.propose(effect, self._heard)
+            else:
+                self._call(effect, record)
         if step.contradiction and step.contradiction != self._contradiction:
             self._contradiction = step.contradiction
             _log.error("transaction.contradiction", gid=self.gid, detail=step.contradiction)
-        self._cancel(self._timer)
-        self._timer = None if step.wake_at is None else self._loop.call_at(step.wake_at, self._step)
+        if step.implied is not None:
+            self._implied(step.implied)
         if step.done:
             self.close()
             self._ended(self, True)
+        elif step.wake_at is not None:
+            self._arm(step.wake_at)
 
-    def _perform(self, effect: Effect, recorded: tuple[BranchRecord, ...]) -> None:
-        match effect:
-            case Propose():
-                self._performer.propose(effect, self._heard)
-            case Call():
-                branches = recorded or (self.plan.branches if self.plan is not None else ())
-                branch = next(branch for branch in branches if branch.branch == effect.branch)
-                self._performer.call(branch.participant, _operation(self.gid, branch, effect), self._heard)
+    def _call(self, call: Call, record: TransactionRecord | None) -> None:
+        begun = record if record is not None and record.branches else self.plan
+        for branch in begun.branches if begun is not None else ():
+            if branch.branch == call.branch:
+                self._performer.call(branch.participant, _operation(self.gid, branch, call), self._heard)
+                return
+        raise KeyError(call.branch)
+
+    def _arm(self, at: float) -> None:
+        """Take a step at this time, if not before. A timer that rings too early may stay: its step arms the next."""
+        if self._timer is None or at < self._rings_at:
+            self._cancel(self._timer)
+            self._rings_at = at
+            self._timer = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._step()
 
     @staticmethod
     def _cancel(handle: asyncio.Handle | None) -> None:

@@ -1,36 +1,27 @@
-"""From a request to a plan: what only this cluster can check, and the request's identity.
+"""From a request to a plan: what only this cluster can check, the request's identity, and its path.
 
 Owns: default branch ids, the size of a transaction, the digest. Must never do: begin anything.
 """
 
 from __future__ import annotations
 
-import asyncio
 from hashlib import blake2b
 
 import msgpack
 
-from coordinator.errors import Invalid
-from coordinator.ledger.records import BranchRecord
+from coordinator.errors import Invalid, Unreachable
+from coordinator.ledger.records import BranchRecord, Path
 from coordinator.ports import CallFailed, Participants
-from coordinator.protocols.two_phase import Plan, choose_path
-from coordinator.wire import BranchRequest, TransactionRequest, pack_body
+from coordinator.protocols.two_phase import choose_path
+from coordinator.wire import BranchRequest, pack_body
 from participant.wire import Capabilities
 
-__all__ = ["DIGEST_BYTES", "TRANSACTION_BYTES_MAX", "branches_of", "digest_of", "plan_of"]
+__all__ = ["DIGEST_BYTES", "TRANSACTION_BYTES_MAX", "branches_of", "digest_of", "path_of"]
 
-CAPABILITIES_TIMEOUT_S = 1.0
 DIGEST_BYTES = 16
 TRANSACTION_BYTES_MAX = 224 * 1024  # all bodies together: the record has to fit one command of the log
 
-_INCAPABLE = Capabilities(name="", prevent=False, one_phase=False, read_only=False, arrays=False)
-
-
-async def plan_of(gid: str, request: TransactionRequest, participants: Participants) -> Plan:
-    """The plan for `request` under `gid`. Raises Invalid, which names the field."""
-    branches = branches_of(request.branches, participants)
-    path = choose_path(branches, await _capabilities(branches, participants))
-    return Plan(gid, digest_of(branches), path, branches, request.deadline_ms)
+RETRY_AFTER_S = 1.0
 
 
 def branches_of(requests: list[BranchRequest], participants: Participants) -> tuple[BranchRecord, ...]:
@@ -66,13 +57,20 @@ def digest_of(branches: tuple[BranchRecord, ...]) -> bytes:
     return blake2b(msgpack.packb(identity), digest_size=DIGEST_BYTES).digest()
 
 
-async def _capabilities(branches: tuple[BranchRecord, ...], participants: Participants) -> dict[str, Capabilities]:
-    """By participant. Only a single branch has a choice; one that cannot be asked now is taken for incapable."""
-    if len(branches) > 1:
-        return {}
-    name = branches[0].participant
-    try:
-        async with asyncio.timeout(CAPABILITIES_TIMEOUT_S):
-            return {name: await participants.capabilities(name)}
-    except (CallFailed, TimeoutError):
-        return {name: _INCAPABLE}
+async def path_of(branches: tuple[BranchRecord, ...], participants: Participants) -> Path:
+    """The path that these branches take.
+
+    It follows from what the participants say they can, never from whether they can be reached now: an earlier leader,
+    of which nothing is recorded, may have asked a single branch to commit by itself, and must not be followed by
+    one that aborts it without asking. Raises Unreachable; nothing was begun then.
+    """
+    able: dict[str, Capabilities] = {}
+    for branch in branches:
+        name = branch.participant
+        if name not in able:
+            try:
+                able[name] = await participants.capabilities(name)
+            except CallFailed as error:
+                why = f"{name} cannot be asked what it can do: {error}"
+                raise Unreachable(why, retry_after_s=RETRY_AFTER_S) from error
+    return choose_path(branches, able)

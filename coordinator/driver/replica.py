@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import structlog
 
 from coordinator.driver.admission import Admission
+from coordinator.driver.gate import GateLimits
 from coordinator.driver.performer import Performer
 from coordinator.driver.service import Transactions
 from coordinator.driver.supervisor import Supervisor
@@ -30,13 +31,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tunables:
-    """How long things may take; the meanings stand at the keys of `coordinator.config.Timing`."""
+    """How long things may take; the meanings stand at the keys of `coordinator.config.Timing` and `Limits`."""
 
     call_timeout_s: float = 5.0
     propose_timeout_s: float = 10.0
     ride_along_s: float = 0.05
     retention_s: float = 3_600.0
     sweep_every_s: float = 5.0
+    gates: GateLimits = field(default_factory=GateLimits)
 
 
 class Replica:
@@ -67,6 +69,7 @@ class Replica:
             call_timeout_s=tunables.call_timeout_s,
             propose_timeout_s=tunables.propose_timeout_s,
             ride_along_s=tunables.ride_along_s,
+            gates=tunables.gates,
         )
         self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance)
         self.sweeper = Sweeper(

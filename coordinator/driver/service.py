@@ -8,24 +8,50 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from random import Random
 from typing import cast
 
-from coordinator.driver.intake import plan_of
+from coordinator.driver.intake import branches_of, digest_of, path_of
 from coordinator.driver.supervisor import Supervisor
-from coordinator.driver.waiters import Waiters
+from coordinator.driver.waiters import Known, Waiters
 from coordinator.errors import Contradiction, GidReused, NoLeader, NotFound, NotLeader, Overloaded, Undetermined
-from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Command, Decide, encode, stamped
-from coordinator.ledger.records import Decision, TransactionRecord
+from coordinator.facts import Expiry
+from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, encode
+from coordinator.ledger.records import Decision, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
 from coordinator.ports import Participants
+from coordinator.protocols.two_phase import Plan
 from coordinator.wire import InquiryRequest, ResolveRequest, TransactionRequest, new_gid
 from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
 
-__all__ = ["Transactions"]
+__all__ = ["Begun", "Transactions"]
 
 RETRY_AFTER_S = 1.0
+STAGED_PATIENCE_S = 2.0  # how long a reader waits for a decision that may have been told before
 GID_RANDOM_BITS = 74
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A transaction that was begun here for a request, or before."""
+
+    gid: str
+    digest: bytes
+    transactions: Transactions
+
+    def known(self) -> Known:
+        """What may be told of it now.
+
+        Raises: GidReused if another request turns out to have begun the gid; Undetermined if its outcome may have
+        been told already, but is not known here.
+        """
+        return self.transactions.known(self.gid, self.digest)
+
+    def when_decided(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """See `Waiters.when_decided`. Raises: Overloaded."""
+        return self.transactions.when_decided(self.gid, wake)
 
 
 class Transactions:
@@ -52,41 +78,91 @@ class Transactions:
         self._chance = chance
         self._propose_timeout_s = propose_timeout_s
 
-    async def begin(self, request: TransactionRequest, wait_s: float) -> tuple[str, TransactionRecord | None]:
+    def require_leading(self) -> None:
+        """Raises NotLeader unless this replica leads."""
+        self._supervisor.require_leading()
+
+    async def begin(self, request: TransactionRequest, wait_s: float) -> Known:
         """Begin a transaction, or attach to the one that this request began before; wait for the decision.
 
-        Returns: the gid, and the record as far as this replica knows it after `wait_s` at most.
-        Raises: Invalid, GidReused, Overloaded, NotLeader.
+        Returns: what this replica knows after `wait_s` at most.
+        Raises: Invalid, GidReused, Overloaded, Unreachable, NotLeader.
         """
+        begun = await self.start(request)
+        with suppress(Overloaded):  # it would say that nothing was begun
+            await self._waiters.decided(begun.gid, wait_s)
+        return begun.known()
+
+    async def start(self, request: TransactionRequest) -> Begun:
+        """As `begin`, but without waiting. Raises: Invalid, GidReused, Overloaded, Unreachable, NotLeader."""
         self._supervisor.require_leading()
         gid = request.gid or new_gid(self._wall_ms(), self._chance.getrandbits(GID_RANDOM_BITS))
-        plan = await plan_of(gid, request, self._participants)
-        self._supervisor.require_leading()
-        under_way = self._supervisor.plan_of(gid)
-        self._refuse_other(gid, plan.digest, self._ledger.get(gid), None if under_way is None else under_way.digest)
-        if self._ledger.get(gid) is None and under_way is None:
-            self._supervisor.drive(plan)
-        try:
-            record = await self._waiters.decided(gid, wait_s)
-        except Overloaded:  # it would say that nothing was begun
-            record = self._ledger.get(gid)
-        self._refuse_other(gid, plan.digest, record, None)
-        return gid, record
+        branches = branches_of(request.branches, self._participants)
+        digest = digest_of(branches)
+        if not self._is_begun(gid, digest):
+            path = await path_of(branches, self._participants)
+            self._supervisor.require_leading()
+            if not self._is_begun(gid, digest):
+                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms))
+        return Begun(gid, digest, self)
+
+    def _is_begun(self, gid: str, digest: bytes) -> bool:
+        """Whether this request was begun before, here or by an earlier leader. Raises GidReused if another one was."""
+        record, under_way = self._ledger.get(gid), self._supervisor.plan_of(gid)
+        _refuse_other(gid, digest, record, None if under_way is None else under_way.digest)
+        return record is not None or under_way is not None
 
     async def transaction(self, gid: str) -> TransactionRecord:
-        """The record. Raises NotFound."""
+        """The record. Raises NotFound; NotLeader, see `_undecided`."""
         await self._barrier()
         record = self._ledger.get(gid)
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
-        return record
+        return record if record.decision is not None else await self._undecided(record)
 
-    async def outcome(self, gid: str, wait_s: float) -> TransactionRecord:
-        """The record, once it is decided or `wait_s` have passed. Raises NotFound at once."""
+    async def outcome(self, gid: str, wait_s: float) -> Known:
+        """What is known of it, once it is decided or `wait_s` have passed.
+
+        Raises NotFound at once; NotLeader, see `_undecided`.
+        """
         record = await self.transaction(gid)
-        if record.decision is None:
-            record = await self._waiters.decided(gid, wait_s) or record
-        return record
+        return Known.of(record) if record.decision is not None else await self._waiters.decided(gid, wait_s)
+
+    def known(self, gid: str, digest: bytes) -> Known:
+        """See `Begun.known`."""
+        record = self._ledger.get(gid)
+        _refuse_other(gid, digest, record, None)
+        known = self._waiters.known(gid)
+        if known.decision is None and record is not None and self._may_have_been_told(record):
+            raise _undetermined(gid)
+        return known
+
+    def when_decided(self, gid: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """See `Waiters.when_decided`. Raises: Overloaded."""
+        return self._waiters.when_decided(gid, wake)
+
+    def _may_have_been_told(self, record: TransactionRecord) -> bool:
+        """Whether somebody may have heard the outcome of an undecided record, and this replica does not know it.
+
+        Off the classic path, callers hear the outcome before the record holds it. Only the leader that began such a
+        transaction knows what it has told them.
+        """
+        return record.path is not Path.CLASSIC and self._supervisor.plan_of(record.gid) is None
+
+    async def _undecided(self, record: TransactionRecord) -> TransactionRecord:
+        """The record of an undecided transaction, unless somebody may have heard its outcome already.
+
+        Then whoever leads waits until it is decided and recorded. Raises: NotLeader, Undetermined.
+        """
+        if record.path is Path.CLASSIC:
+            return record
+        self._supervisor.require_leading()
+        if not self._may_have_been_told(record) and self._waiters.known(record.gid).decision is None:
+            return record
+        latest = await self._waiters.recorded(record.gid, STAGED_PATIENCE_S)
+        if latest is None or latest.decision is None:
+            raise _undetermined(record.gid)
+        return latest
 
     async def inquire(self, gid: str, inquiry: InquiryRequest) -> TransactionRecord | None:
         """A participant in doubt asks. None: the branch is no part of the transaction, so it is to be rolled back.
@@ -109,7 +185,16 @@ class Transactions:
         return record if branch is not None or record.tombstone else None
 
     async def resolve(self, gid: str, request: ResolveRequest) -> TransactionRecord:
-        """An operator decides. Raises: NotFound, Contradiction."""
+        """An operator decides.
+
+        Off the classic path the votes decide, and may have been told already. There, to abort means not to wait for
+        them any longer: whoever has not voted is prevented, and what that brings is the decision.
+        Raises: NotFound, Contradiction, Undetermined.
+        """
+        record = self._ledger.get(gid)
+        if request.decision is Decision.ABORT and record is not None and record.path is not Path.CLASSIC:
+            self._supervisor.expire(gid, Expiry(BY_EXPIRY + request.operator, request.reason))
+            return _aborted(gid, await self._waiters.recorded(gid, STAGED_PATIENCE_S))
         by = BY_OPERATOR + request.operator
         result = await self._propose(Decide(gid, request.decision, by, 0, reason=request.reason))
         match result:
@@ -124,12 +209,6 @@ class Transactions:
         await self._barrier()
         return self._ledger.page(query)
 
-    def _refuse_other(self, gid: str, digest: bytes, record: TransactionRecord | None, under_way: bytes | None) -> None:
-        """A record without branches was never begun: its answer is *aborted*, whatever was asked for."""
-        known = record.digest if record is not None and not record.tombstone else under_way
-        if known is not None and known != digest:
-            raise GidReused(f"{gid} is a transaction with other branches; use a new gid")
-
     async def _barrier(self) -> None:
         match await self._in_time(self._replicated.barrier()):
             case Applied():
@@ -141,7 +220,7 @@ class Transactions:
 
     async def _propose(self, command: Command) -> Result:
         self._supervisor.require_leading()
-        match await self._in_time(self._replicated.propose(encode(stamped(command, self._wall_ms())))):
+        match await self._in_time(self._replicated.propose(encode(command, self._wall_ms()))):
             case Applied(result=result):
                 return cast("Result", result)
             case Refused(reason=Refusal.OVERLOADED):
@@ -159,9 +238,33 @@ class Transactions:
             return Unknown(f"no answer within {self._propose_timeout_s} s")
 
 
+def _undetermined(gid: str) -> Undetermined:
+    why = f"{gid} may have been decided, and its participants are being asked; ask again"
+    return Undetermined(why, retry_after_s=RETRY_AFTER_S)
+
+
+def _aborted(gid: str, record: TransactionRecord | None) -> TransactionRecord:
+    """What came of an operator's abort. Raises: NotFound, Contradiction, Undetermined."""
+    if record is None:
+        raise NotFound(f"no transaction {gid!r} is recorded")
+    if record.decision is None:
+        why = f"{gid} is being aborted, if its participants have not voted yet; not all of them can be reached"
+        raise Undetermined(why, retry_after_s=RETRY_AFTER_S)
+    if record.decision is Decision.COMMIT:
+        raise Contradiction(_why_not(record, Decision.ABORT))
+    return record
+
+
+def _refuse_other(gid: str, digest: bytes, record: TransactionRecord | None, under_way: bytes | None) -> None:
+    """A record without branches was never begun: its answer is *aborted*, whatever was asked for."""
+    known = record.digest if record is not None and not record.tombstone else under_way
+    if known is not None and known != digest:
+        raise GidReused(f"{gid} is a transaction with other branches; use a new gid")
+
+
 def _why_not(record: TransactionRecord, wanted: Decision) -> str:
     if record.decision is not None:
         return f"{record.gid} was decided before: {record.decision.value}, by {record.decided_by}"
     if wanted is Decision.COMMIT:
         return f"{record.gid} is undecided, and only the votes of its branches can commit it; it can be aborted"
-    return f"{record.gid} is on the {record.path.value} path, where only its participant can say that it ended as abort"
+    return f"{record.gid} has just begun on the {record.path.value} path; try again"

@@ -1,11 +1,15 @@
 """Who is driven here: every unfinished transaction while this replica leads, none while it does not.
 
 Owns: the drivers. Must never do: decide anything about a transaction. A takeover is nothing special: each
-unfinished record gets a driver without a plan, and that driver's first step asks for what is missing.
+unfinished record gets a driver without a plan, and that driver's first step asks for what is missing. There may be very
+many, and a leader that is busy with them for longer than an election takes is no leader any more; so they are taken
+up a few at a time, undecided ones first.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from random import Random
 
 import structlog
@@ -15,12 +19,15 @@ from coordinator.driver.driver import Driver
 from coordinator.driver.performer import Performer
 from coordinator.driver.waiters import Waiters
 from coordinator.errors import NotLeader
+from coordinator.facts import Expiry
 from coordinator.ledger.records import TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.two_phase import Plan
 from raftlog.port import Leadership, ReplicatedLog, Role
 
-__all__ = ["Supervisor"]
+__all__ = ["TAKEN_UP_AT_ONCE_MAX", "Supervisor"]
+
+TAKEN_UP_AT_ONCE_MAX = 128  # records; a few milliseconds
 
 _log = structlog.get_logger(__name__)
 
@@ -42,11 +49,14 @@ class Supervisor:
         self._performer = performer
         self._waiters = waiters
         self._admission = admission
-        self._chance = chance
+        # Jitter is drawn for every event, and is no secret: a generator of the system would be dear.
+        self._chance = Random(chance.getrandbits(64))  # noqa: S311
         self._drivers: dict[str, Driver] = {}
         self._undecided: set[str] = set()
         self._broken: set[str] = set()
         self._term: int | None = None
+        self._inherited: deque[str] = deque()  # unfinished gids that have no driver yet
+        self._taking_up: asyncio.Handle | None = None
         self._unsubscribe = [ledger.subscribe(self._changed), log.subscribe(self._leadership_changed)]
 
     def start(self) -> None:
@@ -72,8 +82,8 @@ class Supervisor:
 
     @property
     def open(self) -> int:
-        """Unfinished transactions that are driven here."""
-        return len(self._drivers)
+        """Unfinished transactions that are driven here, or will be in a moment."""
+        return len(self._drivers) + len(self._inherited)
 
     @property
     def broken(self) -> int:
@@ -90,10 +100,18 @@ class Supervisor:
         driver = self._drivers.get(gid)
         return None if driver is None else driver.plan
 
+    def expire(self, gid: str, expiry: Expiry) -> None:
+        """Let the deadline of an undecided transaction come now, if it is driven here. Raises: NotLeader."""
+        self.require_leading()
+        self._take_up(gid)
+        if gid in self._undecided:
+            self._drivers[gid].expire(expiry)
+
     def drive(self, plan: Plan) -> None:
-        """Drive a new transaction. Raises: NotLeader, Overloaded."""
+        """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
         self.require_leading()
         self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
+        self._performer.admit(dict.fromkeys(branch.participant for branch in plan.branches))
         self._start(plan.gid, plan)
 
     def _leadership_changed(self, leadership: Leadership) -> None:
@@ -107,10 +125,28 @@ class Supervisor:
             return
         unfinished = self._ledger.unfinished()
         _log.info("leadership.leads", term=term, taken_over=len(unfinished))
-        for record in unfinished:
-            self._start(record.gid, None)
+        self._inherited.extend(record.gid for record in unfinished if record.decision is None)
+        self._inherited.extend(record.gid for record in unfinished if record.decision is not None)
+        self._take_some_up()
+
+    def _take_some_up(self) -> None:
+        self._taking_up = None
+        for _ in range(min(TAKEN_UP_AT_ONCE_MAX, len(self._inherited))):
+            self._take_up(self._inherited.popleft())
+        if self._inherited:
+            self._taking_up = asyncio.get_running_loop().call_soon(self._take_some_up)
+
+    def _take_up(self, gid: str) -> None:
+        """Drive an unfinished record that has no driver."""
+        record = self._ledger.get(gid)
+        if record is not None and not record.finished and gid not in self._drivers and gid not in self._broken:
+            self._start(gid, None)
 
     def _drop_all(self) -> None:
+        self._inherited.clear()
+        if self._taking_up is not None:
+            self._taking_up.cancel()
+            self._taking_up = None
         for driver in self._drivers.values():
             driver.close()
         self._drivers.clear()
@@ -121,7 +157,7 @@ class Supervisor:
         self._waiters.release_all()
 
     def _start(self, gid: str, plan: Plan | None) -> None:
-        driver = Driver(gid, plan, self._ledger, self._performer, self._chance, self._ended)
+        driver = Driver(gid, plan, self._ledger, self._performer, self._chance, self._waiters.implied, self._ended)
         self._drivers[gid] = driver
         self._broken.discard(gid)
         record = self._ledger.get(gid)
@@ -137,7 +173,7 @@ class Supervisor:
             self._undecided.discard(record.gid)
         driver = self._drivers.get(record.gid)
         if driver is not None:
-            driver.wake()
+            driver.changed()
         elif not record.finished and (record.decision is not None or record.gid not in self._broken):
             self._start(record.gid, None)
 

@@ -1,15 +1,37 @@
-"""Who waits for a decision on this replica, leader or not. Woken by the ledger, never by a driver: nobody
-hears of a decision before the record holds it."""
+"""Who waits for a decision on this replica, leader or not.
+
+A decision is heard from the ledger, or from a driver that has it by implication (`protocols.two_phase`): such a
+decision is true already, and its record only follows.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from coordinator.driver.admission import Admission
-from coordinator.ledger.records import TransactionRecord
+from coordinator.ledger.commands import Decide
+from coordinator.ledger.records import Decision, TransactionRecord
 from coordinator.ledger.table import Ledger
 
-__all__ = ["Waiters"]
+__all__ = ["Known", "Waiters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What may be told of a transaction now. `decision` is None while nothing is decided, as far as is known here."""
+
+    gid: str
+    decision: Decision | None = None
+    by: str = ""
+    reason: str = ""
+    culprit: str | None = None
+
+    @classmethod
+    def of(cls, record: TransactionRecord) -> Known:
+        """What its record says."""
+        return cls(record.gid, record.decision, record.decided_by, record.reason, record.culprit)
 
 
 class Waiters:
@@ -18,56 +40,97 @@ class Waiters:
     def __init__(self, ledger: Ledger, admission: Admission) -> None:
         self._ledger = ledger
         self._admission = admission
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}  # by gid, in the order of arrival
+        self._waiting: dict[str, list[Callable[[], None]]] = {}  # by gid, in the order of arrival
+        self._implied: dict[str, Decide] = {}  # until the record holds it
         self._count = 0
         self.close = ledger.subscribe(self._changed)
 
     def __len__(self) -> int:
         return self._count
 
-    async def decided(self, gid: str, timeout_s: float) -> TransactionRecord | None:
-        """The record of `gid` once it is decided, or as it is after `timeout_s` or after `release_all`.
+    def known(self, gid: str) -> Known:
+        """What may be told of `gid` without waiting."""
+        record = self._ledger.get(gid)
+        implied = self._implied.get(gid)
+        if implied is not None:
+            return Known(gid, implied.decision, implied.by, implied.reason, implied.culprit)
+        return Known(gid) if record is None else Known.of(record)
+
+    async def decided(self, gid: str, timeout_s: float) -> Known:
+        """What is known of `gid` once it is decided, or after `timeout_s` or `release_all`.
 
         Raises: Overloaded if too many requests wait already.
         """
-        record = self._ledger.get(gid)
-        if timeout_s > 0 and (record is None or record.decision is None):
-            self._admission.admit_waiter(self._count)
+        known = self.known(gid)
+        if timeout_s > 0 and known.decision is None:
             await self._wait(gid, timeout_s)
+            known = self.known(gid)
+        return known
+
+    async def recorded(self, gid: str, timeout_s: float) -> TransactionRecord | None:
+        """The record of `gid` once it holds a decision, or as it is after `timeout_s`. Raises: Overloaded."""
+        record = self._ledger.get(gid)
+        end = asyncio.get_running_loop().time() + timeout_s
+        while record is not None and record.decision is None:
+            left_s = end - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                break
+            await self._wait(gid, left_s)
             record = self._ledger.get(gid)
         return record
 
+    def implied(self, decide: Decide) -> None:
+        """A driver has this decision by implication."""
+        if decide.gid not in self._implied:
+            self._implied[decide.gid] = decide
+            self._release(decide.gid)
+
     def release_all(self) -> None:
         """Wake everybody: this replica cannot say any more when the decision comes."""
+        self._implied.clear()
         for gid in list(self._waiting):
             self._release(gid)
+
+    def when_decided(self, gid: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` once, when `known(gid)` may say more; the returned function ends that. It need not be called
+        twice. Raises: Overloaded."""
+        self._admission.admit_waiter(self._count)
+        self._waiting.setdefault(gid, []).append(wake)
+        self._count += 1
+
+        def leave() -> None:
+            waiting = self._waiting.get(gid, [])
+            if wake in waiting:
+                waiting.remove(wake)
+                self._count -= 1
+                if not waiting:
+                    del self._waiting[gid]
+
+        return leave
 
     async def _wait(self, gid: str, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(timeout_s, _wake, woken)
-        self._waiting.setdefault(gid, {})[woken] = None
-        self._count += 1
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        leave = self.when_decided(gid, wake)
+        timer = loop.call_later(timeout_s, wake)
         try:
             await woken
         finally:
             timer.cancel()
-            self._count -= 1
-            others = self._waiting.get(gid)
-            if others is not None:
-                others.pop(woken, None)
-                if not others:
-                    del self._waiting[gid]
+            leave()
 
     def _changed(self, record: TransactionRecord) -> None:
         if record.decision is not None:
+            self._implied.pop(record.gid, None)
             self._release(record.gid)
 
     def _release(self, gid: str) -> None:
-        for woken in self._waiting.pop(gid, ()):
-            _wake(woken)
-
-
-def _wake(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)
+        waiting = self._waiting.pop(gid, [])
+        self._count -= len(waiting)
+        for wake in waiting:
+            wake()

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from coordinator.driver.replica import Replica
 
-__all__ = ["CONTEXT", "Context"]
+__all__ = ["CONTEXT", "REQUEST_ID", "Context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +24,5 @@ class Context:
     requests_per_connection_max: int = 100_000
 
 
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)  # every request has one
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

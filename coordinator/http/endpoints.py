@@ -20,6 +20,7 @@ from coordinator.errors import (
     RequestError,
     TooLarge,
     Undetermined,
+    Unreachable,
     UnsupportedMedia,
 )
 from coordinator.http import cluster, health, outcomes, transactions
@@ -31,14 +32,14 @@ __all__ = ["ENDPOINTS", "Endpoint"]
 class Endpoint:
     """One method of one path. `answers` by status; `errors` beside them are problem documents.
 
-    `leader`: only the leader does it; another replica answers 307.
+    `leader`: the leader may be needed; another replica then answers 307.
     """
 
     method: str
     path: str
     name: str
     summary: str
-    handler: Callable[[web.Request], Awaitable[web.Response]]
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     answers: dict[int, tuple[type[BaseModel], str]]
     errors: tuple[type[RequestError], ...] = ()
     body: type[BaseModel] | None = None
@@ -54,14 +55,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/transactions",
         "begin",
-        "Commit all branches or none, and wait for the decision. The same request again gets the same answer.",
+        "Commit all branches or none, and wait for the decision. The same request again gets the same answer. An array"
+        " holds several transactions, which have nothing to do with each other.",
         transactions.begin,
         {
-            200: (wire.OutcomeView, "Decided: committed or aborted."),
+            200: (wire.TransactionsAnswer, "Decided: committed or aborted. To an array, all answers."),
             202: (wire.OutcomeView, "Not decided in time: ask again at the handle, or repeat the request."),
         },
-        (*_BODY, GidReused, Overloaded, NoLeader),
-        body=wire.TransactionRequest,
+        (*_BODY, GidReused, Overloaded, Unreachable, NoLeader),
+        body=wire.TransactionRequests,
         query=wire.BeginQuery,
         leader=True,
     ),
@@ -82,7 +84,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Show a transaction's record. Linearizable; changes nothing.",
         transactions.show,
         {200: (wire.TransactionView, "The record.")},
-        (Invalid, NotFound, *_READ),
+        (Invalid, NotFound, Overloaded, *_READ),
+        leader=True,
     ),
     Endpoint(
         "GET",
@@ -93,6 +96,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         {200: (wire.OutcomeView, "Committed, aborted or deciding.")},
         (Invalid, NotFound, Overloaded, *_READ),
         query=wire.OutcomeQuery,
+        leader=True,
     ),
     Endpoint(
         "POST",

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from coordinator.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
 from coordinator.wire import REQUEST_BYTES_MAX, Encoding, decode, encode, parse, parse_name
 
-__all__ = ["BODY_TIMEOUT_S", "gid_of", "read_message", "read_query", "respond"]
+__all__ = ["BODY_TIMEOUT_S", "gid_of", "read_message", "read_query", "read_value", "respond"]
 
 BODY_TIMEOUT_S = 10.0
 
@@ -26,6 +26,11 @@ _M = TypeVar("_M", bound=BaseModel)
 
 async def read_message(request: web.Request, model: type[_M]) -> _M:
     """The body as a message. Raises: UnsupportedMedia, TooLarge, Malformed, Invalid."""
+    return parse(model, await read_value(request))
+
+
+async def read_value(request: web.Request) -> Any:
+    """What the body holds. Raises: UnsupportedMedia, TooLarge, Malformed."""
     encoding = _ENCODINGS.get(request.content_type)
     if encoding is None:
         raise UnsupportedMedia(f"{request.content_type} is not read here; send {' or '.join(Encoding)}")
@@ -36,7 +41,7 @@ async def read_message(request: web.Request, model: type[_M]) -> _M:
         raise TooLarge(f"the body is more than {REQUEST_BYTES_MAX} bytes") from error
     except TimeoutError as error:
         raise Malformed(f"the body did not arrive within {BODY_TIMEOUT_S} s") from error
-    return parse(model, decode(data, encoding))
+    return decode(data, encoding)
 
 
 def read_query(request: web.Request, model: type[_M]) -> _M:

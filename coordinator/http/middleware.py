@@ -16,8 +16,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from coordinator.errors import Internal, MethodNotAllowed, NoLeader, NotFound, NotLeader, RequestError, TooLarge
-from coordinator.http.context import CONTEXT
-from coordinator.wire import LEADER_HEADER, Encoding, FieldProblem, Problem, encode
+from coordinator.http.context import CONTEXT, REQUEST_ID
+from coordinator.http.views import problem_of
+from coordinator.wire import LEADER_HEADER, Encoding, encode
 
 __all__ = ["PROBLEM_TYPE", "REQUEST_ID_HEADER", "border", "connection_limit"]
 
@@ -35,7 +36,7 @@ def border(chance: Random) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"{chance.getrandbits(64):016x}"
+        request[REQUEST_ID] = request_id = given if _REQUEST_ID.fullmatch(given) else f"{chance.getrandbits(64):016x}"
         try:
             response = await handler(request)
         except NotLeader as error:
@@ -49,7 +50,8 @@ def border(chance: Random) -> Middleware:
         except Exception:  # noqa: BLE001 (the border: a caller never sees a traceback)
             _log.exception("request.failed", method=request.method, path=request.path, request_id=request_id)
             response = _problem(request, Internal("the log of this replica says more"), request_id)
-        response.headers[REQUEST_ID_HEADER] = request_id
+        if not response.prepared:
+            response.headers[REQUEST_ID_HEADER] = request_id
         return response
 
     return answer
@@ -93,17 +95,7 @@ def _of_http(request: web.Request, error: web.HTTPException) -> RequestError:
 
 
 def _problem(request: web.Request, error: RequestError, request_id: str) -> web.Response:
-    problem = Problem(
-        type=f"urn:commitd:problem:{error.code}",
-        title=error.title,
-        status=error.status,
-        detail=error.detail,
-        instance=request.path,
-        code=error.code,
-        retry_safe=error.retry_safe,
-        request_id=request_id,
-        errors=[FieldProblem(field=wrong.field, detail=wrong.detail) for wrong in error.fields],
-    )
+    problem = problem_of(error, request.path, request_id)
     headers = {} if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
     body = encode(problem, Encoding.JSON)
     return web.Response(body=body, status=error.status, content_type=PROBLEM_TYPE, headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from coordinator.driver.waiters import Known
 from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, respond
 from coordinator.http.views import outcome_view
@@ -15,8 +16,9 @@ __all__ = ["inquire", "look"]
 async def look(request: web.Request) -> web.Response:
     gid = gid_of(request)
     query = read_query(request, OutcomeQuery)
-    record = await request.app[CONTEXT].replica.transactions.outcome(gid, query.wait_ms / 1_000)
-    return respond(request, outcome_view(gid, record))
+    return respond(
+        request, outcome_view(await request.app[CONTEXT].replica.transactions.outcome(gid, query.wait_ms / 1_000))
+    )
 
 
 async def inquire(request: web.Request) -> web.Response:
@@ -26,4 +28,4 @@ async def inquire(request: web.Request) -> web.Response:
     if record is None:
         why = f"{message.branch} is no branch of {gid}"
         return respond(request, OutcomeView(gid=gid, outcome=Outcome.ABORTED, reason=why, branch=None, handle=None))
-    return respond(request, outcome_view(gid, record))
+    return respond(request, outcome_view(Known.of(record)))

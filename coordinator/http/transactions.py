@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from coordinator.http.context import CONTEXT
-from coordinator.http.media import gid_of, read_message, read_query, respond
+from coordinator.http.arrays import begin_all
+from coordinator.http.context import CONTEXT, REQUEST_ID
+from coordinator.http.media import gid_of, read_message, read_query, read_value, respond
 from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
-from coordinator.wire import WAIT_GRACE_MS, WAIT_MAX_MS, BeginQuery, ListQuery, ResolveRequest, TransactionRequest
+from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
 
 __all__ = ["begin", "list_", "resolve", "show"]
 
 
-async def begin(request: web.Request) -> web.Response:
+async def begin(request: web.Request) -> web.StreamResponse:
     query = read_query(request, BeginQuery)
-    message = await read_message(request, TransactionRequest)
+    value = await read_value(request)
+    if isinstance(value, list):
+        return await begin_all(request, query, value, request[REQUEST_ID])
+    message = parse(TransactionRequest, value)
     transactions = request.app[CONTEXT].replica.transactions
-    wait_ms = min(message.deadline_ms + WAIT_GRACE_MS, WAIT_MAX_MS) if query.wait_ms is None else query.wait_ms
-    gid, record = await transactions.begin(message, wait_ms / 1_000)
-    view = outcome_view(gid, record)
+    view = outcome_view(await transactions.begin(message, begin_wait_ms(message, query) / 1_000))
     return respond(request, view, status=200 if view.handle is None else 202)
 
 

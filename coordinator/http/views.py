@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from coordinator.driver.waiters import Known
+from coordinator.errors import RequestError
 from coordinator.ledger.records import Decision, TransactionRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
-from coordinator.wire import BranchView, ListQuery, Outcome, OutcomeView, TransactionPage, TransactionView, handle_of
+from coordinator.wire import (
+    BranchView,
+    FieldProblem,
+    ListQuery,
+    Outcome,
+    OutcomeView,
+    Problem,
+    TransactionPage,
+    TransactionView,
+    handle_of,
+)
 
-__all__ = ["outcome_view", "page_query_of", "page_view", "transaction_view"]
+__all__ = ["outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
 
 _OUTCOMES = {Decision.COMMIT: Outcome.COMMITTED, Decision.ABORT: Outcome.ABORTED, None: Outcome.DECIDING}
 
 
-def outcome_view(gid: str, record: TransactionRecord | None) -> OutcomeView:
-    """What the record says, *deciding* if it says nothing or is not there yet."""
-    outcome = _OUTCOMES[None if record is None else record.decision]
-    if record is None or outcome is Outcome.DECIDING:
-        return OutcomeView(gid=gid, outcome=outcome, reason=None, branch=None, handle=handle_of(gid))
+def outcome_view(known: Known) -> OutcomeView:
+    """What is known, *deciding* if that is nothing."""
+    outcome = _OUTCOMES[known.decision]
     aborted = outcome is Outcome.ABORTED
     return OutcomeView(
-        gid=gid,
+        gid=known.gid,
         outcome=outcome,
-        reason=(record.reason or record.decided_by) if aborted else None,
-        branch=record.culprit if aborted else None,
-        handle=None,
+        reason=(known.reason or known.by) if aborted else None,
+        branch=known.culprit if aborted else None,
+        handle=handle_of(known.gid) if outcome is Outcome.DECIDING else None,
     )
 
 
@@ -52,6 +62,21 @@ def page_view(page: Page) -> TransactionPage:
     """One page; its cursor is text that `page_query_of` reads."""
     cursor = None if page.cursor is None else f"{page.cursor[0]}.{page.cursor[1]}"
     return TransactionPage(transactions=[transaction_view(record) for record in page.records], cursor=cursor)
+
+
+def problem_of(error: RequestError, path: str, request_id: str) -> Problem:
+    """The problem document of an error (RFC 9457)."""
+    return Problem(
+        type=f"urn:commitd:problem:{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=path,
+        code=error.code,
+        retry_safe=error.retry_safe,
+        request_id=request_id,
+        errors=[FieldProblem(field=wrong.field, detail=wrong.detail) for wrong in error.fields],
+    )
 
 
 def page_query_of(query: ListQuery) -> PageQuery:

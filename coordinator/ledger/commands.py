@@ -7,10 +7,10 @@ this code does not know is fatal, because guessing would let replicas diverge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from collections.abc import Mapping, Sequence
+from itertools import product
 from types import NoneType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 
@@ -19,6 +19,7 @@ from coordinator.ledger.records import BranchRecord, Decision, Path
 
 __all__ = [
     "BY_DEADLINE",
+    "BY_EXPIRY",
     "BY_INQUIRY",
     "BY_OPERATOR",
     "BY_VOTES",
@@ -30,7 +31,6 @@ __all__ = [
     "Forget",
     "decode",
     "encode",
-    "stamped",
 ]
 
 COMMANDS_VERSION = 2
@@ -38,12 +38,12 @@ COMMANDS_VERSION = 2
 # Who decides (`Decide.by`).
 BY_VOTES = "votes"  # the driver, from what the participants said
 BY_DEADLINE = "deadline"  # the driver, because a vote did not come in time
+BY_EXPIRY = "deadline set by "  # a prefix: the driver, whom this operator told not to wait any longer
 BY_INQUIRY = "inquiry"  # a participant in doubt asked for a transaction that nobody recorded
 BY_OPERATOR = "operator "  # a prefix: the operator's name follows
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(NamedTuple):
     """The branches of a transaction, before any of them is bound by a decision. All of them open."""
 
     gid: str
@@ -54,8 +54,7 @@ class Begin:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decide:
+class Decide(NamedTuple):
     """The decision; the first one in the log wins. `done` names branches that need no phase two (read-only, or
     voted no). Abort of an unknown gid leaves a record without branches, so that a late Begin is refused."""
 
@@ -68,16 +67,14 @@ class Decide:
     done: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """These branches confirmed the decision; nobody waits for it, so it rides along with other entries."""
 
     gid: str
     branches: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """These transactions are finished and past their retention; unfinished ones among them are kept."""
 
     gids: tuple[str, ...]
@@ -86,36 +83,49 @@ class Forget:
 Command: TypeAlias = Begin | Decide | End | Forget
 
 
-class _Tag(IntEnum):
-    BEGIN = 1
-    DECIDE = 2
-    END = 3
-    FORGET = 4
-
-
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
 _TEXT_OR_NIL, _INT_OR_NIL = (str, NoneType), (int, NoneType)
-_FIELDS: dict[int, tuple[tuple[type, ...], ...]] = {
-    _Tag.BEGIN: (_TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT),
-    _Tag.DECIDE: (_TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
-    _Tag.END: (_TEXT, _ARRAY),
-    _Tag.FORGET: (_ARRAY,),
+
+
+class _Shape:
+    """What types the fields of something have. Compared exactly: msgpack's `true` is not the number 1."""
+
+    def __init__(self, name: str, *allowed: tuple[type, ...]) -> None:
+        self._name = name
+        self._allowed = allowed
+        self._fitting = frozenset(product(*allowed))
+
+    def check(self, fields: Sequence[Any]) -> None:
+        """Raises CommandError, which names the first field that does not fit."""
+        if tuple(map(type, fields)) in self._fitting:
+            return
+        if len(fields) != len(self._allowed):
+            raise CommandError(f"{self._name} has {len(fields)} fields instead of {len(self._allowed)}")
+        for position, (value, types) in enumerate(zip(fields, self._allowed, strict=True)):
+            if type(value) not in types:
+                names = " or ".join(t.__name__ for t in types)
+                raise CommandError(f"{self._name} holds {type(value).__name__} in field {position} instead of {names}")
+
+
+_SHAPES = {
+    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT),
+    2: _Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
+    3: _Shape("END", _TEXT, _ARRAY),
+    4: _Shape("FORGET", _ARRAY),
 }
-_BRANCH_FIELDS = (_TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
+_BEGIN, _DECIDE, _END, _FORGET = _SHAPES
+_BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
+_PATHS = {path.value: path for path in Path}
+_DECISIONS = {decision.value: decision for decision in Decision}
 
 
-def stamped(command: Command, at_ms: int) -> Command:
-    """The same command with the proposer's wall clock; commands without an `at_ms` as they are."""
-    return replace(command, at_ms=at_ms) if isinstance(command, Begin | Decide) else command
-
-
-def encode(command: Command) -> bytes:
-    """The command's bytes in the log.
+def encode(command: Command, at_ms: int = 0) -> bytes:
+    """The command's bytes in the log; `at_ms`, the proposer's wall clock, is put where the command has none.
 
     Raises CommandError when a value has no bytes (text with a lone surrogate, a number of more than 64 bits).
     """
     try:
-        packed: bytes = msgpack.packb((COMMANDS_VERSION, *_fields(command)))
+        packed: bytes = msgpack.packb((COMMANDS_VERSION, *_fields(command, at_ms)))
     except (ValueError, OverflowError) as error:
         raise CommandError(f"{type(command).__name__} cannot be encoded: {error}") from error
     return packed
@@ -132,58 +142,47 @@ def decode(data: bytes) -> Command:
     version, tag, *fields = array
     if version != COMMANDS_VERSION:
         raise CommandError(f"a command has version {version!r}; this replica reads version {COMMANDS_VERSION}")
-    if type(tag) is not int or tag not in _FIELDS:
-        raise CommandError(f"a command has the tag {tag!r}; known are {', '.join(map(str, _FIELDS))}")
-    _check(_Tag(tag).name, fields, _FIELDS[tag])
-    return _command(_Tag(tag), fields)
+    shape = _SHAPES.get(tag) if type(tag) is int else None
+    if shape is None:
+        raise CommandError(f"a command has the tag {tag!r}; known are {', '.join(map(str, _SHAPES))}")
+    shape.check(fields)
+    return _command(tag, fields)
 
 
-def _fields(command: Command) -> tuple[Any, ...]:
+def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
     match command:
         case Begin():
-            branches = tuple((b.branch, b.participant, b.action, b.body, b.works) for b in command.branches)
-            limits = (command.deadline_ms, command.at_ms)
-            return (_Tag.BEGIN, command.gid, command.digest, command.path, branches, *limits)
+            branches = [(b.branch, b.participant, b.action, b.body, b.works) for b in command.branches]
+            limits = (command.deadline_ms, command.at_ms or at_ms)
+            return (_BEGIN, command.gid, command.digest, command.path, branches, *limits)
         case Decide():
             why = (command.reason, command.culprit)
-            return (_Tag.DECIDE, command.gid, command.decision, command.by, command.at_ms, *why, command.done)
+            return (_DECIDE, command.gid, command.decision, command.by, command.at_ms or at_ms, *why, command.done)
         case End():
-            return (_Tag.END, command.gid, command.branches)
+            return (_END, command.gid, command.branches)
         case Forget():
-            return (_Tag.FORGET, command.gids)
+            return (_FORGET, command.gids)
 
 
-def _command(tag: _Tag, fields: list[Any]) -> Command:
-    match tag:
-        case _Tag.BEGIN:
-            gid, digest, path, branches, deadline_ms, at_ms = fields
-            return Begin(gid, digest, _member(Path, path), tuple(map(_branch, branches)), deadline_ms, at_ms)
-        case _Tag.DECIDE:
-            gid, decision, by, at_ms, reason, culprit, done = fields
-            return Decide(gid, _member(Decision, decision), by, at_ms, reason, culprit, _texts(done))
-        case _Tag.END:
-            gid, ended = fields
-            return End(gid, _texts(ended))
-        case _Tag.FORGET:
-            return Forget(_texts(fields[0]))
+def _command(tag: int, fields: list[Any]) -> Command:
+    if tag == _BEGIN:
+        gid, digest, path, branches, deadline_ms, at_ms = fields
+        return Begin(gid, digest, _member(_PATHS, path, "path"), tuple(map(_branch, branches)), deadline_ms, at_ms)
+    if tag == _DECIDE:
+        gid, decision, by, at_ms, reason, culprit, done = fields
+        return Decide(gid, _member(_DECISIONS, decision, "decision"), by, at_ms, reason, culprit, _texts(done))
+    if tag == _END:
+        gid, ended = fields
+        return End(gid, _texts(ended))
+    return Forget(_texts(fields[0]))
 
 
 def _branch(fields: Any) -> BranchRecord:
     if type(fields) is not tuple:
         raise CommandError(f"a branch is an array, not {type(fields).__name__}")
-    _check("branch", fields, _BRANCH_FIELDS)
+    _BRANCH.check(fields)
     branch, participant, action, body, works = fields
     return BranchRecord(branch, participant, action, body, works=works)
-
-
-def _check(what: str, fields: Any, allowed: tuple[tuple[type, ...], ...]) -> None:
-    """Types are compared exactly: msgpack's `true` is not the number 1."""
-    if len(fields) != len(allowed):
-        raise CommandError(f"{what} has {len(fields)} fields instead of {len(allowed)}")
-    for position, (value, types) in enumerate(zip(fields, allowed, strict=True)):
-        if type(value) not in types:
-            names = " or ".join(t.__name__ for t in types)
-            raise CommandError(f"{what} holds {type(value).__name__} in field {position} instead of {names}")
 
 
 def _texts(values: tuple[Any, ...]) -> tuple[str, ...]:
@@ -193,8 +192,8 @@ def _texts(values: tuple[Any, ...]) -> tuple[str, ...]:
     return values
 
 
-def _member(enum: Any, value: str) -> Any:
-    try:
-        return enum(value)
-    except ValueError as error:
-        raise CommandError(f"{value!r} is not a {enum.__name__.lower()}") from error
+def _member(members: Mapping[str, Any], value: str, what: str) -> Any:
+    member = members.get(value)
+    if member is None:
+        raise CommandError(f"{value!r} is not a {what}")
+    return member

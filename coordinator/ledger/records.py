@@ -6,8 +6,8 @@ last errors are facts of one driver (`coordinator/facts.py`) and may vanish with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 __all__ = ["BranchRecord", "Decision", "Path", "Phase", "TransactionRecord"]
 
@@ -35,8 +35,7 @@ class Decision(StrEnum):
     ABORT = "abort"
 
 
-@dataclass(frozen=True, slots=True)
-class BranchRecord:
+class BranchRecord(NamedTuple):
     """One participant's part. `body` is the msgpack encoding of what the caller posted, empty once decided.
 
     `works`, of a branch without an action: how much work the caller has seen it do; None if it did not say.
@@ -50,8 +49,7 @@ class BranchRecord:
     works: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionRecord:
+class TransactionRecord(NamedTuple):
     """One transaction, as every replica knows it.
 
     `digest` identifies the request, so that the same gid with another body can be refused. `deadline_ms` is a

@@ -10,8 +10,8 @@ Commands are proposed without a command id: each may be repeated, and after an u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
@@ -40,8 +40,7 @@ Cursor: TypeAlias = tuple[int, str]  # (begun_at_ms, gid)
 Listener: TypeAlias = Callable[[TransactionRecord], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """What the command asks for is so; `record` is the transaction now, None after a Forget.
 
     Also the answer to a repeated command, which changes nothing.
@@ -50,8 +49,7 @@ class Accepted:
     record: TransactionRecord | None
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """The rules forbid the command: it changed nothing. `record` is the transaction as it is, None if unknown."""
 
     reason: Why
@@ -206,7 +204,8 @@ class Ledger:
         if record is not None:
             return Accepted(record)
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
-        return self._become(row.becomes, TransactionRecord(*begun, command.deadline_ms, command.at_ms))
+        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms)
+        return self._become(row.becomes, record, command.branches)
 
     def _decide(self, command: Decide) -> Result:
         record = self._records.get(command.gid)
@@ -217,36 +216,38 @@ class Ledger:
             record = _tombstone(command)
         elif row.becomes is record.phase:
             return Accepted(record)
-        return self._become(
-            row.becomes,
-            record,
-            branches=tuple(_decided(branch, command.done) for branch in record.branches),
-            decided_at_ms=command.at_ms,
-            decided_by=command.by,
-            reason=command.reason,
-            culprit=command.culprit,
-        )
+        branches = tuple([_decided(branch, command.done) for branch in record.branches])
+        return self._become(row.becomes, record, branches, command)
 
     def _end(self, command: End) -> Result:
         record = self._records.get(command.gid)
         row = find(record, Event.END, command)
         if record is None or isinstance(row, Why):
             return Rejected(Why.UNKNOWN_GID if record is None else Why.UNDECIDED, record)
-        if not any(branch.branch in command.branches and not branch.ended for branch in record.branches):
+        if row.becomes is record.phase and not any(
+            branch.branch in command.branches and not branch.ended for branch in record.branches
+        ):
             return Accepted(record)
-        branches = tuple(_ended(branch, command.branches) for branch in record.branches)
-        return self._become(row.becomes, record, branches=branches)
+        return self._become(
+            row.becomes, record, tuple([_ended(branch, command.branches) for branch in record.branches])
+        )
 
     def _forget(self, command: Forget) -> Result:
         for gid in command.gids:
             record = self._records.get(gid)
             row = find(record, Event.FORGET, command)
             if record is not None and not isinstance(row, Why):
-                self._become(row.becomes, record)
+                self._become(row.becomes, record, ())
         return Accepted(None)
 
-    def _become(self, phase: Phase | None, record: TransactionRecord, **changes: Any) -> Accepted:
-        """Store `record` with its `changes` and its new `phase`; None drops it. Whatever changes passes here."""
+    def _become(
+        self,
+        phase: Phase | None,
+        record: TransactionRecord,
+        branches: tuple[BranchRecord, ...],
+        decide: Decide | None = None,
+    ) -> Accepted:
+        """Store `record` with its new `phase`; None drops it. Whatever changes passes here."""
         self.revision += 1
         if phase is None:
             del self._records[record.gid]
@@ -255,7 +256,7 @@ class Ledger:
             return Accepted(None)
         if record.gid not in self._records:
             self._by_begin.add((record.begun_at_ms, record.gid))
-        record = replace(record, phase=phase, revision=self.revision, **changes)
+        record = _moved(record, phase, branches, self.revision, decide)
         self._records[record.gid] = record
         if record.finished:
             self._unfinished.pop(record.gid, None)
@@ -272,6 +273,20 @@ class Ledger:
 
 def _tombstone(command: Decide) -> TransactionRecord:
     return TransactionRecord(command.gid, b"", Path.CLASSIC, Phase.PREPARING, (), 0, command.at_ms)
+
+
+def _moved(
+    record: TransactionRecord,
+    phase: Phase,
+    branches: tuple[BranchRecord, ...],
+    revision: int,
+    decide: Decide | None,
+) -> TransactionRecord:
+    """`dataclasses.replace`, at a third of its price: every command on every replica passes here."""
+    same = (record.gid, record.digest, record.path, phase, branches, record.deadline_ms, record.begun_at_ms)
+    if decide is not None:
+        return TransactionRecord(*same, decide.at_ms, decide.by, decide.reason, decide.culprit, revision)
+    return TransactionRecord(*same, record.decided_at_ms, record.decided_by, record.reason, record.culprit, revision)
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:

@@ -13,8 +13,9 @@ rejected. Who may decide depends on what could be true elsewhere:
 
 - Commit needs every vote, and only the driver has heard them; so nobody else may commit.
 - On the classic path an abort is safe as long as there is no decision, since nobody has been told to commit.
-- On the one-phase path the participant decides, on the staged path the votes themselves do: an operator's abort
-  could contradict a commit that has already happened. Only what was heard from the participants decides there.
+- On the one-phase path the participant decides, on the staged path the votes themselves do: an abort of anybody else
+  could contradict a commit that has already happened. There only the driver decides, from what it has heard from
+  the participants, or because it began the transaction and has told nobody anything; an operator asks the driver.
 - An inquiry may abort only what nobody has recorded; a transaction on its way is left to its driver.
 
 A row says: in `phase` (None: the ledger does not hold the gid), `event` leads to `becomes`, if all its guards hold. An
@@ -31,6 +32,7 @@ from typing import Any
 
 from coordinator.ledger.commands import (
     BY_DEADLINE,
+    BY_EXPIRY,
     BY_INQUIRY,
     BY_OPERATOR,
     BY_VOTES,
@@ -120,10 +122,12 @@ def find(record: TransactionRecord | None, event: Event, command: Command) -> Tr
     phase = None if record is None else record.phase
     why = _without_row(phase, event)
     for row in _ROWS.get((phase, event), ()):
-        failed = next((guard for guard in row.guards if not _HOLDS[guard](record, command)), None)
-        if failed is None:
+        for guard in row.guards:
+            if not _HOLDS[guard](record, command):
+                why = _WITHOUT_GUARD.get(guard, why)
+                break
+        else:
             return row
-        why = _WITHOUT_GUARD.get(failed, why)
     return why
 
 
@@ -154,8 +158,7 @@ def _without_row(phase: Phase | None, event: Event) -> Why:
 
 
 def _well_formed(_: None, command: Begin) -> bool:
-    names = {branch.branch for branch in command.branches}
-    return 0 < len(names) == len(command.branches)
+    return 0 < len({branch.branch for branch in command.branches}) == len(command.branches)
 
 
 def _same_request(record: TransactionRecord, command: Begin) -> bool:
@@ -167,8 +170,8 @@ def _from_votes(_: TransactionRecord, command: Decide) -> bool:
 
 
 def _may_abort(record: TransactionRecord, command: Decide) -> bool:
-    by_operator = command.by.startswith(BY_OPERATOR) and record.path is Path.CLASSIC
-    return by_operator or command.by in (BY_VOTES, BY_DEADLINE)
+    by_driver = command.by in (BY_VOTES, BY_DEADLINE) or command.by.startswith(BY_EXPIRY)
+    return by_driver or (command.by.startswith(BY_OPERATOR) and record.path is Path.CLASSIC)
 
 
 def _from_inquiry(_: None, command: Decide) -> bool:
@@ -177,7 +180,10 @@ def _from_inquiry(_: None, command: Decide) -> bool:
 
 def _owed(record: TransactionRecord, command: Decide | End) -> bool:
     settled = command.done if isinstance(command, Decide) else command.branches
-    return any(not branch.ended and branch.branch not in settled for branch in record.branches)
+    for branch in record.branches:  # noqa: SIM110  # a generator costs more, and every replica passes here
+        if not branch.ended and branch.branch not in settled:
+            return True
+    return False
 
 
 def _settled(record: TransactionRecord, command: Decide | End) -> bool:

@@ -1,13 +1,15 @@
-"""Participants over HTTP: one request for each operation, in msgpack.
+"""Participants over HTTP, in msgpack: what `lane.py` puts together travels here, and its answers come back.
 
-Owns: the session, the URLs, the cached capabilities. Must never do: retry (the protocol decides what comes
-next), or take anything but a well-formed answer for an answer: whatever else happens is `CallFailed`.
+Owns: the session, the URLs, a lane for each participant. Must never do: retry (the protocol decides what comes next),
+or take anything but a well-formed answer for an answer: whatever else happens is `CallFailed`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -15,24 +17,28 @@ import msgpack
 import structlog
 from yarl import URL
 
+from coordinator.participants.documents import Documents
+from coordinator.participants.lane import Lane, Request
 from coordinator.ports import CallFailed
-from participant.errors import WireError
-from participant.wire import WIRE_VERSION, Answer, Capabilities, Operation, Verb
+from participant.wire import MSGPACK_SEQ, WIRE_VERSION, Answer, Capabilities, Operation, Verb
 
 __all__ = ["ANSWER_BYTES_MAX", "HttpParticipants", "capabilities_of"]
 
 _log = structlog.get_logger(__name__)
 
-ANSWER_BYTES_MAX = 1 << 20
+ANSWER_BYTES_MAX = 1 << 20  # one response, however many operations it answers
 CONTENT_TYPE = "application/msgpack"
-_HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE}
+# What is compressed could be small on the way and without end here.
+_HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE, "Accept-Encoding": "identity"}
+_ARRAY_HEADERS = _HEADERS | {"Accept": f"{MSGPACK_SEQ}, {CONTENT_TYPE}"}
 
 
 class HttpParticipants:
     """The `Participants` port over one `aiohttp.ClientSession`. To be used between `start` and `stop`.
 
-    `urls`: the participants by name. `timeout_s`: for one call, everything included.
-    `refresh_s`: how old a capabilities document may be.
+    `urls`: the participants by name. `timeout_s`: how long a participant may take to be connected, and then to say
+    something; whoever calls bounds how long it waits for its own answer. `refresh_s`: how old a capabilities
+    document may be. `connections_max`: requests that are open at once, for each participant.
     """
 
     def __init__(
@@ -44,90 +50,113 @@ class HttpParticipants:
         connections_max: int = 128,
     ) -> None:
         self._urls = dict(urls)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._refresh_s = refresh_s
+        # A request is shared: one that is slow must not end it for another one that will soon be answered. So what is
+        # bounded is silence, by as much as a caller waits at most: when nothing has come for so long, every caller
+        # whose answer is missing has waited longer than that, and is gone.
+        self._timeout_s = timeout_s
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
         self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
-        self._known: dict[str, tuple[float, Capabilities]] = {}
-        self._refreshing: dict[str, asyncio.Task[Capabilities]] = {}
+        self._documents = Documents(self._read_capabilities, refresh_s)
+        self._lanes: dict[str, Lane] = {}
 
     async def start(self) -> None:
         """Open the session."""
-        connector = aiohttp.TCPConnector(limit=0, limit_per_host=self._connections_max)
+        connector = aiohttp.TCPConnector(limit=0)  # the lanes have limits
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
 
     async def stop(self) -> None:
         """Close the session; calls under way end as CallFailed."""
-        for refreshing in self._refreshing.values():
-            refreshing.cancel()
-        await asyncio.gather(*self._refreshing.values(), return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        session, self._session = self._session, None
+        await self._documents.stop()
+        for lane in self._lanes.values():
+            await lane.stop()
+        if session is not None:
+            await session.close()
 
     def known(self, name: str) -> bool:
         return name in self._urls
 
     async def capabilities(self, name: str) -> Capabilities:
-        """The last document read; an old one is read again meanwhile. Only the first caller has to wait."""
-        cached = self._known.get(name)
-        if cached is None or asyncio.get_running_loop().time() - cached[0] >= self._refresh_s:
-            refreshing = self._refresh(name)
-            if cached is None:
-                return await asyncio.shield(refreshing)
-        return self._known[name][1]
+        """The last document read; an old one is read again meanwhile. Only a first one is waited for."""
+        return await self._documents.current(name)
 
-    def _refresh(self, name: str) -> asyncio.Task[Capabilities]:
-        """Read the document, once for all who want it now."""
-        refreshing = self._refreshing.get(name)
-        if refreshing is None:
-            refreshing = asyncio.get_running_loop().create_task(self._read_capabilities(name))
-            self._refreshing[name] = refreshing
-            refreshing.add_done_callback(lambda done: self._refreshed(name, done))
-        return refreshing
+    def call(self, name: str, operation: Operation) -> asyncio.Future[Answer]:
+        lane = self._lanes.get(name)
+        if lane is None or self._session is None:
+            if name not in self._urls or self._session is None:
+                return _failed(f"{name} cannot be called: it is not configured, or we are not started")
+            document = partial(self._documents.last, name)
+            lane = self._lanes[name] = Lane(name, partial(self._send, name), document, self._connections_max)
+        return lane.put(operation)
 
-    def _refreshed(self, name: str, done: asyncio.Task[Capabilities]) -> None:
-        del self._refreshing[name]
-        if not done.cancelled():
-            done.exception()  # whoever waits is told; nobody has to
+    async def _send(self, name: str, request: Request) -> None:
+        """Carry one request of a lane. Raises CallFailed."""
+        if not request.is_array:
+            await self._send_alone(name, request)
+            return
+        async with self._responding("POST", name, "/v1/branches", request.body, _ARRAY_HEADERS) as response:
+            request.begin()
+            if 400 <= response.status < 500:  # it may be another one than the one we know
+                self._documents.doubt(name)
+            await _read_answers(name, response, request)
 
-    async def _read_capabilities(self, name: str) -> Capabilities:
-        capabilities = capabilities_of(await self._request("GET", name, "/v1/capabilities", None))
-        if capabilities.name != name:  # its inquiries come under its own name, which is nobody's here
-            _log.error("participant.misnamed", participant=name, calls_itself=capabilities.name, url=self._urls[name])
-        self._known[name] = (asyncio.get_running_loop().time(), capabilities)
-        return capabilities
-
-    async def call(self, name: str, operation: Operation) -> Answer:
+    async def _send_alone(self, name: str, request: Request) -> None:
+        """One operation, as every participant understands it."""
+        (operation,) = request.operations
         path = f"/v1/branches/{operation.key.gid}/{operation.key.branch}/{operation.verb.value}"
         method = "GET" if operation.verb is Verb.OUTCOME else "POST"
-        reply = await self._request(method, name, path, _request_body(operation))
-        try:
-            return Answer.from_map(reply, name)
-        except WireError as error:
-            raise CallFailed(str(error)) from error
+        async with self._responding(method, name, path, _body_alone(operation), _HEADERS) as response:
+            request.answer_all([await _read_document(name, response, lambda: request.is_awaited)])
 
-    async def _request(self, method: str, name: str, path: str, body: bytes | None) -> Any:
-        """The decoded answer of a participant. Raises CallFailed for everything that is not one."""
+    async def _read_capabilities(self, name: str) -> Capabilities:
+        """Raises CallFailed."""
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._responding("GET", name, "/v1/capabilities", None, _HEADERS) as response,
+            ):
+                capabilities = capabilities_of(await _read_document(name, response, lambda: True))
+        except TimeoutError as error:
+            raise CallFailed(self._silent(name)) from error
+        if capabilities.name != name:  # its inquiries come under its own name, which is nobody's here
+            _log.error("participant.misnamed", participant=name, calls_itself=capabilities.name, url=self._urls[name])
+        return capabilities
+
+    @asynccontextmanager
+    async def _responding(
+        self, method: str, name: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response that has begun. Raises CallFailed, also in the place of what reading it raises."""
         if self._session is None or name not in self._urls:
             raise CallFailed(f"{name} cannot be called: it is not configured, or we are not started")
         url = URL(self._urls[name] + path, encoded=True)
         try:
             async with self._session.request(
-                method, url, data=body, headers=_HEADERS, allow_redirects=False
+                method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                data = await response.content.read(ANSWER_BYTES_MAX + 1)
-                while not response.content.at_eof() and len(data) <= ANSWER_BYTES_MAX:
-                    data += await response.content.read(ANSWER_BYTES_MAX + 1 - len(data))
-                return _decoded(name, response.status, response.content_type, data)
+                yield response
         except TimeoutError as error:
-            raise CallFailed(f"{name} did not answer within {self._timeout.total} s") from error
+            raise CallFailed(self._silent(name)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise CallFailed(f"{name}: {error or type(error).__name__}") from error
 
+    def _silent(self, name: str) -> str:
+        return f"{name} did not answer within {self._timeout_s:g} s"
 
-def _request_body(operation: Operation) -> bytes | None:
+
+def _failed(why: str) -> asyncio.Future[Answer]:
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    future.set_exception(CallFailed(why))
+    return future
+
+
+def _body_alone(operation: Operation) -> bytes | None:
     """What travels beside the path, which names verb, gid and branch."""
     if operation.verb is Verb.OUTCOME:
         return None
@@ -138,28 +167,76 @@ def _request_body(operation: Operation) -> bytes | None:
     return packed
 
 
-def _decoded(name: str, status: int, content_type: str, data: bytes) -> Any:
-    if status != 200:
-        raise CallFailed(f"{name} answered {status}: {data[:200].decode(errors='replace')}")
-    if content_type != CONTENT_TYPE:
-        raise CallFailed(f"{name} answered with content type {content_type}, not {CONTENT_TYPE}")
-    if len(data) > ANSWER_BYTES_MAX:
-        raise CallFailed(f"{name} answered more than {ANSWER_BYTES_MAX} bytes")
+async def _read_answers(name: str, response: aiohttp.ClientResponse, request: Request) -> None:
+    """The answers to an array, as a sequence or all at once. Raises CallFailed; what was answered before counts."""
+    if response.status != 200 or response.content_type != MSGPACK_SEQ:
+        document = await _read_document(name, response, lambda: request.is_awaited)
+        request.answer_all(document.get("answers") if isinstance(document, dict) else None)
+        return
+    unpacker = msgpack.Unpacker(max_buffer_size=ANSWER_BYTES_MAX)
+
+    def take(piece: bytes) -> None:
+        if request.is_answered:
+            raise CallFailed(f"{name} answered more than it was asked")
+        unpacker.feed(piece)
+        try:
+            for pair in unpacker:
+                if not isinstance(pair, list) or len(pair) != 2:
+                    raise CallFailed(f"{name} answered what is no sequence of [index, answer]")
+                request.answer(*pair)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise CallFailed(_not_msgpack(name, error)) from error
+
+    await _read_pieces(name, response, take, lambda: request.is_awaited or request.is_answered)
+
+
+async def _read_document(name: str, response: aiohttp.ClientResponse, is_wanted: Callable[[], bool]) -> Any:
+    """The one value of a response. Raises CallFailed."""
+    pieces: list[bytes] = []
+    await _read_pieces(name, response, pieces.append, is_wanted)
+    data = b"".join(pieces)
+    if response.status != 200:
+        raise CallFailed(f"{name} answered {response.status}: {data[:200].decode(errors='replace')}")
+    if response.content_type != CONTENT_TYPE:
+        raise CallFailed(f"{name} answered with content type {response.content_type}, not {CONTENT_TYPE}")
     try:
         return msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as error:
-        raise CallFailed(f"{name} answered what is not msgpack: {error or type(error).__name__}") from error
+        raise CallFailed(_not_msgpack(name, error)) from error
+
+
+async def _read_pieces(
+    name: str, response: aiohttp.ClientResponse, take: Callable[[bytes], object], is_wanted: Callable[[], bool]
+) -> None:
+    """Give `take` the response piece by piece, up to its end; but neither without end nor for nobody.
+
+    Raises CallFailed.
+    """
+    size_bytes = 0
+    while piece := await response.content.readany():
+        size_bytes += len(piece)
+        if size_bytes > ANSWER_BYTES_MAX:
+            raise CallFailed(f"{name} answered more than {ANSWER_BYTES_MAX} bytes")
+        take(piece)
+        if not is_wanted():
+            raise CallFailed(f"{name} answered too slowly: nobody waits any more")
+
+
+def _not_msgpack(name: str, error: Exception) -> str:
+    return f"{name} answered what is not msgpack: {error or type(error).__name__}"
 
 
 def capabilities_of(value: Any) -> Capabilities:
-    """A capabilities document from its wire form; absent fields have their defaults. Raises CallFailed."""
+    """A capabilities document from its wire form. What it does not say, the participant cannot; of how much there are
+    defaults. Raises CallFailed.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise CallFailed(f"not a capabilities document: {value!r:.200}")
     if value.get("version", WIRE_VERSION) != WIRE_VERSION:
         raise CallFailed(f"{value['name']} speaks version {value['version']!r} of the wire; we speak {WIRE_VERSION}")
     flags = ("prevent", "one_phase", "read_only", "arrays")
     numbers = ("operations_max", "body_bytes_max")
-    fields: dict[str, Any] = {key: value[key] is True for key in flags if key in value}
+    fields: dict[str, Any] = {key: value.get(key) is True for key in flags}
     fields |= {key: value[key] for key in numbers if isinstance(value.get(key), int)}
     actions = tuple(str(action) for action in value.get("actions") or ())
     return Capabilities(name=value["name"], actions=actions, **fields)

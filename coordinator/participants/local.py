@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -36,7 +37,10 @@ class LocalParticipants:
     async def capabilities(self, name: str) -> Capabilities:
         return self._find(name).capabilities()
 
-    async def call(self, name: str, operation: Operation) -> Answer:
+    def call(self, name: str, operation: Operation) -> asyncio.Future[Answer]:
+        return asyncio.ensure_future(self._perform(name, operation))
+
+    async def _perform(self, name: str, operation: Operation) -> Answer:
         return await self._find(name).perform(operation)
 
     def _find(self, name: str) -> LocalParticipant:

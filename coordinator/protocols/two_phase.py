@@ -1,8 +1,21 @@
 """Two-phase commit with presumed abort: what comes next for one transaction. Pure: no clock, chance or await.
 
 Votes are asked for while the record of the branches goes through the log; when both are there, the decision goes
-through the log; only then is anybody told. What is *done* here is in the record; what was merely *heard* is in the
-facts, and a leader that takes over starts with none: it asks again, because every question may be repeated.
+through the log. What is *done* here is in the record; what was merely *heard* is in the facts, and a leader that takes
+over starts with none: it asks again, because every question may be repeated.
+
+When may a caller be told?
+
+- *Classic*: once the record holds the decision.
+- *Staged* and *one-phase*: once the record of the branches is there and the votes are in. The decision is then
+  *implied*: every vote is durable and irrevocable, a branch that has not voted can be *prevented* from voting yes, so
+  whoever leads next finds the same votes and decides the same. (The state of a transaction is a function of durable
+  votes alone: Gray & Lamport 2006, section 4; staging the record beside the writes is CockroachDB's "parallel commits",
+  Taft et al., SIGMOD 2020, section 3.2.) The explicit decision follows soon, in a batch.
+
+A leader that has taken a staged transaction over may not abort it for being late: an earlier leader may have heard all
+the votes. It asks for them again until the deadline, and from then on prevents; the answers decide. The leader
+that began it knows that nobody was told anything yet, so it may.
 
 Rules that hold on every path (Gray & Lamport, "Consensus on Transaction Commit", 2006, section 3; Mohan, Lindsay &
 Obermarck, "Transaction Management in the R* Distributed Database Management System", 1986, section 3):
@@ -13,7 +26,7 @@ Obermarck, "Transaction Management in the R* Distributed Database Management Sys
 - a branch that voted no, or read-only, takes no part in phase two;
 - a branch is ended only by its own word.
 
-Commands leave here with `at_ms=0`: whoever proposes them stamps them (`commands.stamped`), since the wall clock
+Commands leave here with `at_ms=0`: whoever proposes them stamps them (`commands.encode`), since the wall clock
 never takes part in a decision.
 """
 
@@ -21,9 +34,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from coordinator.effects import Call, Effect, Propose, Step
-from coordinator.facts import Asking, BranchFacts, Facts
+from coordinator.effects import Call, Effect, Haste, Propose, Step
+from coordinator.facts import YES_STATES, Asking, BranchFacts, Expiry, Facts
 from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Begin, Command, Decide, End
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.protocols.retry import Backoff, delay_s
@@ -36,12 +50,13 @@ BACKOFF = Backoff(base_s=0.05, cap_s=1.0)
 BACKOFF_DECIDED = Backoff(base_s=0.05, cap_s=15.0)
 REASON_CHARS_MAX = 512  # of a participant's reason, in the record
 
-_YES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
 _SETTLED = {
     Decision.COMMIT: frozenset((BranchState.COMMITTED, BranchState.READ_ONLY)),
     Decision.ABORT: frozenset((BranchState.ABORTED, BranchState.READ_ONLY)),
 }
 _DONE = Step(done=True)
+
+_Votes: TypeAlias = list[tuple[BranchRecord, BranchFacts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +73,14 @@ class Plan:
 def choose_path(branches: Sequence[BranchRecord], capabilities: Mapping[str, Capabilities]) -> Path:
     """The cheapest path that every participant can take. `capabilities` by participant name.
 
-    On the one-phase path a late transaction is decided by preventing it, so the participant must be able to.
+    Without the record of the decision, what has become of a branch is found out by preventing it; so on every path
+    but the classic one, each participant must be able to.
     """
-    if len(branches) > 1:
+    if not all(capabilities[branch.participant].prevent for branch in branches):
         return Path.CLASSIC
-    able = capabilities[branches[0].participant]
-    return Path.ONE_PHASE if able.one_phase and able.prevent else Path.CLASSIC
+    if len(branches) == 1 and capabilities[branches[0].participant].one_phase:
+        return Path.ONE_PHASE
+    return Path.STAGED
 
 
 def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
@@ -76,11 +93,11 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
     """
     todo = _Todo(facts, now, BACKOFF if record is None or record.decision is None else BACKOFF_DECIDED)
     if record is None:
-        return _DONE if plan is None else _collect(plan, _begin(plan), todo)
+        return _DONE if plan is None else _collect(plan, _begin(plan), True, todo)
     if plan is not None and plan.digest != record.digest:
         return _withdraw(plan, record, todo)
     if record.phase is Phase.PREPARING:
-        return _collect(record, None, todo)
+        return _collect(record, None, plan is not None, todo)
     return _DONE if record.finished else _finish(record, todo)
 
 
@@ -97,20 +114,20 @@ class _Todo:
         self.wake_at: float | None = None
         self.contradictions: list[str] = []
 
-    def propose(self, command: Command, *, urgent: bool = True) -> None:
+    def propose(self, command: Command, haste: Haste) -> None:
         if self._due(self.facts.proposal, type(command)):
-            self.effects.append(Propose(command, urgent))
+            self.effects.append(Propose(command, haste))
 
-    def call(self, branch: str, verb: Verb, *, one_phase: bool = False) -> None:
-        if self._due(self.facts.of(branch), verb):
+    def call(self, branch: str, known: BranchFacts, verb: Verb, *, one_phase: bool = False) -> None:
+        if self._due(known, verb):
             self.effects.append(Call(branch, verb, one_phase))
 
     def wake(self, at: float) -> None:
         if self.wake_at is None or at < self.wake_at:
             self.wake_at = at
 
-    def step(self) -> Step:
-        return Step(tuple(self.effects), self.wake_at, contradiction="; ".join(self.contradictions))
+    def step(self, implied: Decide | None = None) -> Step:
+        return Step(tuple(self.effects), self.wake_at, False, "; ".join(self.contradictions), implied)
 
     def _due(self, asking: Asking, question: Verb | type[Command]) -> bool:
         """A new question does not wait for the end of an old one; the same one waits for its turn."""
@@ -128,43 +145,56 @@ def _begin(plan: Plan) -> Begin:
     return Begin(plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms, at_ms=0)
 
 
-def _collect(work: Plan | TransactionRecord, begin: Begin | None, todo: _Todo) -> Step:
-    """Phase one: the record of the branches (unless it is there) and the votes at once; then the decision."""
+def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bool, todo: _Todo) -> Step:
+    """Phase one: the record of the branches (unless it is there) and the votes at once; then the decision.
+
+    `first_hand`: this leader began the transaction, so nobody else can have told its outcome to anybody.
+    """
     deadline = todo.facts.started_at + work.deadline_ms / 1000
-    late = todo.now >= deadline
-    verdict = _verdict(work, todo.facts, late)
-    proposal = begin or verdict
-    if proposal is not None:
-        todo.propose(proposal)
+    late = todo.now >= deadline or todo.facts.expiry is not None
+    may_abort = work.path is Path.CLASSIC or (work.path is Path.STAGED and first_hand)
+    votes = [(branch, todo.facts.of(branch.branch)) for branch in work.branches]
+    verdict = _verdict(work, votes, late and may_abort, todo.facts.expiry)
+    implied = None
+    if begin is not None:
+        todo.propose(begin, Haste.NOW)
+    elif verdict is not None:
+        # An abort of our own that is under way may still win in the log; then the votes imply nothing.
+        if work.path is not Path.CLASSIC and verdict.by == BY_VOTES and not todo.facts.overdue:
+            implied = verdict
+        todo.propose(verdict, Haste.SOON if implied else Haste.NOW)
     if verdict is None:
-        one_phase = work.path is Path.ONE_PHASE
-        verb = Verb.PREPARE if not one_phase else Verb.PREVENT if late else Verb.COMMIT
-        for branch in work.branches:
-            if todo.facts.of(branch.branch).state not in _YES:
-                todo.call(branch.branch, verb, one_phase=verb is Verb.COMMIT)
+        verb = _question(work.path, late and not may_abort)
+        for branch, known in votes:
+            if known.state not in YES_STATES:
+                todo.call(branch.branch, known, verb, one_phase=verb is Verb.COMMIT)
         if not late:
             todo.wake(deadline)
-    return todo.step()
+    return todo.step(implied)
 
 
-def _verdict(work: Plan | TransactionRecord, facts: Facts, late: bool) -> Decide | None:
-    """The decision that follows from the votes or from their absence; None while they are waited for.
+def _question(path: Path, prevent: bool) -> Verb:
+    """What a branch that has not voted is asked."""
+    if prevent:
+        return Verb.PREVENT
+    return Verb.COMMIT if path is Path.ONE_PHASE else Verb.PREPARE
 
-    On the one-phase path the participant decides, so that being late decides nothing by itself: the participant
-    is asked to prevent what it has not done yet, and its answer is the vote.
-    """
-    silent: list[str] = []
-    for branch in work.branches:
-        known = facts.of(branch.branch)
-        if known.state is BranchState.ABORTED:
-            return _refused(work, branch.branch, facts)
-        if known.state not in _YES:
-            silent.append(_silence(branch, known))
-    if not silent:
-        done = _settled(work, facts, Decision.COMMIT)
-        return Decide(work.gid, Decision.COMMIT, BY_VOTES, at_ms=0, done=done)
-    if late and work.path is not Path.ONE_PHASE:
-        return _overdue(work, f"no vote within {work.deadline_ms} ms from {', '.join(silent)}", facts)
+
+def _verdict(work: Plan | TransactionRecord, votes: _Votes, overdue: bool, expiry: Expiry | None) -> Decide | None:
+    """The decision that follows from the votes or, when it is `overdue`, from their absence; else None."""
+    unanimous = True
+    for branch, known in votes:
+        if known.state not in YES_STATES:
+            if known.state is BranchState.ABORTED:
+                return _refused(work, branch.branch, known, votes, expiry)
+            unanimous = False
+    if unanimous:
+        return Decide(work.gid, Decision.COMMIT, BY_VOTES, at_ms=0, done=_settled(votes, Decision.COMMIT))
+    if overdue:
+        silent = ", ".join(_silence(branch, known) for branch, known in votes if known.state not in YES_STATES)
+        return _overdue(
+            work, expiry or Expiry(BY_DEADLINE, f"no vote within {work.deadline_ms} ms from {silent}"), votes
+        )
     return None
 
 
@@ -174,23 +204,26 @@ def _silence(branch: BranchRecord, known: BranchFacts) -> str:
     return f"{who} ({_clean(known.error)})" if known.error else who
 
 
-def _refused(work: Plan | TransactionRecord, branch: str, facts: Facts) -> Decide:
-    known = facts.of(branch)
+def _refused(
+    work: Plan | TransactionRecord, branch: str, known: BranchFacts, votes: _Votes, expiry: Expiry | None
+) -> Decide:
     if known.question is Verb.PREVENT:
-        return _overdue(work, f"no outcome within {work.deadline_ms} ms from {branch}", facts)
-    done = _settled(work, facts, Decision.ABORT)
+        late = Expiry(BY_DEADLINE, f"no outcome within {work.deadline_ms} ms from {branch}")
+        return _overdue(work, expiry or late, votes)
+    done = _settled(votes, Decision.ABORT)
     reason = _clean(known.reason) or "voted no"
     return Decide(work.gid, Decision.ABORT, BY_VOTES, at_ms=0, reason=reason, culprit=branch, done=done)
 
 
-def _overdue(work: Plan | TransactionRecord, reason: str, facts: Facts) -> Decide:
-    done = _settled(work, facts, Decision.ABORT)
-    return Decide(work.gid, Decision.ABORT, BY_DEADLINE, at_ms=0, reason=_clean(reason), done=done)
+def _overdue(work: Plan | TransactionRecord, expiry: Expiry, votes: _Votes) -> Decide:
+    done = _settled(votes, Decision.ABORT)
+    return Decide(work.gid, Decision.ABORT, expiry.by, at_ms=0, reason=_clean(expiry.reason), done=done)
 
 
-def _settled(work: Plan | TransactionRecord, facts: Facts, decision: Decision) -> tuple[str, ...]:
+def _settled(votes: _Votes, decision: Decision) -> tuple[str, ...]:
     """The branches to which nothing is owed once this is decided."""
-    return tuple(b.branch for b in work.branches if facts.of(b.branch).state in _SETTLED[decision])
+    settled = _SETTLED[decision]
+    return tuple([branch.branch for branch, known in votes if known.state in settled])
 
 
 def _finish(record: TransactionRecord, todo: _Todo) -> Step:
@@ -200,20 +233,21 @@ def _finish(record: TransactionRecord, todo: _Todo) -> Step:
     """
     decision = Decision.COMMIT if record.phase is Phase.COMMITTING else Decision.ABORT
     verb = Verb.COMMIT if decision is Decision.COMMIT else Verb.ABORT
+    settled = _SETTLED[decision]
     confirmed: list[str] = []
     in_time = False  # some first call has not come back yet
     for branch in record.branches:
         if branch.ended:
             continue
         known = todo.facts.of(branch.branch)
-        if known.state in _SETTLED[decision]:
+        if known.state in settled:
             confirmed.append(branch.branch)
             continue
         in_time |= known.question is not verb or (known.in_flight and known.attempts == 1)
         todo.contradictions.extend(_contradiction(branch, known.state, decision))
-        todo.call(branch.branch, verb)
+        todo.call(branch.branch, known, verb)
     if confirmed and not in_time:
-        todo.propose(End(record.gid, tuple(confirmed)), urgent=False)
+        todo.propose(End(record.gid, tuple(confirmed)), Haste.LATER)
     return todo.step()
 
 
@@ -230,7 +264,7 @@ def _withdraw(plan: Plan, record: TransactionRecord, todo: _Todo) -> Step:
         if known.question is Verb.ABORT:
             waiting |= known.in_flight
         elif known.question is not None and known.state not in _SETTLED[Decision.ABORT]:
-            todo.call(branch.branch, Verb.ABORT)
+            todo.call(branch.branch, known, Verb.ABORT)
     if todo.effects or waiting:
         return todo.step()
     return Step(done=True, contradiction="; ".join(todo.contradictions))

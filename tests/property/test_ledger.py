@@ -239,7 +239,15 @@ TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadlin
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.integers(-(2**63), 2**64 - 1)
-any_branch = st.builds(BranchRecord, texts, texts, st.none() | texts, st.binary(max_size=20))
+any_branch = st.builds(
+    BranchRecord,
+    texts,
+    texts,
+    st.none() | texts,
+    st.binary(max_size=20),
+    ended=st.just(False),
+    works=st.none() | st.integers(1, 2**63),
+)
 any_command = st.one_of(
     st.builds(Begin, texts, st.binary(), st.sampled_from(Path), st.lists(any_branch).map(tuple), numbers, numbers),
     st.builds(

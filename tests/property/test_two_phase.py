@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coordinator.effects import Call, CallEnded, ProposalEnded, Propose, Step
 from coordinator.facts import Facts
-from coordinator.ledger.commands import Begin, Decide, End
+from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Begin, Decide, End
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.protocols.retry import Backoff, delay_s
 from coordinator.protocols.two_phase import Plan, decide
@@ -22,21 +22,28 @@ from tests.exhaustive.search import check, check_end
 from tests.exhaustive.world import NO, READ_ONLY, YES, Rules, World, first_world, sorted_world
 
 NAMES = ("a", "b", "c")
-COMMIT = Decide("t", Decision.COMMIT, "votes", 0)
+COMMIT = Decide("t", Decision.COMMIT, BY_VOTES, 0)
+LATE = Decide("t", Decision.ABORT, BY_DEADLINE, 0)
+VOTES = (BranchState.PREPARED, BranchState.PREPARED, BranchState.READ_ONLY, BranchState.ABORTED)
 
 times = st.floats(0, 20)
 draws = st.floats(0, 1, exclude_max=True)
-answers = st.none() | st.builds(Answer, st.sampled_from(BranchState), st.just("why"), retry=st.booleans())
+answers = st.none() | st.builds(Answer, st.sampled_from(BranchState), st.just("why"), st.none(), st.booleans())
 verbs = st.sampled_from((Verb.PREPARE, Verb.COMMIT, Verb.ABORT, Verb.PREVENT))
 effects = st.one_of(
-    st.builds(Call, st.sampled_from(NAMES), verbs),
-    st.sampled_from((Propose(COMMIT), Propose(End("t", ("a",))))),
+    st.builds(Call, st.sampled_from(NAMES), verbs, st.just(False)),
+    st.sampled_from((Propose(COMMIT), Propose(LATE), Propose(End("t", ("a",))))),
 )
 
 
 @st.composite
 def facts_of_some_driver(draw: st.DrawFn) -> Facts:
-    facts = Facts(draw(times))
+    facts = Facts(draw(st.floats(0, 6)))  # often late
+    for name in NAMES:
+        vote = draw(st.none() | st.sampled_from(VOTES))
+        if vote is not None:
+            facts.note(Call(name, Verb.PREPARE))
+            facts.fold(CallEnded(name, Verb.PREPARE, Answer(vote)), 0.0, 0.0)
     for effect in draw(st.lists(effects, max_size=8)):
         facts.note(effect)
         if draw(st.booleans()):
@@ -51,9 +58,9 @@ def facts_of_some_driver(draw: st.DrawFn) -> Facts:
 
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[Plan | None, TransactionRecord | None, Facts, float]:
-    path = draw(st.sampled_from((Path.CLASSIC, Path.ONE_PHASE)))
+    path = draw(st.sampled_from(Path))
     names = NAMES[: 1 if path is Path.ONE_PHASE else draw(st.integers(1, 3))]
-    phase = draw(st.none() | st.sampled_from(Phase))
+    phase = draw(st.none() | st.just(Phase.PREPARING) | st.sampled_from(Phase))
     finished = phase in (Phase.COMMITTED, Phase.ABORTED)
     branches = tuple(BranchRecord(name, f"bank-{name}", None, b"") for name in names)
     record = None
@@ -66,11 +73,12 @@ def situations(draw: st.DrawFn) -> tuple[Plan | None, TransactionRecord | None, 
 
 
 def seen(facts: Facts) -> list[object]:
-    everything = [facts.proposal, *(facts.of(name) for name in NAMES)]
-    slots = ("question", "in_flight", "attempts", "ended_at", "draw", "state", "reason", "error")
+    everything: list[object] = [facts, facts.proposal, *(facts.of(name) for name in NAMES)]
+    slots = ("overdue", "question", "in_flight", "attempts", "ended_at", "draw", "state", "reason", "error")
     return [[getattr(one, slot, None) for slot in slots] for one in everything]
 
 
+@settings(max_examples=400)
 @given(situations())
 def test_every_step_keeps_the_rules(situation: tuple[Plan | None, TransactionRecord | None, Facts, float]) -> None:
     plan, record, facts, now = situation
@@ -81,7 +89,14 @@ def test_every_step_keeps_the_rules(situation: tuple[Plan | None, TransactionRec
     for effect in step.effects:
         keeps_the_rules(effect, record, decision)
         if isinstance(effect, Propose) and isinstance(effect.command, Decide):
-            follows_from_the_votes(effect.command, record, facts, now)
+            follows_from_the_votes(effect.command, record, facts, may_be_late(plan, record, facts, now))
+    if step.implied is not None:
+        assert record is not None
+        assert record.phase is Phase.PREPARING
+        assert record.path is not Path.CLASSIC
+        assert step.implied.by == BY_VOTES
+        assert not before.overdue
+        follows_from_the_votes(step.implied, record, facts, False)
     if step.done:
         assert (step.effects, step.wake_at) == ((), None)
     if step.wake_at is not None:
@@ -110,13 +125,20 @@ def keeps_the_rules(effect: Call | Propose, record: TransactionRecord | None, de
             assert decision is not None
 
 
-def follows_from_the_votes(command: Decide, record: TransactionRecord | None, facts: Facts, now: float) -> None:
+def may_be_late(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> bool:
+    """Whether lateness is a reason to abort: nobody can have been told the outcome."""
+    if record is None or now < facts.started_at + record.deadline_ms / 1000:
+        return False
+    return record.path is Path.CLASSIC or (record.path is Path.STAGED and plan is not None)
+
+
+def follows_from_the_votes(command: Decide, record: TransactionRecord | None, facts: Facts, late: bool) -> None:
     assert record is not None
     said = {facts.of(branch.branch).state for branch in record.branches}
     if command.decision is Decision.COMMIT:
         assert said <= {BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED}
     else:
-        assert BranchState.ABORTED in said or now >= facts.started_at + record.deadline_ms / 1000
+        assert late or BranchState.ABORTED in said
 
 
 def can_go_on(facts: Facts, step: Step) -> bool:

@@ -39,9 +39,9 @@ def request(*names: str, gid: str | None = None, body: object = 1, deadline_ms: 
 class Cluster:
     """`replicas` by name, `clerks` (participants) by name, `urls` of the served replicas, `now_ms` the wall clock."""
 
-    def __init__(self, names: Iterable[str], clerks: Iterable[str], admission: Admission, tunables: Tunables) -> None:
+    def __init__(self, names: Iterable[str], clerks: Iterable[Clerk], admission: Admission, tunables: Tunables) -> None:
         self.group = MemoryGroup(names)
-        self.clerks = {name: Clerk(name) for name in clerks}
+        self.clerks = {clerk.name: clerk for clerk in clerks}
         self.urls: dict[str, str] = {}
         self.replicas: dict[str, Replica] = {}
         self.now_ms = 1_700_000_000_000
@@ -119,13 +119,18 @@ async def cluster(
     replicas: int = 3,
     clerks: Iterable[str] = ("bank-a", "bank-b"),
     *,
+    prevent: bool = True,
     admission: Admission = ADMISSION,
     tunables: Tunables = TUNABLES,
     serve: bool = False,
 ) -> AsyncIterator[Cluster]:
-    """A running cluster that `n1` leads; with `serve`, each replica listens on loopback."""
+    """A running cluster that `n1` leads; with `serve`, each replica listens on loopback.
+
+    With `prevent`, which every clerk then can, transactions of several branches take the staged path, else the
+    classic one.
+    """
     names = [f"n{number}" for number in range(1, replicas + 1)]
-    made = Cluster(names, clerks, admission, tunables)
+    made = Cluster(names, [Clerk(name, prevent=prevent) for name in clerks], admission, tunables)
     async with AsyncExitStack() as stack:
         for name in names:
             await made.start(name)

@@ -50,9 +50,9 @@ class Impostor:
 
 
 @asynccontextmanager
-async def impostor() -> AsyncIterator[Impostor]:
+async def impostor(made: Impostor | None = None) -> AsyncIterator[Impostor]:
     """An impostor that listens on loopback."""
-    made = Impostor()
+    made = made or Impostor()
     runner = web.ServerRunner(web.Server(made.answer), shutdown_timeout=0.1)
     await runner.setup()
     try:

@@ -19,23 +19,29 @@ _FINAL = frozenset((BranchState.COMMITTED, BranchState.ABORTED, BranchState.READ
 
 
 class Clerk:
-    """One participant. `asked` counts the calls by verb, `states` holds what it knows of each branch."""
+    """One participant. `asked` counts the calls by verb, `states` holds what it knows of each branch.
 
-    def __init__(self, name: str, *, one_phase: bool = False) -> None:
+    `one_phase` and `prevent` are what it says that it can; without `prevent`, its transactions take the classic path.
+    """
+
+    def __init__(self, name: str, *, one_phase: bool = False, prevent: bool = True) -> None:
         self.name = name
         self.one_phase = one_phase
+        self.prevent = prevent
         self.states: dict[BranchKey, BranchState] = {}
         self.bodies: dict[BranchKey, tuple[str | None, object]] = {}
         self.works: dict[BranchKey, int | None] = {}
         self.asked: Counter[Verb] = Counter()
         self.away = False
-        self._refusing: str | None = None
+        self._refusing = ""
+        self._refusals_left = 0
         self._gates: dict[Verb, asyncio.Event] = {}
         self._arrived: dict[Verb, asyncio.Event] = {verb: asyncio.Event() for verb in Verb}
 
-    def refuse(self, reason: str) -> None:
-        """Vote no from now on."""
+    def refuse(self, reason: str, *, times: int = 1_000_000) -> None:
+        """Vote no from now on, so many times."""
         self._refusing = reason
+        self._refusals_left = times
 
     def hold(self, verb: Verb) -> None:
         """Let calls of `verb` arrive, and wait."""
@@ -56,7 +62,7 @@ class Clerk:
         await self._arrived[verb].wait()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(self.name, one_phase=self.one_phase)
+        return Capabilities(self.name, one_phase=self.one_phase, prevent=self.prevent)
 
     async def perform(self, operation: Operation) -> Answer:
         """The `LocalParticipant` port."""
@@ -77,7 +83,8 @@ class Clerk:
             ):
                 self.bodies[key] = (operation.action, operation.body)
                 self.works[key] = operation.works
-                if self._refusing is not None:
+                if self._refusals_left:
+                    self._refusals_left -= 1
                     self.states[key] = BranchState.ABORTED
                     return Answer(BranchState.ABORTED, self._refusing)
                 yes = BranchState.COMMITTED if operation.one_phase else BranchState.PREPARED

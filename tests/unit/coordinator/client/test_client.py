@@ -6,12 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from random import Random
+from uuid import UUID
 
 import msgpack
 import pytest
 
 from coordinator.client import Aborted, Branch, Client, Committed, Deciding
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
+from coordinator.client.client import CONFLICT_ATTEMPTS_MAX
 from coordinator.client.policy import Pauses
 from coordinator.client.replicas import Replicas
 from coordinator.client.session import Session
@@ -25,6 +27,7 @@ from coordinator.errors import (
     Unavailable,
 )
 from coordinator.ledger.records import Decision, Phase
+from coordinator.ledger.table import PageQuery
 from coordinator.wire import REQUEST_BYTES_MAX, WAIT_MAX_MS
 from participant.wire import Verb
 from tests.support.cluster import Cluster, cluster, recorded
@@ -274,6 +277,7 @@ async def test_records_are_listed_over_all_pages_and_filtered(made: Cluster) -> 
 
 
 async def test_an_operator_resolves_through_the_client(made: Cluster) -> None:
+    made.clerks["bank-b"].prevent = False  # on the classic path an operator may abort
     made.clerks["bank-b"].hold(Verb.PREPARE)
     async with quick(made.urls["n2"], timeout_s=2.0, attempt_timeout_s=0.05) as client:
         committing = asyncio.ensure_future(client.commit(BRANCHES, gid="g"))
@@ -301,3 +305,40 @@ async def test_generated_gids_differ() -> None:
 def test_a_client_without_replicas_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one replica"):
         Client([])
+
+
+async def test_what_was_aborted_for_a_conflict_is_tried_again_as_a_transaction_of_the_same_age(made: Cluster) -> None:
+    """So that it is not for ever the younger one that has to give way. Red when the second attempt has a new time."""
+    made.clerks["bank-b"].refuse("conflict: account(bob) stayed locked", times=2)
+    async with quick(made.urls["n1"]) as client:
+        ended = await client.commit(BRANCHES)
+        assert isinstance(ended, Committed)
+    gids = sorted(record.gid for record in made.replicas["n1"].ledger.page(PageQuery(limit=10)).records)
+    assert len(gids) == 3
+    assert len({UUID(gid).int >> 80 for gid in gids}) == 1
+
+
+@pytest.mark.parametrize(("reason", "attempts"), [("conflict: locked", CONFLICT_ATTEMPTS_MAX), ("no money", 1)])
+async def test_attempts_are_bounded_and_other_reasons_are_final(made: Cluster, reason: str, attempts: int) -> None:
+    made.clerks["bank-b"].refuse(reason)
+    async with quick(made.urls["n1"]) as client:
+        ended = await client.commit(BRANCHES)
+        assert isinstance(ended, Aborted)
+        assert (ended.reason, ended.is_conflict) == (reason, attempts > 1)
+        assert len(made.replicas["n1"].ledger) == attempts
+
+
+async def test_a_gid_of_the_callers_own_is_never_replaced(made: Cluster) -> None:
+    made.clerks["bank-b"].refuse("conflict: locked", times=1)
+    async with quick(made.urls["n1"]) as client:
+        assert await client.commit(BRANCHES, gid="mine") == Aborted("mine", "conflict: locked", "b2")
+
+
+async def test_settled_waits_until_every_branch_has_confirmed(made: Cluster) -> None:
+    made.clerks["bank-b"].hold(Verb.COMMIT)
+    async with quick(made.urls["n1"]) as client:
+        await client.commit(BRANCHES, gid="g")
+        with pytest.raises(Unavailable, match="not every branch has confirmed"):
+            await client.settled("g", timeout_s=0.1)
+        made.clerks["bank-b"].release(Verb.COMMIT)
+        assert (await client.settled("g")).phase is Phase.COMMITTED

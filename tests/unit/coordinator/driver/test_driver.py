@@ -24,7 +24,11 @@ BRANCH = BranchRecord("b1", "bank-a", "do", b"\x01")
 
 
 class Scene:
-    def __init__(self) -> None:
+    """One driver that took a record over; `implied` holds what it has said to be true before the ledger held it."""
+
+    def __init__(self, path: Path, ride_along_s: float = 0.0) -> None:
+        self.path = path
+        self.implied: list[tuple[Decision, Decision | None]] = []  # and what the record said then
         self.ledger = Ledger()
         self.log = MemoryLog.single(self.ledger)
         self.clerk = Clerk("bank-a")
@@ -34,25 +38,35 @@ class Scene:
             LocalParticipants({"bank-a": self.clerk}),
             wall_ms=lambda: 1,
             call_timeout_s=0.05,
-            ride_along_s=0.0,
+            ride_along_s=ride_along_s,
         )
-        self.driver = Driver("g", None, self.ledger, performer, Random(1), lambda _, well: self.ends.put_nowait(well))
+        self.driver = Driver(
+            "g", None, self.ledger, performer, Random(1), self._implies, lambda _, well: self.ends.put_nowait(well)
+        )
         self.ledger.subscribe(lambda _: self.driver.wake())
 
+    def _implies(self, decide: Decide) -> None:
+        record = self.ledger.get("g")
+        self.implied.append((decide.decision, None if record is None else record.decision))
+
     def begun(self) -> None:
-        self.ledger.execute(Begin("g", b"d", Path.CLASSIC, (BRANCH,), 10_000, 1))
+        self.ledger.execute(Begin("g", b"d", self.path, (BRANCH,), 10_000, 1))
 
     async def ended(self) -> bool:
         async with asyncio.timeout(WAIT_S):
             return await self.ends.get()
 
 
-@pytest.fixture
-async def scene() -> Scene:
-    made = Scene()
+async def set_up(path: Path, ride_along_s: float = 0.0) -> Scene:
+    made = Scene(path, ride_along_s)
     await made.log.start()
     await made.log.barrier()
     return made
+
+
+@pytest.fixture(params=[Path.CLASSIC, Path.STAGED])
+async def scene(request: pytest.FixtureRequest) -> Scene:
+    return await set_up(request.param)
 
 
 async def test_it_drives_a_record_to_its_end_and_ends_well(scene: Scene) -> None:
@@ -136,3 +150,18 @@ async def test_what_cannot_be_true_is_logged_once_and_the_branch_stays_open(scen
     assert record is not None
     assert not record.finished
     scene.driver.close()
+
+
+async def test_what_is_implied_is_said_before_the_record_holds_it() -> None:
+    """Goal: the caller need not wait for the forced write of the decision. Red when `_advance` drops `implied`."""
+    scene = await set_up(Path.STAGED, ride_along_s=0.01)
+    scene.begun()
+    assert await scene.ended()
+    assert set(scene.implied) == {(Decision.COMMIT, None)}
+
+
+async def test_on_the_classic_path_nothing_is_said_before_the_record_holds_it() -> None:
+    scene = await set_up(Path.CLASSIC)
+    scene.begun()
+    assert await scene.ended()
+    assert scene.implied == []

@@ -6,17 +6,25 @@ from typing import Any
 
 import pytest
 
-from coordinator.driver.intake import TRANSACTION_BYTES_MAX, branches_of, digest_of, plan_of
-from coordinator.errors import Invalid
+from coordinator.driver.intake import TRANSACTION_BYTES_MAX, branches_of, digest_of, path_of
+from coordinator.errors import Invalid, Unreachable
 from coordinator.ledger.commands import Begin, encode
 from coordinator.ledger.records import Path
 from coordinator.participants.local import LocalParticipants
+from coordinator.ports import CallFailed
 from coordinator.wire import BODY_BYTES_MAX, BRANCHES_MAX, BranchRequest
+from participant.wire import Capabilities
 from raftlog.machine import COMMAND_BYTES_MAX
 from tests.support.cluster import request
 from tests.support.participants import Clerk
 
-KNOWN = LocalParticipants({"bank-a": Clerk("bank-a", one_phase=True), "bank-b": Clerk("bank-b")})
+KNOWN = LocalParticipants(
+    {
+        "bank-a": Clerk("bank-a", one_phase=True),
+        "bank-b": Clerk("bank-b"),
+        "old-bank": Clerk("old-bank", one_phase=True, prevent=False),
+    }
+)
 
 
 def branch(participant: str = "bank-a", **fields: Any) -> BranchRequest:
@@ -67,18 +75,36 @@ def test_the_number_of_works_counts_for_the_digest() -> None:
     assert len(digests) == 3
 
 
-async def test_a_single_branch_takes_the_one_phase_path_if_its_participant_can() -> None:
-    assert (await plan_of("g", request("bank-a"), KNOWN)).path is Path.ONE_PHASE
-    assert (await plan_of("g", request("bank-b"), KNOWN)).path is Path.CLASSIC
-    assert (await plan_of("g", request("bank-a", "bank-b"), KNOWN)).path is Path.CLASSIC
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        (["bank-a"], Path.ONE_PHASE),
+        (["bank-b"], Path.STAGED),
+        (["old-bank"], Path.CLASSIC),
+        (["bank-a", "bank-a"], Path.STAGED),
+        (["bank-a", "bank-b"], Path.STAGED),
+        (["bank-a", "old-bank"], Path.CLASSIC),
+    ],
+)
+async def test_the_path_follows_from_what_the_participants_say_they_can(names: list[str], path: Path) -> None:
+    assert await path_of(branches_of(request(*names).branches, KNOWN), KNOWN) is path
 
 
-async def test_a_participant_that_cannot_be_asked_costs_the_short_path_and_nothing_else() -> None:
+@pytest.mark.parametrize("names", [["bank-a"], ["bank-b", "bank-a"]])
+async def test_while_a_participant_cannot_be_asked_nothing_is_begun(names: list[str]) -> None:
+    """Goal: an earlier leader of which nothing is recorded may have had it commit in one phase; on another path, its
+    successor would abort that without asking. Red when whoever cannot be asked is taken for incapable."""
+
     class Silent(LocalParticipants):
-        async def capabilities(self, name: str) -> Any:
-            return await LocalParticipants({}).capabilities(name)
+        async def capabilities(self, name: str) -> Capabilities:
+            if name == "bank-a":
+                raise CallFailed("connection refused")
+            return await super().capabilities(name)
 
-    assert (await plan_of("g", request("bank-a"), Silent({"bank-a": Clerk("bank-a")}))).path is Path.CLASSIC
+    silent = Silent({"bank-a": Clerk("bank-a"), "bank-b": Clerk("bank-b")})
+    with pytest.raises(Unreachable, match="bank-a cannot be asked what it can do: connection refused") as refused:
+        await path_of(branches_of(request(*names).branches, silent), silent)
+    assert refused.value.retry_after_s is not None
 
 
 def test_the_largest_transaction_fits_one_command_of_the_log() -> None:

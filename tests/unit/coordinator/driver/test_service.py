@@ -1,4 +1,8 @@
-"""What callers, participants and operators hear: never anything that the record does not hold."""
+"""What callers, participants and operators hear: never anything that could still turn.
+
+`test_readers.py` tells who may answer a question about a transaction whose outcome may have been told before the record
+holds it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import pytest
 
 from coordinator.driver.admission import Admission
 from coordinator.driver.replica import Tunables
+from coordinator.driver.waiters import Known
 from coordinator.errors import Contradiction, GidReused, NoLeader, NotFound, NotLeader, Overloaded, Undetermined
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import InquiryRequest, ResolveRequest
@@ -15,6 +20,7 @@ from participant.wire import Verb
 from tests.support.cluster import WAIT_S, Cluster, cluster, recorded, request
 
 BOTH = ("bank-a", "bank-b")
+on_both_paths = pytest.mark.parametrize("prevent", [False, True], ids=["classic", "staged"])
 INQUIRY = InquiryRequest(participant="bank-a", branch="b1")
 
 
@@ -29,28 +35,29 @@ async def undecided(made: Cluster, gid: str = "g") -> None:
     await recorded(made.replicas["n1"], gid, lambda record: record.phase is Phase.PREPARING)
 
 
-async def test_the_same_request_again_gets_the_same_answer_and_does_nothing_again() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_the_same_request_again_gets_the_same_answer_and_does_nothing_again(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         leader = made.replicas["n1"]
         first = await leader.transactions.begin(request(*BOTH, gid="g"), 5.0)
         await recorded(leader, "g", lambda record: record.finished)
         second = await leader.transactions.begin(request(*BOTH, gid="g", deadline_ms=500), 5.0)
-        assert first[1] is not None
-        assert second[1] is not None
-        assert first[1].decision is second[1].decision is Decision.COMMIT
+        assert first == second == Known("g", Decision.COMMIT, "votes")
         assert {clerk.asked[Verb.PREPARE] for clerk in made.clerks.values()} == {1}
 
 
-async def test_the_same_request_at_the_same_time_attaches_to_the_first() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_the_same_request_at_the_same_time_attaches_to_the_first(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         leader = made.replicas["n1"]
         answers = await asyncio.gather(*(leader.transactions.begin(request(*BOTH, gid="g"), 5.0) for _ in range(5)))
-        assert {record.decision for _, record in answers if record is not None} == {Decision.COMMIT}
+        assert {known.decision for known in answers} == {Decision.COMMIT}
         assert {clerk.asked[Verb.PREPARE] for clerk in made.clerks.values()} == {1}
 
 
-async def test_the_same_gid_with_another_body_is_refused_before_and_after_the_record() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_the_same_gid_with_another_body_is_refused_before_and_after_the_record(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         leader = made.replicas["n1"]
         made.clerks["bank-b"].hold(Verb.PREPARE)
         first = asyncio.ensure_future(leader.transactions.begin(request(*BOTH, gid="g"), 5.0))
@@ -64,16 +71,15 @@ async def test_the_same_gid_with_another_body_is_refused_before_and_after_the_re
             await leader.transactions.begin(request(*BOTH, gid="g", body=2), 5.0)
 
 
-async def test_where_nobody_more_may_wait_a_begun_transaction_is_told_as_deciding() -> None:
+@on_both_paths
+async def test_where_nobody_more_may_wait_a_begun_transaction_is_told_as_deciding(prevent: bool) -> None:
     """Goal: *overloaded* says that nothing was begun, so it must never be the answer to what is under way.
     Red when `begin` lets the refusal of a place to wait through."""
-    async with cluster(admission=Admission(waiters_max=0)) as made:
+    async with cluster(prevent=prevent, admission=Admission(waiters_max=0)) as made:
         leader = made.replicas["n1"]
         made.clerks["bank-b"].hold(Verb.PREPARE)
         for _ in ("begun", "attached"):
-            gid, record = await leader.transactions.begin(request(*BOTH, gid="g"), 5.0)
-            assert gid == "g"
-            assert record is None or record.decision is None
+            assert await leader.transactions.begin(request(*BOTH, gid="g"), 5.0) == Known("g")
         assert leader.supervisor.open == 1
         made.clerks["bank-b"].release(Verb.PREPARE)
         await recorded(leader, "g", lambda record: record.finished)
@@ -92,23 +98,25 @@ async def test_looking_at_an_unknown_gid_changes_nothing() -> None:
         assert len(made.replicas["n1"].ledger) == 0
 
 
-async def test_an_inquiry_about_an_unknown_gid_aborts_it_for_ever() -> None:
+@on_both_paths
+async def test_an_inquiry_about_an_unknown_gid_aborts_it_for_ever(prevent: bool) -> None:
     """Goal: presumed abort stays true. The late begin of the same gid hears *aborted*, and nothing is prepared.
     Red when `inquire` answers without proposing."""
-    async with cluster() as made:
+    async with cluster(prevent=prevent) as made:
         leader = made.replicas["n1"]
         told = await leader.transactions.inquire("g", INQUIRY)
         assert told is not None
         assert told.decision is Decision.ABORT
-        _, record = await leader.transactions.begin(request(*BOTH, gid="g"), 5.0)
-        assert record is not None
-        assert (record.decision, record.decided_by) == (Decision.ABORT, "inquiry")
+        known = await leader.transactions.begin(request(*BOTH, gid="g"), 5.0)
+        assert (known.decision, known.by) == (Decision.ABORT, "inquiry")
         assert not any(clerk.states for clerk in made.clerks.values())
 
 
-async def test_an_inquiry_about_a_recorded_gid_is_answered_by_any_replica() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_an_inquiry_about_a_recorded_gid_is_answered_by_any_replica(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         await made.replicas["n1"].transactions.begin(request(*BOTH, gid="g"), 5.0)
+        await recorded(made.replicas["n1"], "g", lambda record: record.decision is not None)
         told = await made.replicas["n3"].transactions.inquire("g", INQUIRY)
         assert told is not None
         assert told.decision is Decision.COMMIT
@@ -116,8 +124,9 @@ async def test_an_inquiry_about_a_recorded_gid_is_answered_by_any_replica() -> N
             await made.replicas["n3"].transactions.inquire("unheard-of", INQUIRY)
 
 
-async def test_an_inquiry_leaves_an_undecided_transaction_to_its_driver() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_an_inquiry_leaves_an_undecided_transaction_to_its_driver(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         await undecided(made)
         told = await made.replicas["n1"].transactions.inquire("g", INQUIRY)
         assert told is not None
@@ -127,8 +136,9 @@ async def test_an_inquiry_leaves_an_undecided_transaction_to_its_driver() -> Non
         assert done.phase is Phase.COMMITTED
 
 
-async def test_a_branch_that_is_none_of_the_transaction_is_to_be_rolled_back() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_a_branch_that_is_none_of_the_transaction_is_to_be_rolled_back(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         await made.replicas["n1"].transactions.begin(request(*BOTH, gid="g"), 5.0)
         stray = InquiryRequest(participant="bank-a", branch="stray")
         assert await made.replicas["n1"].transactions.inquire("g", stray) is None
@@ -142,7 +152,7 @@ async def test_a_participant_that_asks_under_another_name_is_told_nothing() -> N
 
 
 async def test_an_outcome_is_waited_for_at_a_replica_that_does_not_lead() -> None:
-    async with cluster() as made:
+    async with cluster(prevent=False) as made:
         await undecided(made)
         waiting = asyncio.ensure_future(made.replicas["n2"].transactions.outcome("g", 5.0))
         await asyncio.sleep(0.01)
@@ -152,7 +162,7 @@ async def test_an_outcome_is_waited_for_at_a_replica_that_does_not_lead() -> Non
 
 
 async def test_an_operator_aborts_what_is_undecided_and_the_record_says_who_and_why() -> None:
-    async with cluster() as made:
+    async with cluster(prevent=False) as made:
         await undecided(made)
         leader = made.replicas["n1"]
         record = await leader.transactions.resolve("g", resolution(Decision.ABORT))
@@ -164,10 +174,12 @@ async def test_an_operator_aborts_what_is_undecided_and_the_record_says_who_and_
         assert done.phase is Phase.ABORTED
 
 
-async def test_an_operator_cannot_contradict_the_record_nor_commit_without_the_votes() -> None:
-    async with cluster() as made:
+@on_both_paths
+async def test_an_operator_cannot_contradict_the_record_nor_commit_without_the_votes(prevent: bool) -> None:
+    async with cluster(prevent=prevent) as made:
         leader = made.replicas["n1"]
         await leader.transactions.begin(request(*BOTH, gid="committed"), 5.0)
+        await recorded(leader, "committed", lambda record: record.decision is not None)
         with pytest.raises(Contradiction, match="was decided before: commit, by votes"):
             await leader.transactions.resolve("committed", resolution(Decision.ABORT))
         await undecided(made)
@@ -178,22 +190,43 @@ async def test_an_operator_cannot_contradict_the_record_nor_commit_without_the_v
         made.clerks["bank-b"].release(Verb.PREPARE)
 
 
-async def test_an_operator_cannot_abort_what_only_the_participant_knows() -> None:
+async def test_an_operator_can_let_the_deadline_of_a_staged_transaction_come() -> None:
+    """Red when the ledger is asked directly: it refuses, since a commit could be implied already."""
     async with cluster() as made:
-        made.clerks["bank-a"].one_phase = True
-        made.clerks["bank-a"].hold(Verb.COMMIT)
+        made.clerks["bank-b"].hold(Verb.PREPARE)
         leader = made.replicas["n1"]
-        await leader.transactions.begin(request("bank-a", gid="g"), 0.0)
+        await leader.transactions.begin(request(*BOTH, gid="g"), 0.0)
         await recorded(leader, "g", lambda record: record.phase is Phase.PREPARING)
-        with pytest.raises(Contradiction, match="one-phase"):
-            await leader.transactions.resolve("g", resolution(Decision.ABORT))
-        made.clerks["bank-a"].release(Verb.COMMIT)
-        assert (await leader.transactions.outcome("g", 5.0)).decision is Decision.COMMIT
+        record = await leader.transactions.resolve("g", resolution(Decision.ABORT))
+        assert (record.decision, record.decided_by, record.reason) == (
+            Decision.ABORT,
+            "deadline set by ada",
+            "the phone rang",
+        )
+        made.clerks["bank-b"].release(Verb.PREPARE)
+
+
+async def test_an_operator_waits_for_the_answer_of_a_branch_that_may_have_committed_by_itself() -> None:
+    """Red when the deadline of a one-phase transaction aborts it without asking: its commit is under way."""
+    async with cluster() as made:
+        made.clerks["bank-b"].one_phase = True
+        made.clerks["bank-b"].hold(Verb.COMMIT)
+        leader = made.replicas["n1"]
+        await leader.transactions.begin(request("bank-b", gid="g"), 0.0)
+        await recorded(leader, "g", lambda record: record.phase is Phase.PREPARING)
+        await made.clerks["bank-b"].arrived(Verb.COMMIT)
+        made.clerks["bank-b"].hold(Verb.PREVENT)
+        resolving = asyncio.ensure_future(leader.transactions.resolve("g", resolution(Decision.ABORT)))
+        await made.clerks["bank-b"].arrived(Verb.PREVENT)
+        made.clerks["bank-b"].release(Verb.COMMIT)
+        with pytest.raises(Contradiction, match="decided before: commit, by votes"):
+            await resolving
+        made.clerks["bank-b"].release(Verb.PREVENT)
 
 
 @pytest.mark.parametrize("applied", [True, False])
 async def test_a_resolution_whose_fate_is_unknown_is_told_as_such(applied: bool) -> None:
-    async with cluster() as made:
+    async with cluster(prevent=False) as made:
         await undecided(made)
         made.group.lose_next_answer(applied=applied)
         with pytest.raises(Undetermined):
@@ -220,6 +253,6 @@ async def test_without_a_majority_a_read_is_undetermined_and_does_not_hang() -> 
 
 async def test_a_generated_gid_is_a_uuid_of_version_7_that_starts_with_the_time() -> None:
     async with cluster() as made:
-        gid, _ = await made.replicas["n1"].transactions.begin(request(*BOTH), 5.0)
+        gid = (await made.replicas["n1"].transactions.begin(request(*BOTH), 5.0)).gid
         assert gid[:13] == "018bcfe5-6800"
         assert gid[14] == "7"

@@ -215,6 +215,7 @@ async def test_a_participant_in_doubt_hears_from_any_replica_and_an_unknown_gid_
 
 
 async def test_an_operator_resolves_and_what_contradicts_is_409(api: Api) -> None:
+    api.cluster.clerks["bank-a"].prevent = False  # on the classic path an operator may abort
     api.cluster.clerks["bank-a"].hold(Verb.PREPARE)
     await api.ask("POST", "/v1/transactions?wait_ms=0", json={"gid": "g", "branches": BRANCHES})
     await api.cluster.clerks["bank-a"].arrived(Verb.PREPARE)

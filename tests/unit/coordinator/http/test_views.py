@@ -1,7 +1,8 @@
-"""Records become what callers see, and nothing is said that the record does not hold."""
+"""What is known becomes what callers see, and nothing else is said."""
 
 from __future__ import annotations
 
+from coordinator.driver.waiters import Known
 from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
 from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
@@ -21,23 +22,23 @@ def record(*decisions: Decide, gid: str = "g") -> TransactionRecord:
 
 
 def test_without_a_decision_the_answer_is_deciding_with_a_handle() -> None:
-    for known in (None, record()):
-        view = outcome_view("g", known)
+    for known in (Known("g"), Known.of(record())):
+        view = outcome_view(known)
         assert (view.outcome, view.handle, view.reason) == (Outcome.DECIDING, "/v1/transactions/g", None)
 
 
 def test_an_abort_says_why_and_which_branch() -> None:
     decide = Decide("g", Decision.ABORT, BY_VOTES, 7, reason="no money", culprit="b2")
-    view = outcome_view("g", record(decide))
+    view = outcome_view(Known.of(record(decide)))
     assert (view.outcome, view.reason, view.branch, view.handle) == (Outcome.ABORTED, "no money", "b2", None)
 
 
 def test_an_abort_without_words_says_who_decided() -> None:
-    assert outcome_view("g", record(Decide("g", Decision.ABORT, BY_DEADLINE, 7))).reason == "deadline"
+    assert outcome_view(Known.of(record(Decide("g", Decision.ABORT, BY_DEADLINE, 7)))).reason == "deadline"
 
 
 def test_a_commit_gives_no_reasons() -> None:
-    view = outcome_view("g", record(Decide("g", Decision.COMMIT, BY_VOTES, 7)))
+    view = outcome_view(Known.of(record(Decide("g", Decision.COMMIT, BY_VOTES, 7))))
     assert (view.outcome, view.reason, view.branch, view.handle) == (Outcome.COMMITTED, None, None, None)
 
 

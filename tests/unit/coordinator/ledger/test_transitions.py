@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.ledger.commands import (
     BY_DEADLINE,
+    BY_EXPIRY,
     BY_INQUIRY,
     BY_OPERATOR,
     BY_VOTES,
@@ -96,13 +97,14 @@ def test_only_votes_commit(by: str, path: Path) -> None:
 
 @pytest.mark.parametrize("path", list(Path))
 def test_who_may_abort_an_undecided_transaction(path: Path) -> None:
-    """An operator may on the classic path only: elsewhere the participants could already have committed."""
+    """An operator may on the classic path only: elsewhere a commit could be implied already, which the driver knows."""
 
     def abort(by: str) -> Phase | Why | None:
         return becomes(record(Phase.PREPARING, path=path), Event.ABORT, decide(Decision.ABORT, by))
 
     assert abort(BY_VOTES) is Phase.ABORTING
     assert abort(BY_DEADLINE) is Phase.ABORTING
+    assert abort(BY_EXPIRY + "ann") is Phase.ABORTING
     assert abort(BY_INQUIRY) is Why.NOT_ALLOWED
     assert abort("somebody") is Why.NOT_ALLOWED
     assert abort(BY_OPERATOR + "ann") is (Phase.ABORTING if path is Path.CLASSIC else Why.NOT_ALLOWED)

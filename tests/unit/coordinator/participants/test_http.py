@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgpack
 import pytest
 from aiohttp import web
 
+from coordinator.participants import lane
 from coordinator.participants.http import ANSWER_BYTES_MAX, HttpParticipants
 from coordinator.ports import CallFailed
 from participant.ids import BranchKey
@@ -17,30 +19,56 @@ from tests.support.impostor import Impostor, impostor
 
 KEY = BranchKey("g", "b1")
 PREPARE = Operation(Verb.PREPARE, KEY, "debit", {"n": 1})
+SEQ = "application/msgpack-seq"
+YES = {"state": "prepared"}
+
+
+class Bank(Impostor):
+    """Has capabilities, and says whatever the test wants to everything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.document: dict[str, object] = {"name": "bank-a", "arrays": False}
+        self.documents_read = 0
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/v1/capabilities":
+            self.documents_read += 1
+            return web.Response(body=msgpack.packb(self.document), content_type="application/msgpack")
+        return await super().answer(request)
 
 
 @pytest.fixture
-async def bank() -> AsyncIterator[Impostor]:
-    async with impostor() as running:
-        yield running
+async def bank() -> AsyncIterator[Bank]:
+    made = Bank()
+    async with impostor(made):
+        yield made
 
 
-@pytest.fixture
-async def participants(bank: Impostor) -> AsyncIterator[HttpParticipants]:
-    made = HttpParticipants({"bank-a": bank.url, "gone": "http://127.0.0.1:1"}, timeout_s=0.3, refresh_s=60.0)
+@asynccontextmanager
+async def calling(bank: Bank, timeout_s: float) -> AsyncIterator[HttpParticipants]:
+    made = HttpParticipants({"bank-a": bank.url, "gone": "http://127.0.0.1:1"}, timeout_s=timeout_s, refresh_s=60.0)
     await made.start()
-    yield made
-    await made.stop()
+    try:
+        yield made
+    finally:
+        await made.stop()
 
 
-def says(bank: Impostor, data: bytes, status: int = 200, content_type: str = "application/msgpack") -> None:
+@pytest.fixture
+async def participants(bank: Bank) -> AsyncIterator[HttpParticipants]:
+    async with calling(bank, timeout_s=5.0) as made:
+        yield made
+
+
+def says(bank: Bank, data: bytes, status: int = 200, content_type: str = "application/msgpack") -> None:
     async def script(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=data, status=status, content_type=content_type)
 
     bank.then(script)
 
 
-def says_map(bank: Impostor, **form: object) -> None:
+def says_map(bank: Bank, **form: object) -> None:
     says(bank, msgpack.packb(form))
 
 
@@ -57,7 +85,7 @@ def says_map(bank: Impostor, **form: object) -> None:
     ],
 )  # fmt: skip
 async def test_an_operation_travels_as_the_contract_says(
-    bank: Impostor, participants: HttpParticipants, operation: Operation, method: str, form: object
+    bank: Bank, participants: HttpParticipants, operation: Operation, method: str, form: object
 ) -> None:
     says_map(bank, state="prepared")
     assert await participants.call("bank-a", operation) == Answer(BranchState.PREPARED)
@@ -66,7 +94,7 @@ async def test_an_operation_travels_as_the_contract_says(
     assert (msgpack.unpackb(body) if body else None) == form
 
 
-async def test_an_answer_comes_back_whole(bank: Impostor, participants: HttpParticipants) -> None:
+async def test_an_answer_comes_back_whole(bank: Bank, participants: HttpParticipants) -> None:
     says_map(bank, state="aborted", reason="no money", retry=True, result=1, from_the_future=2)
     assert await participants.call("bank-a", PREPARE) == Answer(BranchState.ABORTED, "no money", 1, True)
 
@@ -88,7 +116,7 @@ async def test_an_answer_comes_back_whole(bank: Impostor, participants: HttpPart
     ],
 )
 async def test_what_is_not_an_answer_is_unknown(
-    bank: Impostor, participants: HttpParticipants, data: bytes, status: int, content_type: str
+    bank: Bank, participants: HttpParticipants, data: bytes, status: int, content_type: str
 ) -> None:
     """Goal: a 404 of a proxy, or a page of a captive portal, is neither a yes nor a no."""
     says(bank, data, status, content_type)
@@ -96,13 +124,13 @@ async def test_what_is_not_an_answer_is_unknown(
         await participants.call("bank-a", PREPARE)
 
 
-async def test_an_answer_without_end_is_cut_off(bank: Impostor, participants: HttpParticipants) -> None:
+async def test_an_answer_without_end_is_cut_off(bank: Bank, participants: HttpParticipants) -> None:
     says_map(bank, state="prepared", result=b"x" * ANSWER_BYTES_MAX)
     with pytest.raises(CallFailed, match="more than"):
         await participants.call("bank-a", PREPARE)
 
 
-async def test_silence_a_cut_and_nobody_there_are_unknown(bank: Impostor, participants: HttpParticipants) -> None:
+async def test_silence_a_cut_and_nobody_there_are_unknown(bank: Bank, participants: HttpParticipants) -> None:
     silent = asyncio.Event()
 
     async def wait(_: web.BaseRequest) -> web.StreamResponse:
@@ -110,8 +138,9 @@ async def test_silence_a_cut_and_nobody_there_are_unknown(bank: Impostor, partic
         return web.Response()
 
     bank.then(wait)
-    with pytest.raises(CallFailed, match=r"did not answer within 0\.3 s"):
-        await participants.call("bank-a", PREPARE)
+    async with calling(bank, timeout_s=0.3) as impatient:
+        with pytest.raises(CallFailed, match=r"did not answer within 0\.3 s"):
+            await impatient.call("bank-a", PREPARE)
     silent.set()
     bank.scripts.clear()
     bank.then_hang_up()
@@ -125,37 +154,251 @@ async def test_nobody_is_called_who_is_not_configured(participants: HttpParticip
     assert not participants.known("http://127.0.0.1:1")
 
 
-async def test_capabilities_are_read_once_and_kept(bank: Impostor, participants: HttpParticipants) -> None:
-    says_map(bank, name="bank-a", version=1, one_phase=False, operations_max=8, actions=["debit"], later=1)
+# Arrays -------------------------------------------------------------------------------------------------------------
+
+
+def operations(count: int) -> list[Operation]:
+    return [Operation(Verb.PREPARE, BranchKey(f"g{i}", "b1"), "debit", {"n": i}) for i in range(count)]
+
+
+@pytest.fixture
+async def arrays(bank: Bank, participants: HttpParticipants) -> HttpParticipants:
+    """Participants, of which bank-a is known to take arrays."""
+    bank.document["arrays"] = True
+    await participants.capabilities("bank-a")
+    return participants
+
+
+def streams(bank: Bank, *pieces: object, then: asyncio.Event | None = None, cut: bool = False) -> None:
+    """Answer with a sequence, each piece a chunk of its own; wait for `then` before the last, or cut it off."""
+
+    async def script(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": SEQ})
+        await response.prepare(request)
+        for number, piece in enumerate(pieces):
+            if then is not None and number == len(pieces) - 1:
+                await then.wait()
+            await response.write(piece if isinstance(piece, bytes) else msgpack.packb(piece))
+        if cut:
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    bank.then(script)
+
+
+async def told(futures: list[asyncio.Future[Answer]]) -> list[str]:
+    """What came of each."""
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert all(isinstance(result, Answer | CallFailed) for result in results)
+    return [result.state.value if isinstance(result, Answer) else "unknown" for result in results]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_what_is_ready_together_travels_as_an_array(
+    bank: Bank, arrays: HttpParticipants, is_stream: bool
+) -> None:
+    """A participant may ignore what we accept, and answer with everything at once."""
+    no = {"state": "aborted", "reason": "no money"}
+    if is_stream:
+        streams(bank, msgpack.packb([2, no]) + msgpack.packb([0, YES]), [1, YES])
+    else:
+        says_map(bank, answers=[YES, YES, no])
+    asked = operations(3)
+    assert await told([arrays.call("bank-a", each) for each in asked]) == ["prepared", "prepared", "aborted"]
+    assert [(method, path) for method, path, _ in bank.seen] == [("POST", "/v1/branches")]
+    assert msgpack.unpackb(bank.seen[0][2]) == {"operations": [each.to_map() for each in asked]}
+
+
+async def test_a_straggler_delays_nobody(bank: Bank, arrays: HttpParticipants, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those beside it, nor those behind it. Red if the answers are read to their end before they are given, or
+    if the lane is not told that they have begun."""
+    monkeypatch.setattr(lane, "PATIENCE_S", 60.0)
+    row_is_free = asyncio.Event()
+    streams(bank, [0, YES], [1, YES], then=row_is_free)
+    streams(bank, [0, {"state": "committed"}])
+    quick, slow = (arrays.call("bank-a", each) for each in operations(2))
+    assert (await quick).state is BranchState.PREPARED
+    commit = Operation(Verb.COMMIT, KEY)
+    assert (await arrays.call("bank-a", commit)).state is BranchState.COMMITTED
+    assert not slow.done()
+    row_is_free.set()
+    assert (await slow).state is BranchState.PREPARED
+
+
+async def test_a_slow_answer_outlives_the_timeout_while_others_come(bank: Bank) -> None:
+    """The bound is on silence. Seen red with a total of the same length: the last two were unknown."""
+
+    async def script(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": SEQ})
+        await response.prepare(request)
+        for index in range(4):
+            await asyncio.sleep(0.4)
+            await response.write(msgpack.packb([index, YES]))
+        return response
+
+    bank.then(script)
+    bank.document["arrays"] = True
+    async with calling(bank, timeout_s=1.0) as participants:
+        await participants.capabilities("bank-a")
+        assert await told([participants.call("bank-a", each) for each in operations(4)]) == ["prepared"] * 4
+
+
+async def test_a_request_that_nobody_waits_for_is_ended(bank: Bank, arrays: HttpParticipants) -> None:
+    """Goal: a participant that goes on talking holds no connection for ever. Red without `is_wanted`."""
+    gone = asyncio.Event()
+
+    async def script(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": SEQ})
+        await response.prepare(request)
+        await response.write(b"\xc6\x00\x0f\xff\x00")  # the beginning of a million bytes
+        try:
+            while True:
+                await response.write(b"x")
+                await asyncio.sleep(0.001)
+        except ConnectionError:
+            gone.set()
+        return response
+
+    bank.then(script)
+    future = arrays.call("bank-a", PREPARE)
+    await asyncio.sleep(0)
+    future.cancel()
+    async with asyncio.timeout(5):
+        await gone.wait()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"\xc1"],
+        [[1]],
+        [[1, YES, YES]],
+        [{"1": YES}],
+        [7],
+        [[0, YES]],
+        [[2, YES]],
+        [[-1, YES]],
+        [["1", YES]],
+        [],
+        [msgpack.packb([1, YES])[:-3]],
+        [[b"x" * ANSWER_BYTES_MAX, YES]],
+    ],
+)
+async def test_a_sequence_that_goes_wrong_is_unknown_from_there_on(
+    bank: Bank, arrays: HttpParticipants, pieces: list[object]
+) -> None:
+    """What was answered before counts, and the next request is none the worse."""
+    streams(bank, [0, YES], *pieces)
+    assert await told([arrays.call("bank-a", each) for each in operations(2)]) == ["prepared", "unknown"]
+    bank.scripts.clear()
+    streams(bank, [0, YES])
+    assert (await arrays.call("bank-a", PREPARE)).state is BranchState.PREPARED
+
+
+async def test_a_sequence_that_is_cut_off_is_unknown_from_there_on(bank: Bank, arrays: HttpParticipants) -> None:
+    heard = asyncio.Event()
+    streams(bank, [0, YES], b"", then=heard, cut=True)
+    first, second = (arrays.call("bank-a", each) for each in operations(2))
+    assert (await first).state is BranchState.PREPARED
+    heard.set()
+    with pytest.raises(CallFailed):
+        await second
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "content_type"),
+    [
+        ({"answers": [YES]}, 200, "application/msgpack"),
+        ({"answers": [YES] * 3}, 200, "application/msgpack"),
+        ({"answers": {"0": YES, "1": YES}}, 200, "application/msgpack"),
+        ([YES, YES], 200, "application/msgpack"),
+        ({"answers": [YES, YES]}, 500, "application/msgpack"),
+        ([0, YES], 500, SEQ),
+        ({"answers": [YES, YES]}, 200, "text/html"),
+    ],
+)
+async def test_what_is_not_an_answer_to_an_array_is_unknown(
+    bank: Bank, arrays: HttpParticipants, form: object, status: int, content_type: str
+) -> None:
+    says(bank, msgpack.packb(form), status, content_type)
+    assert await told([arrays.call("bank-a", each) for each in operations(2)]) == ["unknown"] * 2
+
+
+async def test_one_answer_that_cannot_be_read_is_one_operations_trouble(bank: Bank, arrays: HttpParticipants) -> None:
+    says_map(bank, answers=[YES, {"state": "perhaps"}, YES])
+    assert await told([arrays.call("bank-a", each) for each in operations(3)]) == ["prepared", "unknown", "prepared"]
+
+
+async def test_a_connection_serves_many_arrays(bank: Bank, arrays: HttpParticipants) -> None:
+    """Red if a response is not read to its end: each array had a connection of its own."""
+    peers = set()
+
+    async def script(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        response = web.StreamResponse(headers={"Content-Type": SEQ})
+        await response.prepare(request)
+        await response.write(msgpack.packb([0, YES]))
+        return response
+
+    bank.then(script)
+    for _ in range(5):
+        future = arrays.call("bank-a", PREPARE)
+        await future
+        await asyncio.sleep(0.01)  # the end of the response comes behind the answer
+    assert len(peers) == 1
+
+
+async def test_a_participant_that_refuses_arrays_is_asked_again_what_it_can(
+    bank: Bank, arrays: HttpParticipants
+) -> None:
+    """Goal: another version in its place is understood before the document is old. Red without `doubt`."""
+    bank.document["arrays"] = False
+    says(bank, b"", 404)
+    assert await told([arrays.call("bank-a", PREPARE)]) == ["unknown"]
+    bank.scripts.clear()
+    says_map(bank, state="prepared")
+    reads = bank.documents_read
+    assert (await arrays.capabilities("bank-a")).arrays, "nobody waits for the new one"
+    reading = arrays._documents._known["bank-a"].reading
+    assert reading is not None
+    assert not (await reading).arrays
+    assert bank.documents_read == reads + 1
+    assert (await arrays.call("bank-a", PREPARE)).state is BranchState.PREPARED
+    assert bank.seen[-1][1] == "/v1/branches/g/b1/prepare"
+
+
+# Capabilities -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_document_is_read_whole(bank: Bank, participants: HttpParticipants) -> None:
+    bank.document = {
+        "name": "bank-a",
+        "version": 1,
+        "prevent": True,
+        "one_phase": False,
+        "read_only": True,
+        "arrays": True,
+        "operations_max": 8,
+        "actions": ["debit"],
+        "later": 1,
+    }
     known = await participants.capabilities("bank-a")
     assert known == Capabilities("bank-a", one_phase=False, operations_max=8, actions=("debit",))
-    assert await participants.capabilities("bank-a") == known
-    assert [path for _, path, _ in bank.seen] == ["/v1/capabilities"]
 
 
-async def test_old_capabilities_serve_until_new_ones_are_there(bank: Impostor) -> None:
-    """Goal: no transaction waits for a document that is merely old."""
-    participants = HttpParticipants({"bank-a": bank.url}, refresh_s=0.0)
-    await participants.start()
-    says_map(bank, name="bank-a", one_phase=False)
-    says_map(bank, name="bank-a", one_phase=True)
-    await participants.capabilities("bank-a")
-    assert not (await participants.capabilities("bank-a")).one_phase
-    await participants._refresh("bank-a")
-    assert (await participants.capabilities("bank-a")).one_phase
-    await participants.stop()
-
-
-async def test_many_who_want_the_same_document_read_it_once(bank: Impostor, participants: HttpParticipants) -> None:
-    says_map(bank, name="bank-a")
-    await asyncio.gather(*(participants.capabilities("bank-a") for _ in range(10)))
-    assert len(bank.seen) == 1
+async def test_what_a_document_does_not_say_the_participant_cannot(bank: Bank, participants: HttpParticipants) -> None:
+    """Goal: no transaction is put on a path that a participant knows nothing of. Red with the defaults of ours."""
+    bank.document = {"name": "bank-a", "prevent": 1}
+    incapable = Capabilities("bank-a", prevent=False, one_phase=False, read_only=False, arrays=False)
+    assert await participants.capabilities("bank-a") == incapable
 
 
 @pytest.mark.parametrize("form", [{}, {"name": 1}, {"name": "bank-a", "version": 2}])
 async def test_a_document_that_we_cannot_read_is_unknown(
-    bank: Impostor, participants: HttpParticipants, form: dict[str, object]
+    bank: Bank, participants: HttpParticipants, form: dict[str, object]
 ) -> None:
-    says_map(bank, **form)
+    bank.document = form
     with pytest.raises(CallFailed):
         await participants.capabilities("bank-a")
