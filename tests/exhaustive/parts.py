@@ -15,18 +15,21 @@ from coordinator.facts import Asking, Facts
 from coordinator.ledger import snapshot
 from coordinator.ledger.commands import Begin, Command, Decide, End, encode
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
-from coordinator.ledger.table import Ledger
+from coordinator.ledger.table import Accepted, Ledger
 from coordinator.protocols import two_phase
 from coordinator.protocols.two_phase import Plan
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
 from participant.wire import Answer, BranchState, Verb
 from tests.exhaustive.states import (
+    CUT_OFF,
     DEADLINE_MS,
+    LEADER,
     NAMES,
     NO,
     READ_ONLY,
     YES,
+    BranchWorld,
     Fact,
     Proposal,
     Request,
@@ -34,6 +37,9 @@ from tests.exhaustive.states import (
     World,
     added,
     dismissed,
+    seen_by_cut_off,
+    with_cut_off,
+    without_cut_off,
 )
 
 __all__ = ["Decider", "Inquiry", "Parts", "Reply", "inquire", "reply"]
@@ -42,9 +48,13 @@ Decider: TypeAlias = Callable[[Plan | None, TransactionRecord | None, Facts, flo
 Inquiry: TypeAlias = Callable[[TransactionRecord | None], tuple[Decision | None, bool]]
 Reply: TypeAlias = Callable[[TransactionRecord | None, Facts], Decision | None]
 
+# What a look at the world brings: the step, what is told, whether an abort for lateness is proposed, and the facts then
+# of the proposal and of the branches.
+_Looked: TypeAlias = tuple[Step, str, bool, Fact, tuple[Fact, ...]]
+
 _QUESTIONS: dict[str, Verb | type[Command]] = {"Begin": Begin, "Decide": Decide, "End": End, **{v: v for v in Verb}}
 _VOTES = {YES: BranchState.PREPARED, READ_ONLY: BranchState.READ_ONLY, NO: BranchState.ABORTED}
-_ASKS = {Verb.PREPARE: Ask.PREPARE, Verb.COMMIT: Ask.COMMIT, Verb.ABORT: Ask.ABORT, Verb.PREVENT: Ask.PREVENT}
+_ASKS = {ask.value: ask for ask in (Ask.PREPARE, Ask.COMMIT, Ask.ABORT, Ask.PREVENT, Ask.EXPIRE)}
 
 
 def inquire(record: TransactionRecord | None) -> tuple[Decision | None, bool]:
@@ -53,7 +63,7 @@ def inquire(record: TransactionRecord | None) -> tuple[Decision | None, bool]:
 
 
 def reply(record: TransactionRecord | None, _: Facts) -> Decision | None:
-    """What the driver tells its client."""
+    """What the driver tells its client, beside what is implied."""
     return None if record is None else record.decision
 
 
@@ -67,15 +77,18 @@ class Parts:
     reply: Reply = reply
     takeover: bool = True  # whether a dead leader has a successor
     retry_paths: tuple[Path, ...] = ()  # what the client's next attempts may take; (): the same path
-    _steps: dict[object, tuple[Step, str, Fact, tuple[Fact, ...]]] = field(default_factory=dict)
+    alarms: bool = True  # whether a contradiction that somebody notices is a violation, or only what comes of it
+    _steps: dict[object, _Looked] = field(default_factory=dict)
     _ledgers: dict[object, tuple[Phase, bool, str, tuple[bool, ...]]] = field(default_factory=dict)
+    _rivals: dict[object, bool] = field(default_factory=dict)
     _folded: dict[object, Fact] = field(default_factory=dict)
+    _idle: dict[object, bool] = field(default_factory=dict)
     _participated: dict[object, tuple[str, str, str]] = field(default_factory=dict)
 
     @property
-    def paths(self) -> frozenset[Path]:
-        """Every path that some attempt may take."""
-        return frozenset((self.path, *self.retry_paths))
+    def commits_unrecorded(self) -> bool:
+        """Whether a branch may be committed before the commit is recorded: some attempt may leave it to the branch."""
+        return Path.ONE_PHASE in (self.path, *self.retry_paths)
 
     def record(self, world: World) -> TransactionRecord | None:
         """What the ledger holds."""
@@ -93,19 +106,26 @@ class Parts:
 
     def step(self, world: World) -> World:
         """The driver looks at the world, if there is one, and its effects begin."""
-        if not world.driver:
+        return self._step(world, LEADER) if world.driver else world
+
+    def step_cut_off(self, world: World) -> World:
+        """The cut-off leader looks at what it knows of the world, and its effects begin; its proposals are lost.
+
+        Once it has told something, it has nothing else to tell.
+        """
+        if world.cut is None:
             return world
-        branches = tuple((b.ended, b.fact) for b in world.branches)
-        key = (world.phase, world.tombstone, world.path, world.proposal_fact, world.driver, world.late, branches)
-        if key not in self._steps:
-            self._steps[key] = self._look(world)
-        step, told, proposal_fact, facts = self._steps[key]
+        seen = seen_by_cut_off(world, world.cut)
+        after = with_cut_off(world, self._step(seen, CUT_OFF))
+        return without_cut_off(after) if self._looked(seen)[1] else after
+
+    def _step(self, world: World, who: str) -> World:
+        step, told, overdue, proposal_fact, facts = self._looked(world)
         if step.contradiction:
             world = world._replace(alarm=step.contradiction)
         if step.done:
             return dismissed(world)
-        if told and not world.told:
-            world = world._replace(told=told)
+        world = _told(world, told, who == LEADER and self.answers_readers(world))
         if not step.effects:
             return world
         proposal, named = world.proposal, {b for b, one in zip(NAMES, world.branches, strict=False) if one.named}
@@ -115,27 +135,44 @@ class Parts:
                 case Propose(command=command):
                     proposal, named = _taken_apart(command)
                 case Call(branch=name, verb=verb, one_phase=one_phase):
-                    sent[name] = ((verb, one_phase, True),)
+                    sent[name] = ((verb, one_phase, who),)
         return world._replace(
             proposal=proposal,
             proposal_fact=proposal_fact,
+            overdue=overdue,
             branches=tuple(
                 b._replace(fact=fact, named=name in named, requests=added(b.requests, *sent.get(name, ())))
                 for name, b, fact in zip(NAMES, world.branches, facts, strict=False)
             ),
         )
 
-    def _look(self, world: World) -> tuple[Step, str, Fact, tuple[Fact, ...]]:
+    def answers_readers(self, world: World) -> bool:
+        """Whether the driver would answer "undecided" now to somebody who reads, if it has told nothing.
+
+        On the classic path the record answers, and nobody has heard anything before it.
+        """
+        return world.driver == "plan" and world.phase is Phase.PREPARING and world.path != Path.CLASSIC
+
+    def _looked(self, world: World) -> _Looked:
+        branches = tuple((b.ended, b.fact) for b in world.branches)
+        asked = (world.phase, world.tombstone, world.path)
+        key = (*asked, world.proposal_fact, world.driver, world.late, world.overdue, branches)
+        if key not in self._steps:
+            self._steps[key] = self._look(world)
+        return self._steps[key]
+
+    def _look(self, world: World) -> _Looked:
         facts = _facts(world)
         now = DEADLINE_MS / 1000 if world.late else 0.0
         record = self.record(world)
         plan = self.plan(world) if world.driver == "plan" else None
         step = self.decide(plan, record, facts, now)
-        told = self.reply(record, facts) or ""
+        told = self.reply(record, facts) or (step.implied.decision if step.implied is not None else "")
         for effect in step.effects:
             facts.note(effect)
         names = NAMES[: len(world.branches)]
-        return step, told, _fact(facts.proposal, ""), tuple(_branch_fact(facts, name) for name in names)
+        branch_facts = tuple(_branch_fact(facts, name) for name in names)
+        return step, told, facts.overdue, _fact(facts.proposal, ""), branch_facts
 
     def applied(self, world: World, command: Command) -> World:
         """The command passes the real ledger, as bytes."""
@@ -158,6 +195,19 @@ class Parts:
             told=world.told or decision,  # anybody may ask from here on
             branches=tuple(b._replace(ended=e) for b, e in zip(world.branches, ended_after, strict=True)),
         )
+
+    def takes_rival(self, world: World) -> bool:
+        """Whether the ledger takes a request with another list of branches for the one that it holds."""
+        record = self.record(world)
+        if record is None or record.tombstone:
+            return False
+        key = (world.phase, world.path)
+        if key not in self._rivals:
+            ledger = Ledger()
+            ledger.restore(snapshot.encode(1, [record]))
+            begin = Begin("t", b"e", record.path, (_branch_record("z", False),), DEADLINE_MS, 0)
+            self._rivals[key] = isinstance(ledger.apply(1, encode(begin)), Accepted)
+        return self._rivals[key]
 
     def command(self, world: World, proposal: Proposal, named: Iterable[bool]) -> Command:
         """The proposal as it was made. `named`: which branches it names."""
@@ -195,7 +245,7 @@ class Parts:
         key = (durable, will, verb, one_phase)
         if key not in self._participated:
             branch = Branch(BranchKey("t", "a"), BranchState(durable))
-            ask = Ask.COMMIT_ONE_PHASE if one_phase else _ASKS[Verb(verb)]
+            ask = Ask.COMMIT_ONE_PHASE if one_phase else _ASKS[verb]
             rule = judge(branch.state, ask)
             if rule.verdict in (Verdict.RUN, Verdict.EMPTY):
                 state = _VOTES[will] if ask is Ask.PREPARE else rule.next[0]
@@ -205,6 +255,47 @@ class Parts:
             alarm = rule.why if rule.verdict is Verdict.CONTRADICTION else ""
             self._participated[key] = (branch.state, branch.answer().state, alarm)
         return self._participated[key]
+
+    def without_the_idle(self, world: World) -> World:
+        """The world without the requests that nobody waits for and that can change nothing any more."""
+        branches = tuple(map(self._without_the_idle, world.branches))
+        return world if branches == world.branches else world._replace(branches=branches)
+
+    def _without_the_idle(self, branch: BranchWorld) -> BranchWorld:
+        if all(waiting for _, _, waiting in branch.requests):
+            return branch
+        kept = tuple(r for r in branch.requests if r[2] or not self._is_idle(branch, r))
+        return branch if len(kept) == len(branch.requests) else branch._replace(requests=kept)
+
+    def _is_idle(self, branch: BranchWorld, request: Request) -> bool:
+        """Whether the request does nothing in any state that the branch may yet come to."""
+        key = (branch.durable, branch.will, *request[:2])
+        if key not in self._idle:
+            states = self.states_after(branch.durable, branch.will)
+            answers = [(state, self.participated(state, branch.will, *request[:2])) for state in states]
+            self._idle[key] = all(after == state and not alarm for state, (after, _, alarm) in answers)
+        return self._idle[key]
+
+    def states_after(self, durable: str, will: str) -> set[str]:
+        """Every state that the branch may come to, whatever it is asked."""
+        reached, new = {durable}, [durable]
+        while new:
+            state = new.pop()
+            for ask in _ASKS:
+                after = {self.participated(state, will, ask, one_phase)[0] for one_phase in (False, True)} - reached
+                reached |= after
+                new += after
+        return reached
+
+
+def _told(world: World, told: str, reads: bool) -> World:
+    """A driver tells its callers what it has; or, if somebody `reads`, that it has nothing."""
+    if told:
+        contrary = f"the client was told {world.told}, and then {told}" if world.told not in ("", told) else ""
+        return world._replace(told=world.told or told, alarm=world.alarm or contrary)
+    if reads and world.told:
+        return world._replace(alarm=f"the client was told {world.told}, and who asks then hears nothing of it")
+    return world
 
 
 def _branch_record(name: str, ended: bool) -> BranchRecord:
@@ -228,6 +319,7 @@ def _restore(asking: Asking, fact: Fact) -> None:
 
 def _facts(world: World) -> Facts:
     facts = Facts(0.0)
+    facts.overdue = world.overdue
     _restore(facts.proposal, world.proposal_fact)
     for name, branch in zip(NAMES, world.branches, strict=False):
         _restore(facts.of(name), branch.fact)

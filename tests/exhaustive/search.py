@@ -6,8 +6,9 @@ import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coordinator.ledger.records import Decision, Path, Phase
+from coordinator.ledger.records import Decision, Phase
 from participant.wire import BranchState
+from tests.exhaustive.states import FORGOTTEN
 from tests.exhaustive.world import FINISHED, NO, READ_ONLY, Rules, Violation, World, first_world, sorted_world
 
 DECISIONS = {
@@ -29,7 +30,9 @@ class Census:
     aborted: int
 
 
-def search(rules: Rules, wills: tuple[str, ...], *, crashes: int, timeouts: int, copies: int = 0) -> Census:
+def search(
+    rules: Rules, wills: tuple[str, ...], *, crashes: int, timeouts: int, copies: int = 0, cuts: int = 0
+) -> Census:
     """Visit every world. Raises Violation with the schedule that leads to the first one that breaks a promise.
 
     Depth first, with the path on a stack: a world that is met again on its own path means that the protocol can go
@@ -37,7 +40,8 @@ def search(rules: Rules, wills: tuple[str, ...], *, crashes: int, timeouts: int,
     """
     gc.disable()  # millions of tuples and not one cycle: collecting would only cost
     try:
-        return _search(rules, first_world(rules, wills, crashes=crashes, timeouts=timeouts, copies=copies))
+        first = first_world(rules, wills, crashes=crashes, timeouts=timeouts, copies=copies, cuts=cuts)
+        return _search(rules, first)
     finally:
         gc.enable()
 
@@ -77,7 +81,7 @@ def _search(rules: Rules, first: World) -> Census:
             stack.pop()
             del schedule[-1:]
             continue
-        following = sorted_world(following)
+        following = sorted_world(rules.without_the_idle(following))
         mark = seen.get(following)
         if mark == OPEN:
             raise Violation(_told("it goes round for ever", [*schedule, label], following))
@@ -103,7 +107,7 @@ def _next(
 
 def check(rules: Rules, world: World, schedule: list[str]) -> None:
     """What must hold in every world."""
-    states = {branch.durable for branch in world.branches if branch.will != READ_ONLY}
+    states = _states(world)
     decision = None if world.phase is None else DECISIONS.get(world.phase)
     broken = ""
     if BranchState.COMMITTED in states:
@@ -113,20 +117,24 @@ def check(rules: Rules, world: World, schedule: list[str]) -> None:
             broken = "a branch committed although another could only refuse"
         elif decision is Decision.ABORT:
             broken = "a branch committed what is recorded as aborted"
-        elif decision is None and Path.ONE_PHASE not in rules.paths:
+        elif decision is None and not rules.commits_unrecorded:
             broken = "a branch committed before the commit was recorded"
     if world.told and decision is not None and world.told != decision:
         broken = f"the client was told {world.told}, the record says {decision}"
+    if world.rival and decision is Decision.COMMIT:
+        broken = "the client was told commit, of branches that nobody has asked"
     if decision is Decision.COMMIT and any(branch.will == NO for branch in world.branches):
         broken = "committed against a vote"
-    if broken or world.alarm:
-        raise Violation(_told(broken or world.alarm, schedule, world))
+    if not broken and rules.alarms:
+        broken = world.alarm
+    if broken:
+        raise Violation(_told(broken, schedule, world))
 
 
 def check_end(rules: Rules, world: World, schedule: list[str]) -> None:
     """What must hold once nothing more has to happen."""
     decision = None if world.phase is None else DECISIONS.get(world.phase)
-    states = {branch.durable for branch in world.branches if branch.will != READ_ONLY}
+    states = _states(world)
     broken = ""
     if world.driver or (world.phase is not None and world.phase not in FINISHED):
         broken = "the transaction never finishes"
@@ -140,6 +148,12 @@ def check_end(rules: Rules, world: World, schedule: list[str]) -> None:
         broken = f"the client was told {world.told}, nothing is recorded"
     if broken:
         raise Violation(_told(broken, schedule, world))
+
+
+def _states(world: World) -> set[str]:
+    """Where the branches stand that write something."""
+    states = {branch.durable for branch in world.branches if branch.will != READ_ONLY}
+    return (states - {FORGOTTEN}) | {BranchState.COMMITTED} if FORGOTTEN in states else states
 
 
 def _told(broken: str, schedule: list[str], world: World) -> str:

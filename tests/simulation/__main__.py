@@ -13,15 +13,20 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 
 from tests.simulation.checkers.findings import Violation
 from tests.simulation.raft_world import RaftWorld
 from tests.simulation.seeds import remember
-from tests.simulation.system_world import SystemWorld
+from tests.simulation.system_world import SystemWorld, pressed
 from tests.simulation.world import World
 
-_WORLDS: dict[str, Callable[[int], World]] = {"raft": RaftWorld, "system": SystemWorld}
+_WORLDS: dict[str, Callable[[int], World]] = {
+    "raft": RaftWorld,
+    "system": SystemWorld,
+    "pressed": partial(SystemWorld, harder=pressed),
+}
 _EVENTS_SHOWN = 30
 
 

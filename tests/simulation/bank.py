@@ -1,17 +1,51 @@
-"""The banks of the system world: accounts on the memory resource manager, and what can be asked of them."""
+"""The banks of the system world: accounts on the memory resource manager, and what can be asked of which bank."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
+from coordinator.ledger.records import Path
 from participant.errors import Reject
 from participant.resource import Action
 from participant.rm.memory import Transaction
 
-__all__ = ["ACTIONS", "INITIAL"]
+__all__ = ["ABLE", "ACTIONS", "FOREIGN", "INITIAL", "STEADY", "Kind", "draw_kinds", "path_over"]
 
 INITIAL = 1_000
 """What an account holds that nobody has touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a bank can do beside prepare, commit and abort; it says so in its capabilities, and refuses the rest."""
+
+    name: str
+    prevent: bool
+    one_phase: bool
+
+
+ABLE = Kind("able", prevent=True, one_phase=True)
+STEADY = Kind("steady", prevent=True, one_phase=False)
+FOREIGN = Kind("foreign", prevent=False, one_phase=False)
+_CLAIMING = Kind("claiming", prevent=False, one_phase=True)  # one phase is of no use to anybody who cannot be prevented
+
+
+def draw_kinds(rng: Random, names: list[str]) -> dict[str, Kind]:
+    """The banks of a run: all three kinds are there, and at least two banks can be prevented."""
+    kinds = [ABLE, STEADY, rng.choice((FOREIGN, FOREIGN, _CLAIMING)), *rng.choice(((), (ABLE,), (STEADY,), (FOREIGN,)))]
+    rng.shuffle(kinds)
+    return dict(zip(names, kinds, strict=False))
+
+
+def path_over(banks: Iterable[str], kinds: Mapping[str, Kind]) -> Path:
+    """The path of a transaction with one branch for each of `banks`, a bank as often as it has branches."""
+    able = [kinds[bank] for bank in banks]
+    if not all(kind.prevent for kind in able):
+        return Path.CLASSIC
+    return Path.ONE_PHASE if len(able) == 1 and able[0].one_phase else Path.STAGED
 
 
 async def _balance(tx: Transaction, account: str) -> int:

@@ -1,14 +1,17 @@
 """What goes wrong, when, and for how long: all of it drawn from the seed.
 
 `Faults.reign` breaks things one after the other, several at a time, and repairs each after a while; `heal` repairs
-everything at once. Nothing here knows what the machines run.
+everything at once. Nothing here knows what the machines run; but the world may tell of *moments* in which a fault
+would hurt most (`Faults.moment`), and an ambush waits for the next one of its kind.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -22,6 +25,11 @@ __all__ = ["FaultPlan", "Faults"]
 Fault = Callable[[], Coroutine[Any, Any, None]]
 
 _OPERATIONS_AHEAD_MAX = 8
+_ACCOMPLICES = 0.12  # the part of the others that an ambush hits too
+
+
+async def _at_once(strike: Callable[[], None]) -> None:
+    strike()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +61,14 @@ class FaultPlan:
     )
 
     @classmethod
-    def draw(cls, rng: Random) -> FaultPlan:
-        """Each world has its own mixture: some faults often, some never."""
+    def draw(cls, rng: Random, *, ambushes: int = 0) -> FaultPlan:
+        """Each world has its own mixture: some faults often, some never; and ambushes, with this weight."""
         kinds = cls().weights
         weights = tuple((kind, weight * rng.choice((0, 1, 1, 3))) for kind, weight in kinds)
         if not any(weight for _, weight in weights):
             weights = kinds
+        if ambushes:
+            weights += (("ambush", ambushes),)
         latency = Latency(
             least_s=0.000_2,
             mean_s=rng.choice((0.000_5, 0.005, 0.05)),
@@ -77,7 +87,10 @@ class FaultPlan:
 
 
 class Faults:
-    """The faults of one world, over `machines`. `favourite` names a machine worth hitting (the leader), or None."""
+    """The faults of one world, over `machines`. `favourite` names a machine worth hitting (the leader), or None.
+
+    `moments`: the kinds of moments that the world tells of, each as often as it is to be waited for.
+    """
 
     def __init__(
         self,
@@ -87,9 +100,12 @@ class Faults:
         machines: Iterable[Machine],
         trace: Trace,
         favourite: Callable[[], str | None],
+        moments: tuple[str, ...] = (),
     ) -> None:
         self.plan = plan
         self.done = 0
+        self._moments = moments
+        self._ambushes: dict[str, deque[asyncio.Future[str]]] = {moment: deque() for moment in moments}
         self._rng = rng
         self._links = links
         self._machines = list(machines)
@@ -121,6 +137,8 @@ class Faults:
     def heal(self) -> None:
         """Repair everything: links, power, pauses, speed; start what is down."""
         self._trace.note("heal")
+        for waiting in self._ambushes.values():
+            waiting.clear()
         self._links.mend_all()
         self._links.latency = replace(self.plan.latency, spike_probability=0.0)
         for machine in self._machines:
@@ -128,6 +146,17 @@ class Faults:
             machine.disk.relent()
             machine.resume()
             machine.start()
+
+    def moment(self, kind: str, name: str) -> bool:
+        """The machine `name` is at such a moment; whether somebody waited for it. What it meant to do next may wait."""
+        waiting = self._ambushes[kind]
+        while waiting:
+            reached = waiting.popleft()
+            if not reached.done():
+                self._trace.note("ambush", kind, name)
+                reached.set_result(name)
+                return True
+        return False
 
     # Choosing --------------------------------------------------------------------------------------------------
 
@@ -201,6 +230,28 @@ class Faults:
         machine.disk_speed.mean_s *= self._rng.choice((10.0, 100.0, 1_000.0))
         await self._while()
         machine.disk_speed.mean_s = self._disk_mean_s[machine.name]
+
+    async def _ambush(self) -> None:
+        """The next machine that reaches a drawn moment is hit at once or some milliseconds later; others with it."""
+        reached: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._ambushes[self._rng.choice(self._moments)].append(reached)
+        name = await reached
+        await asyncio.sleep(self._rng.choice((0.0, 0.002, 0.01, 0.05)) * self._rng.expovariate(1.0))
+        others = [machine for machine in self._machines if machine.name != name]
+        for machine in others:
+            if self._rng.random() < _ACCOMPLICES:
+                machine.kill()
+        (victim,) = (machine for machine in self._machines if machine.name == name)
+        strike: Fault = self._rng.choice(
+            (partial(_at_once, victim.kill), partial(_at_once, victim.cut_power), partial(self._shut_in, victim))
+        )
+        await strike()
+
+    async def _shut_in(self, victim: Machine) -> None:
+        """Cut off from some others; it goes on with those that it still reaches."""
+        lost = [name for name in self._others(victim) if self._rng.random() < 0.6]
+        self._links.partition([victim.name], lost)
+        await self._mended([victim.name, *lost])
 
     # Links -------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,18 @@
 
 What runs is production code: `RaftLog`, `Ledger`, `Replica` with its supervisor and drivers, `ParticipantService` over
 the memory resource manager, `Recovery`, `Client`. Only time, network, disks and HTTP's bytes are simulated.
+
+The banks of a run are of three kinds (`bank.Kind`), so that transactions take every path. Faults lie in wait for the
+moments between two steps of a commit: a leader that holds the branches but no decision, or has just told a caller; a
+participant whose vote is durable but not said.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,6 +21,8 @@ import msgpack
 
 from coordinator.driver.admission import Admission
 from coordinator.driver.replica import Replica, Tunables
+from coordinator.ledger.commands import Decide
+from coordinator.ledger.records import Path, TransactionRecord
 from coordinator.ledger.table import Ledger
 from participant.branch import Branch
 from participant.errors import ResourceFailed
@@ -24,32 +31,36 @@ from participant.resource import ResourceLimits
 from participant.rm.memory import Memory
 from participant.rm.store import NOTHING, Effects
 from participant.service import ParticipantService
+from participant.wire import Answer, Operation
 from raftlog.config import LogConfig, Security
 from raftlog.errors import DiskFailed
 from raftlog.node import RaftLog
 from raftlog.port import Role
-from tests.simulation.bank import ACTIONS, INITIAL
+from tests.simulation.bank import ACTIONS, INITIAL, Kind, draw_kinds
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.money import Money
 from tests.simulation.faults import FaultPlan
 from tests.simulation.machines import Machine
 from tests.simulation.rpc import Flaws, Rpc
+from tests.simulation.servers import ParticipantApi, ReplicaApi
+from tests.simulation.tally import Tally
 from tests.simulation.teller import Teller
-from tests.simulation.web import ParticipantApi, ReplicaApi, SimOutcomeSource, SimParticipants
+from tests.simulation.web import SimOutcomeSource, SimParticipants
 from tests.simulation.worker import SimWorker
 from tests.simulation.world import PROGRESS_S, SECRET, TIMING, World, members_of
 
-__all__ = ["SystemWorld"]
+__all__ = ["Settings", "SystemWorld", "pressed"]
 
 _REPLICAS = ["r1", "r2", "r3"]
-_BANKS = ["bank-a", "bank-b", "bank-c"]
+_BANKS = ["bank-a", "bank-b", "bank-c", "bank-d"]
 _CLIENTS = ["c1", "c2", "c3"]
 
 _EPOCH_MS = 1_760_000_000_000
 _SKEW_MS = 30_000  # two machines' wall clocks differ by up to twice this
 _TUNABLES = Tunables(retention_s=1_200.0)
 _LIMITS = ResourceLimits(lock_wait_s=3.0, unprepared_limit_s=20.0, retention_s=7_200.0)
+_MOMENTS = ("begun", "begun", "begun", "implied", "implied", "telling", "decided", "asked", "answering", "answering")
 _RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0)
 
 
@@ -57,8 +68,9 @@ _RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0)
 class Settings:
     """What the seed chose for one world."""
 
-    banks: int
+    kinds: dict[str, Kind]
     clients: int
+    tellers: int  # at once, at each client
     think_s: float
     snapshot_entries: int
     flaws: Flaws
@@ -73,26 +85,36 @@ class Settings:
             late_mean_s=rng.choice((1.0, 5.0)),
         )
         return cls(
-            banks=rng.choice((2, 3)),
+            kinds=draw_kinds(rng, _BANKS),
             clients=rng.randint(1, 3),
-            think_s=rng.choice((3.0, 8.0, 20.0)),
+            tellers=rng.choice((1, 1, 2)),
+            think_s=rng.choice((2.0, 5.0, 15.0)),
             snapshot_entries=rng.choice((30, 100, 400)),
             flaws=flaws,
-            faults=FaultPlan.draw(rng),
+            faults=FaultPlan.draw(rng, ambushes=rng.choice((6, 15, 40))),
         )
 
 
-class SystemWorld(World):
-    """One run of one seed."""
+def pressed(settings: Settings) -> Settings:
+    """Much work, messages that come late and twice, and ambushes above all: for what only takeovers can show."""
+    weights = (("ambush", 20), ("isolate", 2), ("kill_working", 1), ("pause", 1))
+    faults = replace(settings.faults, every_s=4.0, lasts_s=4.0, weights=weights)
+    flaws = Flaws(loss=0.02, duplicate=0.1, late=0.1, late_mean_s=2.0)
+    return replace(settings, clients=3, tellers=4, think_s=1.0, flaws=flaws, faults=faults)
 
-    def __init__(self, seed: int) -> None:
+
+class SystemWorld(World):
+    """One run of one seed; `harder` may change what the seed chose."""
+
+    def __init__(self, seed: int, harder: Callable[[Settings], Settings] = lambda settings: settings) -> None:
         super().__init__("system", seed)
-        self.settings = Settings.draw(self.rng)
+        self.settings = harder(Settings.draw(self.rng))
         self.rpc = Rpc(self.loop, self.links)
         self.decisions = Decisions(self.findings)
         self.branches = Branches(self.findings, self.decisions)
         self.money = Money(self.findings, INITIAL)
-        self._banks = _BANKS[: self.settings.banks]
+        self.tally = Tally(self.decisions, self.settings.kinds)
+        self._banks = list(self.settings.kinds)
         self._clients = _CLIENTS[: self.settings.clients]
         self._replicas: dict[str, Replica] = {}
         self._resources: dict[str, Memory] = {}
@@ -101,13 +123,13 @@ class SystemWorld(World):
         for name, main in ((name, main) for names, main in kinds for name in names):
             self.add_machine(name, main, kept_up=name not in self._clients)
             self._skew_ms[name] = self.rng.randint(-_SKEW_MS, _SKEW_MS)
-        self.plan_faults(self.settings.faults)
+        self.plan_faults(self.settings.faults, _MOMENTS)
 
     def summary(self) -> str:
         answers = ", ".join(f"{count} {what}" for what, count in sorted(self.decisions.answers.items()))
         return (
             f"{len(self._banks)} banks, {self.faults.done} faults, {len(self.decisions.committed)} committed; "
-            f"clients heard: {answers}"
+            f"clients heard: {answers}, {self.decisions.ahead} of them ahead of every ledger; {self.tally}"
         )
 
     # Rounds ------------------------------------------------------------------------------------------------------
@@ -136,7 +158,8 @@ class SystemWorld(World):
         ledgers = [self._replicas[name].ledger for name in _REPLICAS if name in self._replicas]
         revisions = {ledger.revision for ledger in ledgers}
         finished = not any(ledger.unfinished() for ledger in ledgers)
-        return len(ledgers) == len(_REPLICAS) and len(revisions) == 1 and finished
+        latest = len(revisions) == 1 and min(revisions) >= self.decisions.revision  # replicas begin with less
+        return len(ledgers) == len(_REPLICAS) and latest and finished
 
     def _none_in_doubt(self) -> bool:
         engines: list[Any] = [self._resources[name]._engine for name in self._banks if name in self._resources]
@@ -196,8 +219,9 @@ class SystemWorld(World):
             snapshot_entries=self.settings.snapshot_entries,
         )
         ledger = Ledger()
-        ledger.subscribe(lambda record: self.decisions.recorded(name, record))
         log = RaftLog(config, ledger, machine.disk, chance, SimWorker)
+        ledger.subscribe(partial(self._recorded, name, log))
+        self.tally.watch(log, ledger)
         participants = SimParticipants(self.rpc, self._banks, _TUNABLES.call_timeout_s)
         replica = Replica(
             log,
@@ -208,24 +232,60 @@ class SystemWorld(World):
             admission=Admission(),
             tunables=_TUNABLES,
         )
+        self._listen(name, replica)
         await replica.start()
         self._replicas[name] = replica
-        ReplicaApi(self.rpc, name, replica.transactions, self._banks)
+        ReplicaApi(self.rpc, name, replica.transactions, self._banks, self._struck(name))
         await log.stopped()
 
     async def _run_bank(self, machine: Machine) -> None:
         name = machine.name
         self._resources.pop(name, None)
-        memory = Memory(machine.disk, limits=_LIMITS, wall_ms=self._wall(name))
+        memory = Memory(machine.disk, limits=_LIMITS, wall_ms=self._wall(name), worker=SimWorker)
         await memory.open()
         self._watch(name, memory)
         self._resources[name] = memory
-        ParticipantApi(self.rpc, ParticipantService(name, memory, ACTIONS))
+        service = ParticipantService(name, memory, ACTIONS)
+        kind = self.settings.kinds[name]
+        ParticipantApi(self.rpc, service, kind, partial(self._said, name), self._struck(name))
         source = SimOutcomeSource(self.rpc, name, _REPLICAS)
         recovery = asyncio.ensure_future(Recovery(memory, source, _RECOVERY, machine.chance()).run())
         failure = await memory.failed()
         recovery.cancel()
         raise failure
+
+    def _recorded(self, name: str, log: RaftLog, record: TransactionRecord) -> None:
+        """The ledger of a replica changed."""
+        self.decisions.recorded(name, record)
+        self.tally.recorded(record)
+        if log.leadership.role is Role.LEADER and record.branches:
+            if record.decision is not None:
+                self.faults.moment("decided", name)
+            elif record.path is not Path.CLASSIC:
+                self.faults.moment("begun", name)
+
+    def _listen(self, name: str, replica: Replica) -> None:
+        """Hear of every decision that a leader takes for true before the log holds it."""
+        implied = replica.waiters.implied
+
+        def watched(decide: Decide) -> None:
+            if replica.waiters.known(decide.gid).decision is None:
+                self.decisions.implied(name, decide)
+                self.faults.moment("implied", name)
+            implied(decide)
+
+        replica.waiters.implied = watched  # type: ignore[method-assign]
+
+    def _said(self, name: str, operation: Operation, answer: Answer | None) -> None:
+        """A bank answers, or is asked for what it cannot do (None)."""
+        if answer is None:
+            what = f"{name}: {operation.verb} of {operation.key}"
+            self.findings.report("nobody is asked for what it cannot do", what)
+        else:
+            self.branches.said(name, operation.key, answer)
+
+    def _struck(self, name: str) -> Callable[[str], bool]:
+        return lambda moment: self.faults.moment(moment, name)
 
     def _watch(self, name: str, memory: Memory) -> None:
         """Show the checkers every change of a branch; the bank's own code stays as it is."""
@@ -241,14 +301,17 @@ class SystemWorld(World):
     async def _run_client(self, machine: Machine) -> None:
         if machine.process is None or not self.working:
             return
-        teller = Teller(
-            f"{machine.name}-{machine.process.incarnation}",
-            machine.chance(),
-            self.rpc,
-            self._banks,
-            _REPLICAS,
-            lambda: self.working,
-            (self.findings, self.decisions, self.money),
-            self.trace,
-        )
-        await teller.run(self.settings.think_s)
+        incarnation = machine.process.incarnation
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.settings.tellers):
+                teller = Teller(
+                    f"{machine.name}-{incarnation}-{number}",
+                    Random(machine.chance().getrandbits(64) + number),
+                    self.rpc,
+                    self.settings.kinds,
+                    _REPLICAS,
+                    lambda: self.working,
+                    (self.findings, self.decisions, self.money),
+                    self.trace,
+                )
+                group.create_task(teller.run(self.settings.think_s))

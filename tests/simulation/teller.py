@@ -1,13 +1,14 @@
 """A client of the system world: moves money with production's client, and tells the checkers what it intends and hears.
 
-It asks again with the same gid until it knows, asks how earlier transactions ended, tries a gid twice, and now and
-then gives up. Its process may be killed at any point, as everything else may.
+It asks again with the same gid until it knows, asks how its own and others' transactions ended or go on, repeats one
+that has ended, tries a gid for something else, and now and then gives up. What it does at the same time travels in one
+request. Its process may be killed at any point, as everything else may.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from unittest import mock
 
@@ -25,6 +26,7 @@ from coordinator.errors import (
 )
 from coordinator.ledger.records import Decision
 from coordinator.wire import Outcome
+from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
 from tests.simulation.checkers.money import Money
@@ -36,11 +38,12 @@ from tests.simulation.world import THINK_MAX_S
 __all__ = ["Teller"]
 
 _ACCOUNTS = 6
-_REMEMBERED_S = 600.0  # how long after its end a transaction is asked for; well within every retention
+_REMEMBERED_S = 600.0  # how long after its begin a transaction is asked for; well within every retention
 _GIVES_UP = 0.1
 
 _Leg = tuple[str, str, str, int]  # bank, action, account, amount
 _Decided = {Committed: Decision.COMMIT, Aborted: Decision.ABORT}
+_Viewed = {Outcome.COMMITTED: Decision.COMMIT, Outcome.ABORTED: Decision.ABORT}
 
 
 class Teller:
@@ -51,7 +54,7 @@ class Teller:
         name: str,
         rng: Random,
         rpc: Rpc,
-        banks: list[str],
+        banks: Mapping[str, Kind],
         replicas: list[str],
         working: Callable[[], bool],
         checkers: tuple[Findings, Decisions, Money],
@@ -59,33 +62,39 @@ class Teller:
     ) -> None:
         self._name = name
         self._rng = rng
-        self._banks = banks
+        self._kinds = banks
+        self._banks = list(banks)
         self._working = working
         self._findings, self._decisions, self._money = checkers
         self._trace = trace
         self._count = 0
-        self._ended: list[tuple[float, str]] = []
         self._loop = asyncio.get_running_loop()
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
         with mock.patch("coordinator.client.client.Session", return_value=SimSession(rpc)):
-            self._client = Client(urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng)
+            self._client, self._reader = (
+                Client(urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng) for _ in range(2)
+            )
 
     async def run(self, think_s: float) -> None:
         """Work until it is enough, then end what is open."""
         while self._working():
             await asyncio.sleep(min(self._rng.expovariate(1.0) * think_s, THINK_MAX_S))
-            match self._rng.randrange(10):
-                case 0:
-                    await self._look_back()
-                case 1:
+            match self._rng.randrange(14):
+                case 0 | 1:
+                    await self._look()
+                case 2 | 3 | 9:
                     await self._move()
-                case 2:
-                    await self._interactively()
-                case 3:
-                    await asyncio.gather(*(self._transfer() for _ in range(self._rng.randint(2, 8))))
                 case 4:
+                    await self._interactively()
+                case 5 | 10:
+                    await asyncio.gather(*(self._transfer() for _ in range(self._rng.randint(2, 8))))
+                case 6:
                     await self._overrule()
+                case 7:
+                    await self._contest()
+                case 8:
+                    await asyncio.gather(self._transfer(), self._peep())
                 case _:
                     await self._transfer()
 
@@ -99,29 +108,50 @@ class Teller:
         return f"a{self._rng.randrange(_ACCOUNTS)}"
 
     def _legs(self) -> list[_Leg]:
-        """A transfer; now and then with a branch that only looks."""
-        giver, taker = self._rng.sample(self._banks, 2)
-        amount = self._rng.choice((1, 5, 50, 400, 5_000))
-        legs = [(giver, "debit", self._account(), amount), (taker, "credit", self._account(), amount)]
-        if self._rng.random() < 0.2:
-            legs.append((self._rng.choice(self._banks), "look", self._account(), amount))
-        return legs
+        """A transfer with two, three or four branches; now and then one of them only looks."""
+        amount = self._rng.choice((1, 5, 5, 50, 50, 5_000))
+        shape = self._rng.choice(((-1, 1), (-1, 1), (-1, 1, 0), (-2, 1, 1), (-1, -1, 2), (-1, -1, 1, 1)))
+        banks = self._around()
+        actions = {-1: "debit", 0: "look", 1: "credit"}
+        return [
+            (self._rng.choice(banks), actions[(way > 0) - (way < 0)], self._account(), abs(way) * amount)
+            for way in shape
+        ]
+
+    def _around(self) -> list[str]:
+        """The banks of one transaction: those that can be prevented, those that cannot, or any."""
+        prevent = self._rng.choice((True, True, None, None, False))
+        return [name for name, kind in self._kinds.items() if prevent in (None, kind.prevent)]
+
+    def _intend(self, gid: str, legs: list[_Leg], *more: list[_Leg]) -> None:
+        """Tell the checkers what is going to be asked for under `gid`, maybe in several ways with the same changes."""
+        self._money.intended(gid, _changes(legs))
+        paths = [path_over((bank for bank, *_ in request), self._kinds) for request in (legs, *more)]
+        self._decisions.intended(gid, self._loop.time(), *paths)
 
     async def _transfer(self) -> None:
         gid, legs = self._gid(), self._legs()
-        self._money.intended(gid, _changes(legs))
-        if await self._commit(gid, _branches(legs)) and self._rng.random() < 0.05:
-            await self._reuse(gid)
+        self._intend(gid, legs)
+        if not await self._commit(gid, _branches(legs)):
+            return
+        match self._rng.randrange(12):
+            case 0:
+                await self._reuse(gid)
+            case 1 | 2 | 3:
+                await self._read(gid)
+            case 4:  # it has ended, and must not begin again
+                await self._commit(gid, _branches(legs))
 
     async def _move(self) -> None:
-        """One branch: its bank decides."""
-        gid, bank, amount = self._gid(), self._rng.choice(self._banks), self._rng.choice((1, 50, 5_000))
+        """One branch: if its bank can, it decides."""
+        gid, bank, amount = self._gid(), self._rng.choice(self._around()), self._rng.choice((1, 50, 5_000))
         source, target = self._account(), self._account()
         self._money.intended(gid, _changes([(bank, "debit", source, amount), (bank, "credit", target, amount)]))
+        self._decisions.intended(gid, self._loop.time(), path_over([bank], self._kinds))
         await self._commit(gid, [Branch(bank, "move", {"from": source, "to": target, "amount": amount})])
 
-    async def _commit(self, gid: str, branches: list[Branch]) -> bool:
-        """Until it knows how it ended (True), or gives up."""
+    async def _commit(self, gid: str, branches: list[Branch], *, contested: bool = False) -> Ended | None:
+        """Until it knows how it ended, or gives up. `contested`: something else is asked for under the same gid."""
         deadline_ms = self._rng.choice((500, 3_000, 10_000))
         ambiguous = False  # an earlier call may have begun it
         while True:
@@ -131,23 +161,42 @@ class Teller:
                 self._trace.note("unknown", gid, error.why)
                 ambiguous = True
                 if self._working() and self._rng.random() < _GIVES_UP:
-                    return False
+                    return None
             except Unavailable:
                 if not ambiguous and (not self._working() or self._rng.random() < 0.5):
-                    self._decisions.not_begun(gid)
-                    return False
+                    if not contested and self._decisions.heard(gid) is None:
+                        self._decisions.not_begun(gid)
+                    return None
             except RequestError as error:
-                self._findings.report("a proper request is taken", f"{gid}: {error!r}")
-                return False
+                if not (contested and isinstance(error, GidReused)):
+                    self._findings.report("a proper request is taken", f"{gid}: {error!r}")
+                return None
             else:
                 self._heard(gid, ended)
-                return True
+                return ended
+
+    async def _contest(self) -> None:
+        """Two requests for one gid, with other branches, at the same time: at most one of them is committed."""
+        gid, legs = self._gid(), self._legs()
+        more = [*legs, (self._rng.choice(self._banks), "look", self._account(), 0)]
+        self._intend(gid, legs, more)
+        requests = [_branches(legs), _branches(more)]
+        self._rng.shuffle(requests)
+        ended = await asyncio.gather(*(self._commit(gid, request, contested=True) for request in requests))
+        if all(isinstance(one, Committed) for one in ended):
+            self._findings.report("a gid is bound to its request", f"{gid} was committed with two sets of branches")
 
     async def _overrule(self) -> None:
         """An operator aborts a transaction while its caller waits for it: one of the two decisions wins."""
         gid, legs = self._gid(), self._legs()
-        self._money.intended(gid, _changes(legs))
+        self._intend(gid, legs)
         await asyncio.gather(self._commit(gid, _branches(legs)), self._resolve(gid))
+
+    async def _peep(self) -> None:
+        """Ask, a few times, how the latest transactions go on."""
+        for _ in range(self._rng.randint(1, 6)):
+            await asyncio.sleep(self._rng.expovariate(10.0))
+            await self._look(among=4)
 
     async def _resolve(self, gid: str) -> None:
         await asyncio.sleep(self._rng.expovariate(20.0))
@@ -155,11 +204,12 @@ class Teller:
             view = await self._client.resolve(gid, Decision.ABORT, operator="teller", reason="changed our mind")
         except (Contradiction, NotFound, OutcomeUnknown, Unavailable):
             return
-        self._decisions.answered(gid, Decision.COMMIT if view.outcome is Outcome.COMMITTED else Decision.ABORT)
+        self._decisions.answered(gid, _Viewed[view.outcome])
 
     async def _interactively(self) -> None:
         gid, legs = self._gid(), self._legs()[:2]
         self._money.intended(gid, _changes(legs))
+        self._decisions.intended(gid, self._loop.time(), path_over({bank: None for bank, *_ in legs}, self._kinds))
         with mock.patch.object(self._client, "new_gid", return_value=gid):
             transaction = self._client.transaction(call_timeout_s=5.0)
         try:
@@ -183,27 +233,40 @@ class Teller:
                 continue
             return
 
-    async def _look_back(self) -> None:
-        """An earlier transaction: nobody may know less of it than somebody knew before."""
-        recent = [gid for at, gid in self._ended if self._loop.time() - at < _REMEMBERED_S]
+    async def _look(self, among: int = 0) -> None:
+        """A transaction of anybody, begun lately: nobody may know less of it than somebody knew before."""
+        recent = self._decisions.recent(self._loop.time() - _REMEMBERED_S)[-among:]
         if not recent:
             return
-        gid = self._rng.choice(recent)
+        await self._read(self._rng.choice(recent))
+
+    async def _read(self, gid: str) -> None:
+        """Ask any replica, not only the one that leads."""
+        for _ in range(self._rng.randrange(3)):
+            self._reader._replicas.turn_away()
         before = self._decisions.heard(gid)
         try:
-            now = await self._client.outcome(gid)
+            decision = await self._ask(gid)
         except NotFound:
             self._decisions.read(gid, before, None)
         except Unavailable:
             return
         else:
-            decision = _Decided.get(type(now))
-            self._decisions.read(gid, before, decision.value if decision is not None else "deciding")
+            self._decisions.read(gid, before, "deciding" if decision is None else decision.value)
+            if decision is not None:
+                self._decisions.answered(gid, decision)
+
+    async def _ask(self, gid: str) -> Decision | None:
+        """In one of the two ways. Raises: NotFound, Unavailable."""
+        if self._rng.random() < 0.7:
+            return _Decided.get(type(await self._reader.outcome(gid)))
+        return _Viewed.get((await self._reader.record(gid)).outcome)
 
     async def _reuse(self, gid: str) -> None:
         """The same gid for something else must be refused."""
+        others = [Branch(self._rng.choice(self._banks), "look", {"account": "other"}) for _ in range(2)]
         try:
-            ended = await self._client.commit([Branch(self._banks[0], "look", {"account": "other"})], gid=gid)
+            ended = await self._client.commit(others, gid=gid)
         except (GidReused, OutcomeUnknown, Unavailable):
             return
         if isinstance(ended, Committed) or self._decisions.of(gid) is not Decision.ABORT:
@@ -212,7 +275,6 @@ class Teller:
     def _heard(self, gid: str, ended: Ended) -> None:
         self._trace.note("heard", gid, type(ended).__name__)
         self._decisions.answered(gid, _Decided[type(ended)])
-        self._ended.append((self._loop.time(), gid))
 
 
 def _branches(legs: list[_Leg]) -> list[Branch]:

@@ -110,9 +110,10 @@ class World(ABC):
     def favourite(self) -> str | None:
         """A machine worth hitting: the one that leads."""
 
-    def plan_faults(self, plan: FaultPlan) -> None:
-        """To be called once, when all machines are there."""
-        self.faults = Faults(self.rng, plan, self.links, self.machines.values(), self.trace, self.favourite)
+    def plan_faults(self, plan: FaultPlan, moments: tuple[str, ...] = ()) -> None:
+        """To be called once, when all machines are there. `moments`: see `Faults`."""
+        machines = self.machines.values()
+        self.faults = Faults(self.rng, plan, self.links, machines, self.trace, self.favourite, moments)
 
     async def wait_until(self, what: str, holds: Callable[[], bool], deadline: float) -> bool:
         """Liveness: whether `holds` came true before the deadline; reports it if not."""

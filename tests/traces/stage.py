@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coordinator.effects import Call, CallEnded, ProposalEnded, Propose
+from coordinator.effects import Call, CallEnded, Haste, ProposalEnded, Propose
 from coordinator.facts import Facts
-from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, encode, stamped
+from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, encode
 from coordinator.ledger.records import BranchRecord, Decision, Path, TransactionRecord
 from coordinator.ledger.table import Ledger, Rejected
-from coordinator.protocols.two_phase import Plan, decide
+from coordinator.protocols.two_phase import Plan, choose_path, decide
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
-from participant.wire import Answer, BranchState, Verb
+from participant.wire import Answer, BranchState, Capabilities, Verb
 
 GID = "t"
 NOBODY = 0  # terms begin at 1
@@ -37,6 +37,7 @@ class Stage:
         self._plan: Plan | None = None
         self._facts: Facts | None = None  # None: nobody drives
         self._wake_at: float | None = None
+        self._implied: Decide | None = None  # what the driver may tell before the record holds it
         self._client_waits = False
         self._wills: dict[str, str] = {}
         self._branches: dict[str, Branch] = {}
@@ -54,14 +55,19 @@ class Stage:
     # The verbs
 
     def post(self, *words: str) -> None:
-        """post a=yes b=no [path=one-phase] [deadline=10s]: a client posts the transaction (or posts it again).
+        """post a=yes b=no [path=one-phase] [unable=b] [deadline=10s]: a client posts it, or posts it again.
 
-        The path is what this leader chooses, so it is no part of what was posted.
+        The path is what this leader chooses, so it is no part of what was posted. Without one it is classic; with
+        path=best it follows from what the banks can do, where `unable` cannot prevent.
         """
         options = dict(word.split("=") for word in words)
-        path = Path(options.pop("path", "classic"))
+        chosen, unable = options.pop("path", "classic"), options.pop("unable", "")
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
         branches = tuple(BranchRecord(name, f"bank-{name}", "debit", b"") for name in options)
+        if chosen == "best":
+            able = {f"bank-{name}": Capabilities(f"bank-{name}", prevent=name != unable) for name in options}
+            self._say(f"the path is {choose_path(branches, able)}")
+        path = choose_path(branches, able) if chosen == "best" else Path(chosen)
         plan = Plan(GID, repr(sorted(options)).encode(), path, branches, deadline_ms)
         record = self._record
         if record is not None and not record.tombstone and record.digest != plan.digest:
@@ -122,7 +128,7 @@ class Stage:
             for call in broken:
                 self._ended(CallEnded(who, call.verb, None))
             return
-        self._facts, self._plan, self._client_waits = None, None, False
+        self._facts, self._plan, self._implied, self._client_waits = None, None, None, False
         self._wake_at = None
         self._term += 1
         for command in self._proposals if log else ():
@@ -149,6 +155,22 @@ class Stage:
                 verb = Verb.COMMIT if decision is Decision.COMMIT else Verb.ABORT
                 self._say(f"{name} is {self._participate(Call(name, verb)).state}")
         self._drive()
+
+    def read(self, where: str = "leader") -> None:
+        """read [follower]: somebody asks the leader, or another replica, how it ended."""
+        record = self._record
+        if record is None:
+            self._say("reader hears: not found")
+        elif record.decision is not None:
+            self._say(f"reader hears: {_OUTCOMES[record.decision]}")
+        elif record.path is Path.CLASSIC:
+            self._say("reader hears: deciding")
+        elif where == "follower":
+            self._say("reader is sent to the leader")
+        elif self._plan is None or self._implied is not None:
+            self._say("reader waits for the record, and may have to ask again")
+        else:
+            self._say("reader hears: deciding")
 
     def resolve(self, decision: str, operator: str) -> None:
         """resolve abort ann: an operator decides."""
@@ -178,7 +200,7 @@ class Stage:
         self._lines.append(line)
 
     def _commit(self, command: Command) -> None:
-        result = self._ledger.apply(0, encode(stamped(command, int(self._now * 1000))))
+        result = self._ledger.apply(0, encode(command, int(self._now * 1000)))
         name = type(command).__name__.lower()
         if isinstance(result, Rejected):
             self._say(f"{name} is rejected: {result.reason}")
@@ -199,11 +221,15 @@ class Stage:
             self._facts.note(effect)
             if isinstance(effect, Propose):
                 self._proposals.append(effect.command)
-                self._say(f"n{self._term} proposes {_told(effect.command)}")
+                soon = " soon:" if effect.haste is Haste.SOON else ""
+                self._say(f"n{self._term} proposes{soon} {_told(effect.command)}")
             else:
                 self._requests.append((self._term, effect))
                 one_phase = " in one phase" if effect.one_phase else ""
                 self._say(f"n{self._term} calls {effect.branch}: {effect.verb}{one_phase}")
+        if step.implied is not None:
+            self._implied = step.implied
+            self._reply()
         if step.contradiction:
             self._say(f"ALARM: {step.contradiction}")
         if step.wake_at is not None and step.wake_at != self._wake_at:
@@ -214,11 +240,14 @@ class Stage:
             self._say(f"n{self._term} is done")
 
     def _reply(self) -> None:
+        """What the record does not hold yet is told by implication."""
         record = self._record
-        if self._client_waits and record is not None and record.decision is not None:
+        told: Decide | TransactionRecord | None = self._implied if record is None or not record.decision else record
+        if self._client_waits and told is not None and told.decision is not None:
             self._client_waits = False
-            reason = f": {record.reason}" if record.decision is Decision.ABORT else ""
-            self._say(f"client hears: {_OUTCOMES[record.decision]}{reason}")
+            implied = " (implied)" if told is self._implied else ""
+            reason = f": {told.reason}" if told.decision is Decision.ABORT else ""
+            self._say(f"client hears: {_OUTCOMES[told.decision]}{implied}{reason}")
 
     def _request_to(self, name: str, *verbs: str) -> tuple[int, Call]:
         request = self._oldest_request_to(name, *verbs)

@@ -1,14 +1,16 @@
-"""Atomicity, seen from the participants: what each branch does agrees with the one decision of its transaction.
+"""What participants do with their branches, and what they say of them, must agree with what is recorded.
 
-A prepared branch commits only if the ledger holds the commit, and aborts only if it holds the abort. At rest every
-branch of a committed transaction is committed (or took no part in phase two), and none of an aborted one is.
+At every moment: a prepared branch is committed or aborted only after some ledger holds that decision; a branch
+commits unprepared only where its participant may decide alone; and what a participant said of a branch stays true.
+At rest: no branch is in doubt, and every branch ended as its transaction did.
 """
 
 from __future__ import annotations
 
-from coordinator.ledger.records import Decision
-from participant.branch import Branch
-from participant.wire import BranchState
+from coordinator.ledger.records import Decision, Path
+from participant.branch import FINAL, Branch
+from participant.ids import BranchKey
+from participant.wire import Answer, BranchState
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
 
@@ -16,27 +18,42 @@ __all__ = ["Branches"]
 
 _COMMITTED = frozenset((BranchState.COMMITTED, BranchState.READ_ONLY))
 _ABORTED = frozenset((BranchState.ABORTED, BranchState.READ_ONLY))
+_PROMISES = FINAL | {BranchState.PREPARED}
 
 
 class Branches:
     def __init__(self, findings: Findings, decisions: Decisions) -> None:
         self._findings = findings
         self._decisions = decisions
+        self._said: dict[tuple[str, BranchKey], BranchState] = {}
 
     def moves(self, participant: str, before: Branch | None, after: Branch) -> None:
         """A branch is about to change; its row is durable a moment later."""
-        if before is None or before.state is not BranchState.PREPARED or after.state is before.state:
+        was = BranchState.UNKNOWN if before is None else before.state
+        if was is BranchState.PREPARED and after.state is not was:
+            decided = self._decisions.due(after.key, participant)
+            wanted = Decision.COMMIT if after.state is BranchState.COMMITTED else Decision.ABORT
+            if decided is not wanted:
+                what = f"{after.key} at {participant} goes from prepared to {after.state}, recorded is {decided}"
+                self._findings.report("a prepared branch waits for the decision", what)
+        elif after.state is BranchState.COMMITTED and not self._decisions.may_take(after.key.gid, Path.ONE_PHASE):
+            what = f"{after.key} at {participant} commits without having voted"
+            self._findings.report("a branch votes before it commits", what)
+
+    def said(self, participant: str, key: BranchKey, answer: Answer) -> None:
+        """A participant answers: what it says is a fact from now on."""
+        if answer.retry or answer.state not in _PROMISES:
             return
-        decided = self._decisions.of(after.key.gid)
-        wanted = Decision.COMMIT if after.state is BranchState.COMMITTED else Decision.ABORT
-        if decided is not wanted:
-            what = f"{after.key} at {participant} goes from prepared to {after.state}, recorded is {decided}"
-            self._findings.report("a prepared branch waits for the decision", what)
+        known = self._said.get((participant, key))
+        self._said[participant, key] = answer.state
+        if known in FINAL and answer.state is not known and known is not BranchState.READ_ONLY:
+            what = f"{key} at {participant} is {answer.state} after it was {known}"
+            self._findings.report("what a participant says stays true", what)
 
     def check(self, participant: str, branches: list[Branch]) -> None:
         """At rest: every branch that `participant` knows."""
         for branch in branches:
-            decided = self._decisions.of(branch.key.gid)
+            decided = self._decisions.due(branch.key, participant)
             if branch.state in (BranchState.PREPARED, BranchState.WORKING):
                 self._findings.report("nothing stays in doubt", f"{branch.key} at {participant} is {branch.state}")
             elif decided is Decision.COMMIT and branch.state not in _COMMITTED:
@@ -47,6 +64,6 @@ class Branches:
                 self._check_unrecorded(participant, branch)
 
     def _check_unrecorded(self, participant: str, branch: Branch) -> None:
-        """Only a one-phase participant may have committed what no ledger knows, and only if nobody heard of it."""
-        if not self._decisions.is_one_phase(branch.key.gid):
+        """Only who decides alone may have committed what no ledger knows, and only if nobody heard of it."""
+        if not self._decisions.may_take(branch.key.gid, Path.ONE_PHASE):
             self._findings.report("all or nothing", f"{branch.key} is committed at {participant}, but not recorded")

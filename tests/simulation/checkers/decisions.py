@@ -1,18 +1,24 @@
 """One transaction, one decision: the same on every replica, in every answer, and for ever.
 
-The first replica whose ledger holds a decision fixes it. No other replica may hold another one, no caller may hear
-another one, and none may hear one before some ledger holds it. A question that begins after an answer was heard must
-get the same answer (a *deciding*, or a *not found*, would be older).
+Two things fix a decision. The first replica whose ledger holds one does. And so does the first leader that takes one
+for true before any ledger holds it, because from then on somebody may hear of it: it may do so once the record of the
+branches is in its ledger, and on the classic path never. Whatever fixed it, no replica, no leader and no caller may
+say otherwise later. A question that begins after an answer was heard must get the same answer (a *deciding*, or a
+*not found*, would be older).
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
+from coordinator.ledger.commands import Decide
 from coordinator.ledger.records import Decision, Path, TransactionRecord
+from participant.ids import BranchKey
 from tests.simulation.checkers.findings import Findings
 
 __all__ = ["Decisions"]
+
+_ASKED_MAX = 200
 
 
 class Decisions:
@@ -20,37 +26,70 @@ class Decisions:
         self._findings = findings
         self._decided: dict[str, Decision] = {}
         self._decided_at: dict[str, int] = {}  # the revision
-        self._paths: dict[str, Path] = {}
+        self._told: dict[str, Decision] = {}  # somebody was told, or may have been
+        self._begun: dict[str, tuple[Path, dict[str, str]]] = {}  # by gid: the path, and participants by branch
         self._revisions: dict[int, tuple[str, str]] = {}
         self._heard: dict[str, Decision] = {}
+        self._intended: dict[str, frozenset[Path]] = {}
+        self._asked: deque[tuple[float, str]] = deque(maxlen=_ASKED_MAX)
         self._never_begun: set[str] = set()
         self.answers: Counter[str] = Counter()
+        self.ahead = 0  # answers that a caller heard before any ledger held the decision
+
+    # What is known ---------------------------------------------------------------------------------------------
 
     def of(self, gid: str) -> Decision | None:
         """The decision that some ledger holds."""
         return self._decided.get(gid)
 
+    def due(self, key: BranchKey, participant: str) -> Decision | None:
+        """What some ledger holds for one branch: of what is recorded without it, it can only be rolled back."""
+        begun = self._begun.get(key.gid)
+        if begun is not None and begun[1].get(key.branch) != participant:
+            return Decision.ABORT
+        return self._decided.get(key.gid)
+
+    def was_told(self, gid: str) -> bool:
+        """Whether somebody may have heard how it ended."""
+        return gid in self._told
+
     def heard(self, gid: str) -> Decision | None:
         """The decision that some caller has heard by now."""
         return self._heard.get(gid)
 
-    def is_one_phase(self, gid: str) -> bool:
-        """Whether the participant of `gid` decides, as far as any ledger knows the transaction."""
-        return self._paths.get(gid, Path.ONE_PHASE) is Path.ONE_PHASE
+    def may_take(self, gid: str, path: Path) -> bool:
+        """Whether `gid` was asked for on this path."""
+        return path in self._intended.get(gid, ())
+
+    def recent(self, since: float) -> list[str]:
+        """What was asked for since then, by any caller."""
+        return [gid for at, gid in self._asked if at >= since]
+
+    @property
+    def revision(self) -> int:
+        """The latest that any ledger has held: what was applied once is never lost."""
+        return max(self._revisions, default=0)
 
     @property
     def committed(self) -> list[str]:
         return [gid for gid, decision in self._decided.items() if decision is Decision.COMMIT]
 
+    # What happens ----------------------------------------------------------------------------------------------
+
+    def intended(self, gid: str, now: float, *paths: Path) -> None:
+        """A caller is about to ask for `gid`, whose branches make it take one of these paths."""
+        self._intended[gid] = frozenset(paths)
+        self._asked.append((now, gid))
+
     def recorded(self, replica: str, record: TransactionRecord) -> None:
         """`replica` holds this record now."""
-        seen = (record.gid, record.phase.value)
-        known = self._revisions.setdefault(record.revision, seen)
-        if known != seen:
-            what = f"revision {record.revision} is {seen} at {replica}, and {known} elsewhere"
-            self._findings.report("ledgers are equal", what)
+        self._check_revision(replica, record)
         if record.branches:
-            self._paths[record.gid] = record.path
+            branches = {branch.branch: branch.participant for branch in record.branches}
+            begun = self._begun.setdefault(record.gid, (record.path, branches))
+            if begun != (record.path, branches):
+                what = f"{replica} holds {record.gid} as {record.path} {branches}, it was begun as {begun}"
+                self._findings.report("the branches are frozen", what)
         if record.decision is None:
             if record.revision > self._decided_at.get(record.gid, record.revision):
                 self._findings.report("no decision is reversed", f"{replica} holds {record.gid} as undecided again")
@@ -60,13 +99,23 @@ class Decisions:
         if decided is not record.decision:
             what = f"{replica} holds {record.gid} as {record.decision}, it was decided as {decided}"
             self._findings.report("no decision is reversed", what)
+        self._stays_true(record.gid, record.decision, f"{replica} holds")
+
+    def implied(self, replica: str, decide: Decide) -> None:
+        """`replica` leads, and takes this for true: from now on whoever asks there may be told."""
+        if decide.gid not in self._decided:
+            self._check_implied(decide.gid, f"{replica}: {decide.decision}")
+        self._told.setdefault(decide.gid, decide.decision)
+        self._stays_true(decide.gid, decide.decision, f"{replica} says")
 
     def answered(self, gid: str, decision: Decision) -> None:
         """A caller hears how `gid` ended."""
         self.answers[decision.value] += 1
-        held = self._decided.get(gid)
-        if held is not decision:
-            self._findings.report("an answer is recorded before it is given", f"{gid}: {decision}, recorded is {held}")
+        if gid not in self._decided:
+            self.ahead += 1
+            self._check_implied(gid, f"a caller hears {decision}")
+        self._told.setdefault(gid, decision)
+        self._stays_true(gid, decision, "a caller hears")
         self._heard[gid] = decision
 
     def read(self, gid: str, before: Decision | None, now: str | None) -> None:
@@ -84,3 +133,27 @@ class Decisions:
         for gid in sorted(self._never_begun):
             if self._decided.get(gid) is Decision.COMMIT:
                 self._findings.report("what was not begun is not committed", gid)
+        for gid, told in sorted(self._told.items()):
+            if gid not in self._decided:
+                self._findings.report("what was told stays true", f"{gid}: {told} was told, and nothing is recorded")
+
+    # Inside ----------------------------------------------------------------------------------------------------
+
+    def _check_revision(self, replica: str, record: TransactionRecord) -> None:
+        seen = (record.gid, record.phase.value)
+        known = self._revisions.setdefault(record.revision, seen)
+        if known != seen:
+            what = f"revision {record.revision} is {seen} at {replica}, and {known} elsewhere"
+            self._findings.report("ledgers are equal", what)
+
+    def _check_implied(self, gid: str, what: str) -> None:
+        """No ledger holds the decision: may it be known?"""
+        path, _ = self._begun.get(gid, (None, None))
+        if path is None or path is Path.CLASSIC:
+            promise = "an answer is recorded before it is given"
+            self._findings.report(promise, f"{gid}: {what}, recorded is no decision, the path is {path}")
+
+    def _stays_true(self, gid: str, decision: Decision, who: str) -> None:
+        for known, how in ((self._told.get(gid), "told"), (self._decided.get(gid), "recorded")):
+            if known not in (None, decision):
+                self._findings.report("what was told stays true", f"{gid}: {who} {decision}, {how} was {known}")

@@ -1,0 +1,200 @@
+"""HTTP without HTTP, the side that answers.
+
+It is entered right beneath the HTTP handlers, at `driver.service.Transactions` and `participant.service`; only for an
+array of transactions, production's collecting of the answers (`coordinator.http.arrays`) is used too. See `web.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgpack
+from yarl import URL
+
+from coordinator.driver.service import Transactions
+from coordinator.driver.waiters import Known
+from coordinator.errors import NoLeader, NotFound, NotLeader, RequestError
+from coordinator.http import arrays
+from coordinator.http.views import outcome_view, transaction_view
+from coordinator.wire import (
+    BeginQuery,
+    InquiryRequest,
+    Outcome,
+    OutcomeView,
+    ParticipantsView,
+    ParticipantView,
+    ResolveRequest,
+    TransactionRequest,
+)
+from participant.errors import BranchConflict, ResourceError, WireError
+from participant.service import ParticipantService
+from participant.wire import ENLIST_HEADER, Answer, Operation, Verb
+from tests.simulation.bank import Kind
+from tests.simulation.rpc import Rpc
+from tests.simulation.web import ARRAYS, HTTP, url_of
+
+__all__ = ["ParticipantApi", "ReplicaApi"]
+
+Reply = tuple[int, dict[str, str], Any]
+Struck: TypeAlias = "Callable[[str], bool]"
+Said: TypeAlias = "Callable[[Operation, Answer | None], None]"  # None: it was asked for what it cannot do
+
+
+class _Api:
+    """Answers requests of one process. `struck(moment)` says whether the machine goes down right now, speechless."""
+
+    def __init__(self, rpc: Rpc, struck: Struck) -> None:
+        self._struck = struck
+        rpc.serve(HTTP, self._serve)
+
+    async def _serve(self, _source: str, request: bytes) -> bytes:
+        method, path, query, body = msgpack.unpackb(request)
+        packed: bytes = msgpack.packb(await self.answer(method, path, query, body))
+        return packed
+
+    async def _pass(self, moment: str) -> None:
+        """Go on, unless the machine is struck at this moment: then this request is never answered."""
+        if self._struck(moment):
+            await asyncio.get_running_loop().create_future()
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
+        raise NotImplementedError
+
+
+class ReplicaApi(_Api):
+    """The part of a replica's API that clients and participants use; errors as its HTTP border gives them."""
+
+    def __init__(
+        self, rpc: Rpc, name: str, transactions: Transactions, participants: list[str], struck: Struck
+    ) -> None:
+        super().__init__(rpc, struck)
+        self._name = name
+        self._transactions = transactions
+        self._participants = participants
+        rpc.serve_pieces(ARRAYS, self._serve_array)
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
+        try:
+            reply = await self._route(method, path, query, body)
+        except NotLeader as error:
+            return self._elsewhere(error, path, query)
+        except RequestError as error:
+            return _problem(error)
+        await self._pass("telling")
+        return reply
+
+    def _elsewhere(self, error: NotLeader, path: str, query: Mapping[str, str]) -> Reply:
+        if error.leader is None or error.leader == self._name:
+            return _problem(NoLeader("no replica leads now", retry_after_s=1.0))
+        asked = URL(url_of(error.leader)).with_path(path).with_query(query)
+        return 307, {"Location": str(asked)}, {}
+
+    async def _serve_array(self, request: bytes, tell: Callable[[bytes], None]) -> None:
+        """As `coordinator.http.arrays.begin_all` for a caller that reads a stream, over the same `Answers`."""
+        _, path, query, values = msgpack.unpackb(request)
+        try:
+            self._transactions.require_leading()
+        except NotLeader as error:
+            tell(msgpack.packb(self._elsewhere(error, path, query)))
+            return
+        patience = BeginQuery.model_validate(query)
+        answers = arrays.Answers(len(values), path, "simulated")
+        try:
+            wait_ms = patience.wait_ms or 0
+            for position, value in enumerate(values):
+                wait_ms = max(wait_ms, await arrays.begin_one(self._transactions, patience, position, value, answers))
+            until = asyncio.get_running_loop().time() + wait_ms / 1_000
+            tell(msgpack.packb((200, {}, None)))
+            while answers.missing:
+                ready = await answers.some(until)
+                await self._pass("telling")
+                tell(b"".join(arrays.packed_answer(*answer) for answer in ready))
+        finally:
+            answers.leave()
+
+    async def _route(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
+        wait_s = int(query["wait_ms"]) / 1_000 if "wait_ms" in query else 0.0
+        match method, path.split("/")[2:]:
+            case "POST", ["transactions"]:
+                request = TransactionRequest.model_validate(body)
+                view = outcome_view(await self._transactions.begin(request, wait_s))
+                return 200 if view.handle is None else 202, {}, view.model_dump(mode="json")
+            case "GET", ["transactions", gid]:
+                record = await self._transactions.transaction(gid)
+                return 200, {}, transaction_view(record).model_dump(mode="json")
+            case "GET", ["transactions", gid, "outcome"]:
+                return _viewed(outcome_view(await self._transactions.outcome(gid, wait_s)))
+            case "POST", ["transactions", gid, "outcome"]:
+                return _viewed(await self._inquired(gid, InquiryRequest.model_validate(body)))
+            case "POST", ["transactions", gid, "resolve"]:
+                record = await self._transactions.resolve(gid, ResolveRequest.model_validate(body))
+                return 200, {}, transaction_view(record).model_dump(mode="json")
+            case "GET", ["participants"]:
+                known = [ParticipantView(name=name, url=url_of(name)) for name in self._participants]
+                return 200, {}, ParticipantsView(participants=known).model_dump(mode="json")
+        return _problem(NotFound(f"there is no {method} {path}"))
+
+    async def _inquired(self, gid: str, inquiry: InquiryRequest) -> OutcomeView:
+        record = await self._transactions.inquire(gid, inquiry)
+        if record is None:
+            return OutcomeView(gid=gid, outcome=Outcome.ABORTED, reason="no branch of it", branch=None, handle=None)
+        return outcome_view(Known.of(record))
+
+
+class ParticipantApi(_Api):
+    """A bank's API: the operations that its kind knows, and its capabilities. `said` hears every answer."""
+
+    def __init__(self, rpc: Rpc, service: ParticipantService, kind: Kind, said: Said, struck: Struck) -> None:
+        super().__init__(rpc, struck)
+        self._service = service
+        self._kind = kind
+        self._said = said
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
+        try:
+            match method, path.split("/")[2:]:
+                case "GET", ["capabilities"]:
+                    return 200, {}, self._capabilities()
+                case "POST", ["branches", gid, branch, verb]:
+                    operation = Operation.from_map({**body, "verb": verb, "gid": gid, "branch": branch}, "operation")
+                    return await self._perform(operation)
+        except (WireError, BranchConflict) as error:
+            return 409, {}, {"detail": str(error)}
+        except ResourceError as error:
+            return 503, {}, {"detail": str(error)}
+        return 404, {}, {}
+
+    async def _perform(self, operation: Operation) -> Reply:
+        if (operation.verb is Verb.PREVENT and not self._kind.prevent) or (
+            operation.one_phase and not self._kind.one_phase
+        ):
+            self._said(operation, None)
+            return 404, {}, {"detail": "there is no such operation here"}
+        await self._pass("asked")
+        answer = await self._service.perform(operation)
+        self._said(operation, answer)
+        if operation.verb is not Verb.WORK:
+            await self._pass("answering")
+            return 200, {}, answer.to_map()
+        return 200, {ENLIST_HEADER: f"{self._service.name};branch={operation.key.branch}"}, answer.to_map()
+
+    def _capabilities(self) -> dict[str, Any]:
+        known = self._service.capabilities()
+        return {
+            "name": known.name,
+            "prevent": self._kind.prevent,
+            "one_phase": self._kind.one_phase,
+            "read_only": known.read_only,
+        }
+
+
+def _viewed(view: OutcomeView) -> Reply:
+    return 200, {}, view.model_dump(mode="json")
+
+
+def _problem(error: RequestError) -> Reply:
+    after = {} if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
+    document = {"code": error.code, "title": error.title, "status": error.status, "detail": error.detail}
+    return error.status, after, document
