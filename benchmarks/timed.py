@@ -9,6 +9,7 @@ monotonic clock, which all processes of a machine share. A note costs a few micr
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -68,17 +69,19 @@ def _time_ports(notes: _Notes) -> None:
     """Let `compose` build a replica over timed ports."""
 
     class TimedLog(RaftLog):
-        async def propose(self, command: bytes, *, command_id: bytes | None = None) -> Outcome:
+        def propose(self, command: bytes, *, command_id: bytes | None = None) -> asyncio.Future[Outcome]:
             begun_s = time.monotonic()
-            outcome = await super().propose(command, command_id=command_id)
-            notes.add("propose", command, begun_s, time.monotonic())
+            outcome = super().propose(command, command_id=command_id)
+            outcome.add_done_callback(lambda _: notes.add("propose", command, begun_s, time.monotonic()))
             return outcome
 
     class TimedParticipants(HttpParticipants):
-        async def call(self, name: str, operation: Operation) -> Answer:
-            begun_s = time.monotonic()
-            answer = await super().call(name, operation)
-            notes.add(operation.verb.value, operation.key.gid, operation.key.branch, begun_s, time.monotonic())
+        def call(self, name: str, operation: Operation) -> asyncio.Future[Answer]:
+            begun_s, key = time.monotonic(), operation.key
+            answer = super().call(name, operation)
+            answer.add_done_callback(
+                lambda _: notes.add(operation.verb.value, key.gid, key.branch, begun_s, time.monotonic())
+            )
             return answer
 
     replaced: dict[str, Any] = {"RaftLog": TimedLog, "HttpParticipants": TimedParticipants}

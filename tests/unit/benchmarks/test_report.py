@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bank import Heard
-from benchmarks.commit import BAR_WIDTH, _bar, _whole
 from benchmarks.harness import Options, Report, options
 from benchmarks.timed import Step
+from benchmarks.waterfall import BAR_WIDTH, bar, whole
 from coordinator.demo.accounts import BANKS
 from coordinator.wire import Outcome
 
@@ -51,15 +51,15 @@ def test_a_directory_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_only_transactions_seen_whole_are_taken_apart() -> None:
-    """One whose end never came has no place in a median. Red when `_whole` lets the second one through."""
+    """One whose end never came has no place in a median. Red when `whole` lets the second one through."""
     heard = [Heard(gid, 0.0, 1.0, Outcome.COMMITTED, "") for gid in ("whole", "endless")]
     steps = [Step(what, "whole", branch, 0.1, 0.2) for what, branch in STEPS]
     steps += [Step(what, "endless", branch, 0.1, 0.2) for what, branch in STEPS if what != "end"]
-    assert [taken.heard.gid for taken in _whole(heard, steps)] == ["whole"]
+    assert [taken.heard.gid for taken in whole(heard, steps)] == ["whole"]
 
 
 @pytest.mark.parametrize(
-    ("begun", "ended", "bar"),
+    ("begun", "ended", "drawn"),
     [
         (0.0, 10.0, "#" * BAR_WIDTH),
         (5.0, 10.0, "." * (BAR_WIDTH // 2) + "#" * (BAR_WIDTH // 2)),
@@ -68,6 +68,6 @@ def test_only_transactions_seen_whole_are_taken_apart() -> None:
         (11.0, 12.0, "later"),
     ],
 )
-def test_a_bar_ends_where_the_client_hears_the_answer(begun: float, ended: float, bar: str) -> None:
+def test_a_bar_ends_where_the_client_hears_the_answer(begun: float, ended: float, drawn: str) -> None:
     """On a scale of 10 ms. Red when the bar is not cut at the scale's end."""
-    assert _bar(begun, ended, 10.0) == bar
+    assert bar(begun, ended, 10.0) == drawn
