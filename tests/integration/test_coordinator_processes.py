@@ -40,6 +40,7 @@ def client_of(made: Cluster) -> Client:
 async def test_transfers_survive_the_death_of_every_process(tmp_path: Path) -> None:
     async with Cluster(tmp_path, NODES, BANKS) as made, client_of(made) as client:
         assert await client.commit(OPEN, gid="open") == Committed("open")
+        await client.settled("open")
         assert await client.commit(transfer(30), gid="first") == Committed("first")
         refused = await client.commit(transfer(1_000), gid="too-much")
         assert isinstance(refused, Aborted)
@@ -65,7 +66,7 @@ async def test_transfers_survive_the_death_of_every_process(tmp_path: Path) -> N
 @pytest.mark.timeout(120)
 async def test_the_interactive_style_commits_all_or_rolls_back_all(tmp_path: Path) -> None:
     async with Cluster(tmp_path, NODES[:1], BANKS) as made, client_of(made) as client:
-        await client.commit(OPEN)
+        await client.settled((await client.commit(OPEN)).gid)
         async with client.transaction() as tx:
             await tx.call("bank-a", "debit", {"account": "bob", "amount": 40})
             await tx.call("bank-b", "credit", {"account": "smith", "amount": 40})
