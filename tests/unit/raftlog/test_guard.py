@@ -366,6 +366,16 @@ def test_without_a_leader_everybody_is_heard_who_stands(peer: str) -> None:
     assert Node().receives(peer, CANDIDACY) == CANDIDACY
 
 
+def test_a_stranger_that_has_nothing_new_is_not_heard() -> None:
+    """A replica that was started before it is added stands for itself. Red when its log is not looked at: at the birth
+    of a cluster it came to lead one that it was no member of."""
+    node = Node()
+    last = {"last_log_index": node.journal.last_index, "last_log_term": node.journal.last_term}
+    assert node.receives("n9", {**CANDIDACY, **last}) is None
+    assert node.guard.counters["stranger"] == 1
+    assert node.receives("n2", {**CANDIDACY, **last}) is not None
+
+
 def test_a_leader_that_stands_again_leads_no_more_by_its_own_word() -> None:
     """Red when only silence ends an office: its followers would wait for an election timeout."""
     node = Node()
