@@ -15,8 +15,8 @@ Inbound, `receive`:
   AppendEntries rules 3 and 4).
 - Acknowledgements of an older term, votes of strangers and repeated votes are dropped; a later term ends an office.
 - While a leader is heard, candidates are not: what they could bring is only unrest (Ongaro's thesis, section 4.2.3).
-  Otherwise members are, and strangers whose log goes beyond ours: such a one may be a member, and the entry that says so
-  one that we lack (section 4.1). A stranger with nothing new is one that nobody has added yet.
+  Otherwise members are, and strangers whose log goes beyond ours: one of those may be a member, and the entry that says
+  so one that we lack (section 4.1). A stranger with nothing new is one that nobody has added yet.
 - A leader counts followers without looking whether the entry is on *its own* disk. So an acknowledgement is
   delivered no further than our own durable index; the rest follows when the disk has caught up.
 - A refusal names the first entry of the conflicting term, so that a leader steps back a term at a time, not an
