@@ -1,28 +1,28 @@
 """Is it worth calling this participant now? The circuit breaker of one participant. Pure: time is an argument.
 
 After FAILURES_MAX calls in a row without an answer, calls would only cost time, connections and patience. Then one
-call at a time is let through as a probe, first soon and then ever more rarely; the first answer ends that.
+call at a time is let through as a probe, first soon and then ever more rarely; the first answer ends that. Only probes
+make probes rarer: how many calls were under way when the participant died says nothing of how long it will be away.
 (M. Nygard, "Release It!", 2nd edition, 2018, chapter 5, "Circuit Breaker".)
 """
 
 from __future__ import annotations
 
-from coordinator.protocols.retry import DOUBLINGS_MAX
-
 __all__ = ["FAILURES_MAX", "PROBE_CAP_S", "PROBE_FIRST_S", "Breaker"]
 
 FAILURES_MAX = 8
 PROBE_FIRST_S = 0.1
-PROBE_CAP_S = 2.0
+PROBE_CAP_S = 0.5
 
 
 class Breaker:
     """Closed at first: calls pass."""
 
-    __slots__ = ("_failures", "_probe_at", "_probing")
+    __slots__ = ("_failures", "_pause_s", "_probe_at", "_probing")
 
     def __init__(self) -> None:
         self._failures = 0
+        self._pause_s = PROBE_FIRST_S
         self._probe_at = 0.0
         self._probing = False
 
@@ -51,8 +51,11 @@ class Breaker:
 
     def failed(self, now: float) -> None:
         """A call brought none."""
-        self._failures += 1
-        self._probing = False
-        if self.is_open:
-            doublings = min(self._failures - FAILURES_MAX, DOUBLINGS_MAX)
-            self._probe_at = now + min(PROBE_CAP_S, PROBE_FIRST_S * (1 << doublings))
+        if self._probing:
+            self._probing = False
+            self._pause_s = min(PROBE_CAP_S, 2 * self._pause_s)
+            self._probe_at = now + self._pause_s
+        elif not self.is_open:
+            self._failures += 1
+            self._pause_s = PROBE_FIRST_S
+            self._probe_at = now + PROBE_FIRST_S

@@ -53,3 +53,11 @@ def test_one_answer_lets_everything_pass_again() -> None:
     breaker.answered()
     assert breaker.may_pass(10.0)
     assert not breaker.is_open
+
+
+def test_calls_that_were_under_way_when_it_opened_do_not_put_the_probe_off() -> None:
+    """Broken on purpose by doubling the pause at each failure: red (and a bank was back for two seconds unnoticed)."""
+    breaker = opened(10.0)
+    for _ in range(100):
+        breaker.failed(10.05)
+    assert breaker.probe_at == 10.0 + PROBE_FIRST_S
