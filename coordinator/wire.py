@@ -22,7 +22,7 @@ from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Path, Phase
 from participant.errors import WireError
 from participant.values import canonical
-from participant.wire import ACTION_CHARS_MAX, WORKS_MAX
+from participant.wire import ACTION_CHARS_MAX, MSGPACK_SEQ, WORKS_MAX
 
 __all__ = [
     "API_VERSION",
@@ -102,9 +102,6 @@ class Encoding(StrEnum):
 
     JSON = "application/json"
     MSGPACK = "application/msgpack"
-
-
-MSGPACK_SEQ = "application/msgpack-seq"  # msgpack values one after another, each sent when it is there
 
 
 class Outcome(StrEnum):

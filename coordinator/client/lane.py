@@ -51,7 +51,12 @@ class Lane:
         return future
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End what waits and what is under way."""
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(NotReached("the client was closed"))
+                future.exception()  # its caller may have gone
+        self._waiting.clear()
         requests = list(self._requests)
         for request in requests:
             request.cancel()

@@ -5,14 +5,15 @@ Owns: the list of replicas, and the belief. Must never do: retry, or say what an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 from yarl import URL
 
-from coordinator.client.session import ANSWER_BYTES_MAX, Lost, NotReached, Response, Session, Stream
+from coordinator.client.session import ANSWER_BYTES_MAX, Lost, NotReached, Session, Stream
 from coordinator.errors import Malformed, RequestError, TooLarge, request_error
 from coordinator.wire import MSGPACK_SEQ, REQUEST_BYTES_MAX, Encoding, decode
 
@@ -57,18 +58,11 @@ class Replicas:
         """One request to the believed leader, following its pointers. Raises: NotReached, Lost, TooLarge."""
         given = {key: value for key, value in (query or {}).items() if value is not None}
         tail = URL(path).with_query(given).raw_path_qs
-        url = URL(self.target + tail, encoded=True)
         packed = None if body is None else msgpack.packb(body)
         if packed is not None and len(packed) > REQUEST_BYTES_MAX:
             raise TooLarge(f"the request is {len(packed)} bytes; at most {REQUEST_BYTES_MAX} are taken")
-        for _ in range(REDIRECTS_MAX + 1):
-            response = await self._session.send(method, url, packed, timeout_s)
-            location = response.headers.get("Location")
-            if response.status != 307 or location is None:
-                return _reply(response)
-            url = URL(location, encoded=True)
-            self._believe(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
-        raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
+        async with self._following(method, tail, packed, timeout_s, accept=Encoding.MSGPACK.value) as stream:
+            return await _whole_reply(stream)
 
     async def attempt_all(
         self,
@@ -83,13 +77,21 @@ class Replicas:
         Raises, with what is left unanswered: NotReached, Lost.
         """
         tail = URL("/v1/transactions").with_query(query).raw_path_qs
-        url = URL(self.target + tail, encoded=True)
         body = packed[0] if len(packed) == 1 else msgpack.Packer().pack_array_header(len(packed)) + b"".join(packed)
+        async with self._following("POST", tail, body, timeout_s, accept=_ACCEPT) as stream:
+            await _deliver(stream, len(packed), answered)
+
+    @asynccontextmanager
+    async def _following(
+        self, method: str, tail: str, body: bytes | None, timeout_s: float, *, accept: str
+    ) -> AsyncIterator[Stream]:
+        """The response of the replica that the others point at. Raises: NotReached, Lost."""
+        url = URL(self.target + tail, encoded=True)
         for _ in range(REDIRECTS_MAX + 1):
-            async with self._session.open("POST", url, body, timeout_s, accept=_ACCEPT) as stream:
+            async with self._session.open(method, url, body, timeout_s, accept=accept) as stream:
                 location = stream.headers.get("Location")
                 if stream.status != 307 or location is None:
-                    await _deliver(stream, len(packed), answered)
+                    yield stream
                     return
             url = URL(location, encoded=True)
             self._believe(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
@@ -104,7 +106,7 @@ class Replicas:
 async def _deliver(stream: Stream, count: int, answered: Callable[[int, Reply], None]) -> None:
     """Replies one by one; or one, which then goes for all."""
     if stream.content_type != MSGPACK_SEQ:
-        reply = _reply(await stream.whole())
+        reply = await _whole_reply(stream)
         for position in range(count):
             answered(position, reply)
         return
@@ -115,24 +117,25 @@ async def _deliver(stream: Stream, count: int, answered: Callable[[int, Reply], 
             unpacker.feed(chunk)
             for position, status, document in unpacker:
                 left.remove(position)
-                answered(position, _reply_of(status, document, None))
+                answered(position, _reply(status, document, is_problem=status >= 400))
         except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
             raise Lost(f"the stream of answers cannot be read: {error!r}") from error
 
 
-def _reply(response: Response) -> Reply:
+async def _whole_reply(stream: Stream) -> Reply:
     """What came, decoded. What cannot be decoded is no answer at all."""
+    response = await stream.whole()
     kind = response.content_type
     try:
         document = decode(response.body, Encoding.MSGPACK if kind == Encoding.MSGPACK else Encoding.JSON)
     except Malformed as error:
         raise Lost(f"the answer ({response.status}) cannot be read: {error}") from error
     after = response.headers.get("Retry-After", "")
-    return _reply_of(response.status, document, float(after) if after.isdecimal() else None)
+    retry_after_s = float(after) if after.isdecimal() else None
+    return _reply(response.status, document, is_problem=kind == "application/problem+json", retry_after_s=retry_after_s)
 
 
-def _reply_of(status: int, document: Any, retry_after_s: float | None) -> Reply:
-    """From 400 on, a document describes a problem."""
+def _reply(status: int, document: Any, *, is_problem: bool, retry_after_s: float | None = None) -> Reply:
     if not isinstance(document, dict):
         raise Lost(f"the answer ({status}) is not a map")
-    return Reply(status, document, request_error(document, retry_after_s) if status >= 400 else None)
+    return Reply(status, document, request_error(document, retry_after_s) if is_problem else None)

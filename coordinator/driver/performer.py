@@ -58,17 +58,18 @@ class Performer:
         self._calls = Overdue(call_timeout_s)
         self._gate_limits = gates or GateLimits()
         self._gates: dict[str, Gate] = {}
-        self._riders: list[tuple[Command, Done]] = []
+        self._riders: list[tuple[Command, bytes, Done]] = []
         self._departure: asyncio.TimerHandle | None = None
 
     def propose(self, effect: Propose, done: Done) -> None:
         """Put the command into the log, now or with the next one that is due now; `done` hears of its end."""
         wait_s = _wait_s(effect.haste, self._ride_along_s)
+        data = encode(effect.command, self._wall_ms())
         if wait_s <= 0:
-            self._propose(effect.command, done)
+            self._propose(effect.command, data, done)
             self._depart()
             return
-        self._riders.append((effect.command, done))
+        self._riders.append((effect.command, data, done))
         loop = asyncio.get_running_loop()
         departs_at = loop.time() + wait_s
         if self._departure is None or departs_at < self._departure.when():
@@ -115,15 +116,15 @@ class Performer:
     def _depart(self) -> None:
         self._stop_timer()
         riders, self._riders = self._riders, []
-        for command, done in riders:
-            self._propose(command, done)
+        for rider in riders:
+            self._propose(*rider)
 
     def _stop_timer(self) -> None:
         if self._departure is not None:
             self._departure.cancel()
             self._departure = None
 
-    def _propose(self, command: Command, done: Done) -> None:
+    def _propose(self, command: Command, data: bytes, done: Done) -> None:
         """Whatever comes of it, the driver looks at the record: only that says what is true now."""
 
         def ended(future: asyncio.Future[Outcome]) -> None:
@@ -136,7 +137,7 @@ class Performer:
                     _log.info("proposal.unknown", command=type(command).__name__, reason=why)
             done(ProposalEnded(command))
 
-        self._proposals.watch(self._replicated.propose(encode(command, self._wall_ms())), ended)
+        self._proposals.watch(self._replicated.propose(data), ended)
 
 
 def _heard(participant: str, operation: Operation, future: asyncio.Future[Answer], timeout_s: float) -> CallEnded:

@@ -1,7 +1,7 @@
 """What a caller, a participant or an operator can ask of this replica, without HTTP.
 
 Owns: who may be answered from what. Reads stand behind a barrier of the log, so that they reflect every answer
-given before; writes need the leader. Must never do: tell an outcome that the record does not hold.
+given before; writes need the leader. Must never do: tell an outcome that the record neither holds nor implies.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 import msgpack
@@ -44,7 +45,7 @@ async def begin_all(request: web.Request, query: BeginQuery, values: list[Any], 
     transactions.require_leading()
     answers = Answers(len(values), request.path, request_id)
     try:
-        wait_ms = query.wait_ms if query.wait_ms is not None else 0
+        wait_ms = 0
         for position, value in enumerate(values):
             wait_ms = max(wait_ms, await begin_one(transactions, query, position, value, answers))
         until = asyncio.get_running_loop().time() + wait_ms / 1_000
@@ -85,6 +86,7 @@ async def _stream(request: web.Request, answers: Answers, until: float) -> web.S
 
 
 def packed_answer(position: int, status: int, body: OutcomeView | Problem) -> bytes:
+    """One value of the sequence."""
     packed: bytes = msgpack.packb((position, status, body.model_dump(mode="json")))
     return packed
 
@@ -133,7 +135,9 @@ class Answers:
 
     def in_order(self) -> list[TransactionAnswer]:
         """All of them."""
-        return [TransactionAnswer(status=status, body=body) for _, status, body in sorted(self._given, key=_position)]
+        return [
+            TransactionAnswer(status=status, body=body) for _, status, body in sorted(self._given, key=itemgetter(0))
+        ]
 
     def leave(self) -> None:
         """Nobody reads the answers any more."""
@@ -155,7 +159,3 @@ class Answers:
     def _give(self, position: int, status: int, body: OutcomeView | Problem) -> None:
         self._given.append((position, status, body))
         self._woken.set()
-
-
-def _position(answer: tuple[int, int, OutcomeView | Problem]) -> int:
-    return answer[0]

@@ -17,6 +17,7 @@ import msgpack
 import pytest
 from aiohttp import web
 
+from coordinator.http.app import serving
 from participant import Participant
 from participant.bank import bank_on_sqlite
 from participant.ids import BranchKey
@@ -312,13 +313,8 @@ async def replica(answer: Any) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_post("/v1/transactions/{gid}/outcome", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving(app, "127.0.0.1", 0, shutdown_s=1.0) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def saying(outcome: Any, status: int = 200, **more: Any) -> Any:

@@ -15,7 +15,8 @@ from aiohttp import web
 from coordinator.client import Branch, Client, Committed
 from coordinator.client.lane import SILENT_MAX
 from coordinator.client.policy import Pauses
-from coordinator.errors import GidReused, OutcomeUnknown
+from coordinator.errors import GidReused, OutcomeUnknown, Unavailable
+from coordinator.http.app import serving
 from coordinator.wire import MSGPACK_SEQ, TRANSACTIONS_MAX
 from participant.wire import Verb
 from tests.support.cluster import cluster
@@ -66,13 +67,8 @@ class Counter:
     async def serving(self) -> AsyncIterator[str]:
         app = web.Application(client_max_size=1 << 20)
         app.router.add_post("/v1/transactions", self.begin)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
+        async with serving(app, "127.0.0.1", 0, shutdown_s=1.0) as port:
+            yield f"http://127.0.0.1:{port}"
 
 
 def committed(gid: str) -> dict[str, Any]:
@@ -169,3 +165,22 @@ async def test_a_caller_that_goes_away_takes_nobody_with_it() -> None:
         leaving.cancel()
         server.go.set()
         assert await staying == Committed("staying")
+
+
+async def test_a_client_that_is_closed_leaves_no_caller_waiting() -> None:
+    """Broken on purpose by ending only what is under way: red (what waits leaves as the client is closed)."""
+    server = Counter()
+    async with server.serving() as url:
+        client = patient(url, attempt_timeout_s=60.0)
+        commits = []
+        for number in range(SILENT_MAX):
+            commits.append(asyncio.ensure_future(client.commit(ONE, gid=f"sent-{number}", timeout_s=0.05)))
+            await server.requests(number + 1)
+        waiting = asyncio.ensure_future(client.commit(ONE, gid="waiting", timeout_s=0.05))
+        await asyncio.sleep(0)
+        await client.close()
+        async with asyncio.timeout(5):
+            *sent, never_sent = await asyncio.gather(*commits, waiting, return_exceptions=True)
+        assert {type(end) for end in sent} == {OutcomeUnknown}
+        assert isinstance(never_sent, Unavailable)
+        server.go.set()
