@@ -38,12 +38,14 @@ Effect: TypeAlias = Propose | Call
 
 
 class CallEnded(NamedTuple):
-    """A call came back: with an answer, or `None`, which is *unknown* (`error` says why, for people)."""
+    """A call came back: with an answer, or `None`, which is *unknown* (`error` says why, for people). `heard`: the
+    participant said something, though not what it did."""
 
     branch: str
     verb: Verb
     answer: Answer | None
     error: str = ""
+    heard: bool = False
 
 
 class ProposalEnded(NamedTuple):

@@ -17,7 +17,7 @@
     │   ├── Overloaded          503  a limit is reached; nothing was begun; come again
     │   ├── Unreachable         503  a participant cannot be asked what it can do; nothing was begun; come again
     │   ├── NoLeader            503  no replica leads now; nothing was begun; come again
-    │   └── Undetermined        503  the log lost its leader meanwhile; come again with the same request
+    │   └── Undetermined        503  not known now (a leader changed, a vote is missing); the same request again
     └── ClientError             raised by `coordinator.client` only
         ├── Unavailable         no replica took the request; nothing was begun
         ├── OutcomeUnknown      nobody said yet how the transaction ended; carries gid and handle
@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 __all__ = [
+    "RETRY_AFTER_S",
     "ClientError",
     "ConfigError",
     "Contradiction",
@@ -60,6 +61,9 @@ __all__ = [
     "WorkFailed",
     "request_error",
 ]
+
+
+RETRY_AFTER_S = 1.0  # when to come again, where nothing better is known
 
 
 class CoordinatorError(Exception):
@@ -175,7 +179,7 @@ class NoLeader(RequestError):
 
 
 class Undetermined(RequestError):
-    code, status, title, retry_safe = "undetermined", 503, "The log changed its leader meanwhile", True
+    code, status, title, retry_safe = "undetermined", 503, "Nobody knows yet", True
 
 
 _BY_CODE: dict[str, type[RequestError]] = {

@@ -11,7 +11,14 @@ __all__ = ["CallFailed", "Participants"]
 
 
 class CallFailed(Exception):
-    """The call's outcome is unknown: nothing may be concluded from it but that it may be made again."""
+    """The call's outcome is unknown: nothing may be concluded from it but that it may be made again.
+
+    `heard`: the participant said something, though not what it did; so it is not gone.
+    """
+
+    def __init__(self, why: str, *, heard: bool = False) -> None:
+        super().__init__(why)
+        self.heard = heard
 
 
 class Participants(Protocol):

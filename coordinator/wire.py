@@ -31,6 +31,7 @@ __all__ = [
     "DEADLINE_DEFAULT_MS",
     "DEADLINE_MAX_MS",
     "DEADLINE_MIN_MS",
+    "GID_RANDOM_BITS",
     "LEADER_HEADER",
     "LIST_LIMIT_DEFAULT",
     "LIST_LIMIT_MAX",
@@ -88,6 +89,7 @@ LIST_LIMIT_DEFAULT = 50
 LIST_LIMIT_MAX = 500
 TEXT_CHARS_MAX = 512
 LEADER_HEADER = "Commitd-Leader"
+GID_RANDOM_BITS = 74
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"  # narrower than `participant.ids`: "." and ".." would vanish from a path
 _CURSOR = r"^[0-9]{1,16}\.[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -330,8 +332,8 @@ def handle_of(gid: str) -> str:
 
 
 def new_gid(at_ms: int, chance: int) -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) from wall-clock milliseconds and at least 74 random bits."""
-    bits = chance & ((1 << 74) - 1)
+    """A UUIDv7 (RFC 9562, section 5.7) from wall-clock milliseconds and at least GID_RANDOM_BITS random bits."""
+    bits = chance & ((1 << GID_RANDOM_BITS) - 1)
     high, low = bits >> 62, bits & ((1 << 62) - 1)
     return str(UUID(int=(at_ms & ((1 << 48) - 1)) << 80 | _VERSION_AND_VARIANT | high << 64 | low))
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from coordinator.client.policy import Next, Pauses, next_after, pause_s
 from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Lost, NotReached
-from coordinator.errors import RequestError, Unavailable
+from coordinator.errors import Overloaded, RequestError, Unavailable, Unreachable
 
 __all__ = ["ATTEMPT_MIN_S", "Asking", "Patience"]
 
@@ -60,6 +60,7 @@ class Asking:
         """
         while True:
             error: RequestError | None = None
+            target = self._replicas.target
             try:
                 reply = await attempt(self._budget_s())
             except NotReached as failure:
@@ -81,7 +82,8 @@ class Asking:
                         self.ambiguous = True
                     case Next.RAISE if error is not None:
                         raise error
-            self._replicas.turn_away()
+            if not isinstance(error, Overloaded | Unreachable):  # the leader's own words: another has none
+                self._replicas.turn_away(target)
             await self.pause(why, error)
 
     async def pause(self, why: str, error: RequestError | None = None) -> None:

@@ -24,7 +24,7 @@ from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any, Self
 
-from coordinator.client.asking import Asking, Patience
+from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.lane import Lane
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.policy import Pauses, pause_s
@@ -35,6 +35,7 @@ from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
+    GID_RANDOM_BITS,
     WAIT_MAX_MS,
     ClusterView,
     Outcome,
@@ -49,7 +50,6 @@ from coordinator.wire import (
 
 __all__ = ["Client"]
 
-GID_RANDOM_BITS = 74
 CONFLICT_ATTEMPTS_MAX = 5
 PAUSES = Pauses()
 
@@ -115,11 +115,15 @@ class Client:
         if gid is not None:
             return await self._commit(gid, forms, deadline_ms, timeout_s)
         began_ms = time.time_ns() // 1_000_000
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + (self._patience.timeout_s if timeout_s is None else timeout_s)
         for attempt in range(1, CONFLICT_ATTEMPTS_MAX + 1):
-            ended = await self._commit(self._gid_of(began_ms), forms, deadline_ms, timeout_s)
-            if isinstance(ended, Committed) or not ended.is_conflict or attempt == CONFLICT_ATTEMPTS_MAX:
+            ended = await self._commit(self._gid_of(began_ms), forms, deadline_ms, ends_at - loop.time())
+            pause = pause_s(self._patience.pauses, attempt, self._chance.random())
+            is_late = loop.time() + pause + ATTEMPT_MIN_S > ends_at
+            if isinstance(ended, Committed) or not ended.is_conflict or is_late or attempt == CONFLICT_ATTEMPTS_MAX:
                 break
-            await asyncio.sleep(pause_s(self._patience.pauses, attempt, self._chance.random()))
+            await asyncio.sleep(pause)
         return ended
 
     async def _commit(

@@ -48,9 +48,10 @@ class Replicas:
         """The replica that is asked next."""
         return self._urls[self._at]
 
-    def turn_away(self) -> None:
-        """Ask another replica next time."""
-        self._at = (self._at + 1) % len(self._urls)
+    def turn_away(self, target: str) -> None:
+        """Ask another replica than `target` next time, unless we do already: many may learn of one failure."""
+        if self.target == target:
+            self._at = (self._at + 1) % len(self._urls)
 
     async def attempt(
         self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None, timeout_s: float

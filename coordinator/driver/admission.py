@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.errors import Overloaded
+from coordinator.errors import RETRY_AFTER_S, Overloaded
 
-__all__ = ["RETRY_AFTER_S", "Admission"]
-
-RETRY_AFTER_S = 1.0
+__all__ = ["Admission"]
 
 
 @dataclass(frozen=True, slots=True)

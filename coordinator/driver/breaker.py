@@ -40,18 +40,23 @@ class Breaker:
         """Whether a call may leave now, be it as a probe."""
         return not self.is_open or (not self._probing and now >= self._probe_at)
 
-    def passing(self) -> None:
-        """A call leaves."""
+    def passing(self) -> bool:
+        """A call leaves; whether it is a probe."""
         self._probing = self.is_open
+        return self._probing
+
+    def admitted(self, now: float) -> None:
+        """A transaction begins whose first call will be the probe, after a pause: nobody else may begin meanwhile."""
+        self._probe_at = now + self._pause_s
 
     def answered(self) -> None:
         """A call brought an answer, whatever it said."""
         self._failures = 0
         self._probing = False
 
-    def failed(self, now: float) -> None:
-        """A call brought none."""
-        if self._probing:
+    def failed(self, now: float, *, probe: bool) -> None:
+        """A call brought none. One that left before the breaker opened says nothing new, even while a probe is out."""
+        if probe and self._probing:
             self._probing = False
             self._pause_s = min(PROBE_CAP_S, 2 * self._pause_s)
             self._probe_at = now + self._pause_s

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import msgpack
 
-from coordinator.errors import Invalid, Unreachable
+from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
 from coordinator.ledger.records import BranchRecord, Path
 from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.two_phase import choose_path
@@ -20,8 +20,6 @@ __all__ = ["DIGEST_BYTES", "TRANSACTION_BYTES_MAX", "branches_of", "digest_of", 
 
 DIGEST_BYTES = 16
 TRANSACTION_BYTES_MAX = 224 * 1024  # all bodies together: the record has to fit one command of the log
-
-RETRY_AFTER_S = 1.0
 
 
 def branches_of(requests: list[BranchRequest], participants: Participants) -> tuple[BranchRecord, ...]:

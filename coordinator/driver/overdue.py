@@ -50,7 +50,7 @@ class Overdue:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for future, (due_at, _) in list(self._due.items()):
+        for future, (due_at, _) in self._due.items():
             if due_at > now:
                 self._timer = loop.call_at(due_at, self._ring)
                 return

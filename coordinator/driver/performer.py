@@ -142,16 +142,15 @@ class Performer:
 
 def _heard(participant: str, operation: Operation, future: asyncio.Future[Answer], timeout_s: float) -> CallEnded:
     key, verb = operation.key, operation.verb
-    if future.cancelled():
-        error: Any = f"no answer within {timeout_s:g} s"
-    elif (error := future.exception()) is None:
+    error = CallFailed(f"no answer within {timeout_s:g} s") if future.cancelled() else future.exception()
+    if error is None:
         return CallEnded(key.branch, verb, future.result())
-    elif not isinstance(error, CallFailed):  # a mistake of our own: loud, and unknown like any other
+    if not isinstance(error, CallFailed):  # a mistake of our own: loud, and unknown like any other
         _log.error("call.failed", gid=key.gid, branch=key.branch, participant=participant, exc_info=error)
-        error = repr(error)
+        error = CallFailed(repr(error), heard=True)
     why = str(error)
     _log.info("call.unknown", gid=key.gid, branch=key.branch, participant=participant, verb=verb.value, error=why)
-    return CallEnded(key.branch, verb, None, why)
+    return CallEnded(key.branch, verb, None, why, error.heard)
 
 
 def _wait_s(haste: Haste, ride_along_s: float) -> float:

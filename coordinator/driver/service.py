@@ -16,21 +16,28 @@ from typing import cast
 from coordinator.driver.intake import branches_of, digest_of, path_of
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Known, Waiters
-from coordinator.errors import Contradiction, GidReused, NoLeader, NotFound, NotLeader, Overloaded, Undetermined
+from coordinator.errors import (
+    RETRY_AFTER_S,
+    Contradiction,
+    GidReused,
+    NoLeader,
+    NotFound,
+    NotLeader,
+    Overloaded,
+    Undetermined,
+)
 from coordinator.facts import Expiry
 from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, encode
 from coordinator.ledger.records import Decision, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
 from coordinator.ports import Participants
 from coordinator.protocols.two_phase import Plan
-from coordinator.wire import InquiryRequest, ResolveRequest, TransactionRequest, new_gid
+from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
 from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
 
 __all__ = ["Begun", "Transactions"]
 
-RETRY_AFTER_S = 1.0
 STAGED_PATIENCE_S = 2.0  # how long a reader waits for a decision that may have been told before
-GID_RANDOM_BITS = 74
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Transactions:
         """Begin a transaction, or attach to the one that this request began before; wait for the decision.
 
         Returns: what this replica knows after `wait_s` at most.
-        Raises: Invalid, GidReused, Overloaded, Unreachable, NotLeader.
+        Raises: Invalid, GidReused, Overloaded, Unreachable, Undetermined, NotLeader.
         """
         begun = await self.start(request)
         with suppress(Overloaded):  # it would say that nothing was begun

@@ -15,8 +15,8 @@ import msgpack
 from aiohttp import web
 
 from coordinator.driver.service import Begun, Transactions
-from coordinator.errors import Invalid, NoLeader, NotLeader, Overloaded, RequestError
-from coordinator.http.context import CONTEXT
+from coordinator.errors import RETRY_AFTER_S, Invalid, NoLeader, NotLeader, Overloaded, RequestError, Undetermined
+from coordinator.http.context import CONTEXT, REQUEST_ID, REQUEST_ID_HEADER
 from coordinator.http.media import respond
 from coordinator.http.views import outcome_view, problem_of
 from coordinator.wire import (
@@ -34,16 +34,14 @@ from coordinator.wire import (
 
 __all__ = ["Answers", "begin_all", "begin_one", "packed_answer"]
 
-RETRY_AFTER_S = 1.0
 
-
-async def begin_all(request: web.Request, query: BeginQuery, values: list[Any], request_id: str) -> web.StreamResponse:
+async def begin_all(request: web.Request, query: BeginQuery, values: list[Any]) -> web.StreamResponse:
     """Begin all of `values`, and answer each. Raises, before anything was begun: Invalid, NotLeader."""
     if not 0 < len(values) <= TRANSACTIONS_MAX:
         raise Invalid.field("body", f"holds {len(values)} transactions; 1 to {TRANSACTIONS_MAX} go into one request")
     transactions = request.app[CONTEXT].replica.transactions
     transactions.require_leading()
-    answers = Answers(len(values), request.path, request_id)
+    answers = Answers(len(values), request.path, request[REQUEST_ID])
     try:
         wait_ms = 0
         for position, value in enumerate(values):
@@ -76,6 +74,7 @@ async def begin_one(transactions: Transactions, query: BeginQuery, position: int
 async def _stream(request: web.Request, answers: Answers, until: float) -> web.StreamResponse:
     response = web.StreamResponse()
     response.content_type = MSGPACK_SEQ
+    response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
     with suppress(ConnectionError):  # whoever asked has gone; the transactions go on
         await response.prepare(request)
         while answers.missing:
@@ -104,9 +103,10 @@ class Answers:
 
     def expect(self, position: int, begun: Begun) -> None:
         """Answer when it is decided; at once if nobody more may wait. Raises: GidReused."""
-        if begun.known().decision is not None:
-            self._tell(position, begun)
-            return
+        with suppress(Undetermined):  # it may be known in a moment
+            if begun.known().decision is not None:
+                self._tell(position, begun)
+                return
         try:
             leave = begun.when_decided(lambda: self._decided(position))
         except Overloaded:  # it would say that nothing was begun

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from coordinator.driver.replica import Replica
 
-__all__ = ["CONTEXT", "REQUEST_ID", "Context"]
+__all__ = ["CONTEXT", "REQUEST_ID", "REQUEST_ID_HEADER", "Context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +24,6 @@ class Context:
     requests_per_connection_max: int = 100_000
 
 
+REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)  # every request has one
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

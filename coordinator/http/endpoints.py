@@ -62,7 +62,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             200: (wire.TransactionsAnswer, "Decided: committed or aborted. To an array, all answers."),
             202: (wire.OutcomeView, "Not decided in time: ask again at the handle, or repeat the request."),
         },
-        (*_BODY, GidReused, Overloaded, Unreachable, NoLeader),
+        (*_BODY, GidReused, Overloaded, Unreachable, *_READ),
         body=wire.TransactionRequests,
         query=wire.BeginQuery,
         leader=True,

@@ -15,16 +15,23 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from coordinator.errors import Internal, MethodNotAllowed, NoLeader, NotFound, NotLeader, RequestError, TooLarge
-from coordinator.http.context import CONTEXT, REQUEST_ID
+from coordinator.errors import (
+    RETRY_AFTER_S,
+    Internal,
+    MethodNotAllowed,
+    NoLeader,
+    NotFound,
+    NotLeader,
+    RequestError,
+    TooLarge,
+)
+from coordinator.http.context import CONTEXT, REQUEST_ID, REQUEST_ID_HEADER
 from coordinator.http.views import problem_of
 from coordinator.wire import LEADER_HEADER, Encoding, encode
 
-__all__ = ["PROBLEM_TYPE", "REQUEST_ID_HEADER", "border", "connection_limit"]
+__all__ = ["PROBLEM_TYPE", "border", "connection_limit"]
 
 PROBLEM_TYPE = "application/problem+json"
-REQUEST_ID_HEADER = "X-Request-Id"
-RETRY_AFTER_S = 1.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _log = structlog.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from coordinator.http.arrays import begin_all
-from coordinator.http.context import CONTEXT, REQUEST_ID
+from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, read_value, respond
 from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
 from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
@@ -17,7 +17,7 @@ async def begin(request: web.Request) -> web.StreamResponse:
     query = read_query(request, BeginQuery)
     value = await read_value(request)
     if isinstance(value, list):
-        return await begin_all(request, query, value, request[REQUEST_ID])
+        return await begin_all(request, query, value)
     message = parse(TransactionRequest, value)
     transactions = request.app[CONTEXT].replica.transactions
     view = outcome_view(await transactions.begin(message, begin_wait_ms(message, query) / 1_000))

@@ -55,8 +55,9 @@ class TransactionRecord(NamedTuple):
     `digest` identifies the request, so that the same gid with another body can be refused. `deadline_ms` is a
     duration: each leader counts it from when *it* took the transaction up, so that no two machines' clocks are
     ever compared and a leader change aborts nothing. The `*_at_ms` are wall-clock milliseconds of the proposing
-    leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry"
-    or "operator NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter at the last change.
+    leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry",
+    "operator NAME" or "deadline set by NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter
+    at the last change.
     """
 
     gid: str

@@ -88,7 +88,7 @@ class HttpParticipants:
 
     def call(self, name: str, operation: Operation) -> asyncio.Future[Answer]:
         lane = self._lanes.get(name)
-        if lane is None or self._session is None:
+        if lane is None:
             if name not in self._urls or self._session is None:
                 return _failed(f"{name} cannot be called: it is not configured, or we are not started")
             document = partial(self._documents.last, name)
@@ -196,7 +196,8 @@ async def _read_document(name: str, response: aiohttp.ClientResponse, is_wanted:
     await _read_pieces(name, response, pieces.append, is_wanted)
     data = b"".join(pieces)
     if response.status != 200:
-        raise CallFailed(f"{name} answered {response.status}: {data[:200].decode(errors='replace')}")
+        why = f"{name} answered {response.status}: {data[:200].decode(errors='replace')}"
+        raise CallFailed(why, heard=response.status < 500)  # not understood is an answer, too
     if response.content_type != CONTENT_TYPE:
         raise CallFailed(f"{name} answered with content type {response.content_type}, not {CONTENT_TYPE}")
     try:

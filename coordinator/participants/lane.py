@@ -122,13 +122,13 @@ class Request:
         try:
             ask.future.set_result(Answer.from_map(form, self._participant))
         except WireError as error:
-            ask.future.set_exception(CallFailed(str(error)))
+            ask.future.set_exception(CallFailed(str(error), heard=True))
 
-    def fail(self, why: str) -> None:
+    def fail(self, error: CallFailed) -> None:
         """What is not answered is unknown."""
         for ask in self._unanswered.values():
             if not ask.future.done():
-                ask.future.set_exception(CallFailed(why))
+                ask.future.set_exception(CallFailed(str(error), heard=error.heard))
 
 
 Send: TypeAlias = Callable[[Request], Coroutine[Any, Any, None]]
@@ -165,12 +165,12 @@ class Lane:
             _drop_given_up(line)
         if len(line) >= OPERATIONS_QUEUED_MAX:
             why = f"{self._participant} is behind: {OPERATIONS_QUEUED_MAX:,} operations wait for it already"
-            future.set_exception(CallFailed(why))
+            future.set_exception(CallFailed(why, heard=True))
             return future
         try:
             line.append(_Ask(operation, self._pack(operation.to_map()), future))
         except (ValueError, TypeError, OverflowError) as error:  # in its body: no value of the contract
-            future.set_exception(CallFailed(f"it cannot be sent: {error}"))
+            future.set_exception(CallFailed(f"it cannot be sent: {error}", heard=True))
             return future
         if self._departure is None:
             self._departure = self._loop.call_soon(self._advance)
@@ -247,13 +247,14 @@ class Lane:
     def _over(self, request: Request, task: asyncio.Task[None]) -> None:
         del self._open[request]
         if task.cancelled():
-            request.fail(f"{self._participant} did not answer before we closed")
+            request.fail(CallFailed(f"{self._participant} did not answer before we closed"))
         elif (error := task.exception()) is None:
-            request.fail(f"{self._participant} left an operation unanswered")
-        else:
-            if not isinstance(error, CallFailed):  # a mistake of our own: loud, and unknown like any other
-                _log.error("request.failed", participant=self._participant, exc_info=error)
-            request.fail(str(error) or repr(error))
+            request.fail(CallFailed(f"{self._participant} left an operation unanswered"))
+        elif isinstance(error, CallFailed):
+            request.fail(error)
+        else:  # a mistake of our own: loud, and unknown like any other
+            _log.error("request.failed", participant=self._participant, exc_info=error)
+            request.fail(CallFailed(repr(error), heard=True))
         if request is self._silent:
             self._break_silence()
         self._advance()

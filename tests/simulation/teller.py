@@ -243,7 +243,7 @@ class Teller:
     async def _read(self, gid: str) -> None:
         """Ask any replica, not only the one that leads."""
         for _ in range(self._rng.randrange(3)):
-            self._reader._replicas.turn_away()
+            self._reader._replicas.turn_away(self._reader._replicas.target)
         before = self._decisions.heard(gid)
         try:
             decision = await self._ask(gid)

@@ -342,3 +342,22 @@ async def test_settled_waits_until_every_branch_has_confirmed(made: Cluster) -> 
             await client.settled("g", timeout_s=0.1)
         made.clerks["bank-b"].release(Verb.COMMIT)
         assert (await client.settled("g")).phase is Phase.COMMITTED
+
+
+async def test_a_conflict_is_not_tried_again_past_the_callers_patience(made: Cluster) -> None:
+    """Red when each attempt has the whole time to itself."""
+    made.clerks["bank-b"].refuse("conflict: locked")
+    async with Client([made.urls["n1"]], pauses=Pauses(10.0, 10.0), chance=Random(1)) as client:
+        async with asyncio.timeout(2):
+            assert isinstance(await client.commit(BRANCHES, timeout_s=1.0), Aborted)
+    assert len(made.replicas["n1"].ledger) == 1
+
+
+async def test_a_refusal_that_is_no_replicas_fault_sends_nobody_elsewhere(server: Impostor) -> None:
+    """Red when the belief is given up: each transaction at a dead participant would cost the others a redirect."""
+    server.then_json(problem("unreachable", 503), status=503, content_type="application/problem+json")
+    server.then_json(COMMITTED)
+    async with impostor() as other, quick(server.url, other.url) as client:
+        other.then_hang_up()
+        assert await client.commit(BRANCHES, gid="g") == Committed("g")
+        assert other.seen == []

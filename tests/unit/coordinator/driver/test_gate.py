@@ -38,10 +38,12 @@ class Scene:
         for gid in gids:
             self.gate.call(operation(gid, verb), lambda event, gid=gid: self.heard.update({gid: event}))  # type: ignore[misc]
 
-    def end(self, gid: str, state: BranchState | None = BranchState.PREPARED, *, retry: bool = False) -> None:
+    def end(
+        self, gid: str, state: BranchState | None = BranchState.PREPARED, *, retry: bool = False, heard: bool = False
+    ) -> None:
         asked, ended = self.sent.pop(gid)
         answer = None if state is None else Answer(state, retry=retry)
-        ended(CallEnded("b1", asked.verb, answer, "" if answer else "nobody there"))
+        ended(CallEnded("b1", asked.verb, answer, "" if answer else "nobody there", heard))
 
     def fail(self, count: int = FAILURES_MAX) -> None:
         """As many calls in a row find nobody."""
@@ -105,6 +107,39 @@ async def test_another_call_for_the_same_branch_takes_the_place_of_one_that_wait
     assert made.sent["g"][0].verb is Verb.ABORT
 
 
+async def test_what_ends_a_branch_does_not_stand_behind_what_waits_for_its_rows() -> None:
+    """Red when all stand in one line: the prepares under way may be waiting for just this commit."""
+    made = scene(calls_max=1)
+    made.call("prepared", "behind")
+    made.call("decided", verb=Verb.COMMIT)
+    assert list(made.sent) == ["prepared", "decided"]
+
+
+async def test_a_participant_that_answers_what_it_does_not_understand_is_not_dead() -> None:
+    """Broken on purpose by counting only whether there is an answer: red (one bad caller would close it to all)."""
+    made = scene()
+    for number in range(2 * FAILURES_MAX):
+        made.call(f"f{number}")
+        made.end(f"f{number}", None, heard=True)
+    made.gate.admit()
+
+
+async def test_only_one_transaction_at_a_time_is_begun_to_probe() -> None:
+    """Its call leaves a turn later, or more. Red when `admit` only asks whether a call may pass now."""
+    made = scene()
+    made.fail()
+    await asyncio.sleep(PROBE_FIRST_S)
+    made.gate.admit()
+    with pytest.raises(Unreachable):
+        made.gate.admit()
+    made.call("probe")
+    with pytest.raises(Unreachable):
+        made.gate.admit()
+    await made.until_sent("probe")
+    made.end("probe")
+    made.gate.admit()
+
+
 async def test_to_a_dead_participant_nothing_is_sent_and_nothing_new_is_begun() -> None:
     """Broken on purpose by leaving the breaker out: red."""
     made = scene()
@@ -147,7 +182,7 @@ async def test_without_anything_in_the_line_a_new_transaction_is_the_probe() -> 
     await asyncio.sleep(PROBE_FIRST_S)
     made.gate.admit()
     made.call("new")
-    assert "new" in made.sent
+    await made.until_sent("new")
 
 
 async def test_after_it_was_closed_nothing_passes() -> None:

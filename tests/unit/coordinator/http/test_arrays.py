@@ -11,9 +11,19 @@ import msgpack
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.wire import LEADER_HEADER, MSGPACK_SEQ, TRANSACTIONS_MAX
+from coordinator.http.arrays import Answers
+from coordinator.ledger.records import Phase
+from coordinator.wire import (
+    LEADER_HEADER,
+    MSGPACK_SEQ,
+    TRANSACTIONS_MAX,
+    Outcome,
+    OutcomeView,
+    TransactionRequest,
+    parse,
+)
 from participant.wire import Verb
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, cluster, recorded
 
 PATH = "/v1/transactions"
 
@@ -131,3 +141,21 @@ async def test_a_caller_that_goes_away_takes_nothing_back_and_leaves_nobody_wait
             await made.replicas["n1"].waiters.decided("g", 5)
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
     assert len(made.replicas["n1"].waiters) == 0
+
+
+async def test_a_repeat_waits_for_what_a_new_leader_is_about_to_find_out(made: Cluster) -> None:
+    """A staged record that was taken over may have been told; alone, such a request waits for the votes. Red when what
+    is not known at once is refused at once."""
+    made.clerks["bank-b"].hold(Verb.PREPARE)
+    await made.replicas["n1"].transactions.begin(parse(TransactionRequest, transaction("g")), 0.0)
+    await made.clerks["bank-b"].arrived(Verb.PREPARE)
+    await recorded(made.replicas["n2"], "g", lambda record: record.phase is Phase.PREPARING)
+    await made.lead("n2")
+    await made.clerks["bank-b"].next_call(Verb.PREPARE)
+    answers = Answers(1, PATH, "r")
+    answers.expect(0, await made.replicas["n2"].transactions.start(parse(TransactionRequest, transaction("g"))))
+    assert answers.missing == 1
+    made.clerks["bank-b"].release(Verb.PREPARE)
+    [(_, status, view)] = await answers.some(asyncio.get_running_loop().time() + 5)
+    assert isinstance(view, OutcomeView)
+    assert (status, view.outcome) == (200, Outcome.COMMITTED)
