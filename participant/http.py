@@ -122,7 +122,8 @@ class _Routes:
                     await response.write(_packed(answered))
                 async for answered in lists:
                     unanswered -= len(answered)
-                    await (response.write if unanswered else response.write_eof)(_packed(answered))
+                    if answered:
+                        await (response.write if unanswered else response.write_eof)(_packed(answered))
             except ConnectionError:
                 _LOG.info("sequence.unheard", operations=unanswered)  # whoever asked has gone, and will ask again
             return response

@@ -117,6 +117,13 @@ class LockTable:
             self._serve(waiter.rows)
         return expired
 
+    def hasten(self, holder: BranchKey, deadline: float) -> None:
+        """Who waits for a row of `holder`, and has a greater key, does so no longer than until `deadline`."""
+        for row in self._held.get(holder, ()):
+            for waiter in self._queues.get(row, ()):
+                if holder < waiter.owner:
+                    waiter.deadline = min(waiter.deadline, deadline)
+
     def take_granted(self) -> list[BranchKey]:
         """Owners whose waiting ended well since the last call; each now holds all that it asked for."""
         granted, self._granted = self._granted, []
@@ -178,5 +185,7 @@ class LockTable:
                 self._granted.append(first.owner)
 
     def _expired(self, waiter: _Waiter) -> Expired:
-        row = next((row for row in waiter.rows if row in self._holder), waiter.rows[0])
+        """Of the rows that others hold, the one whose holder has the smallest key: it says how long the wait may be."""
+        held = (row for row in waiter.rows if row in self._holder)
+        row = min(held, key=self._holder.__getitem__, default=waiter.rows[0])
         return Expired(waiter.owner, row, self._holder.get(row))

@@ -218,6 +218,7 @@ class Engine:
         if request.ask not in _RUNNING:
             return self._abort(branch, request.ask, request.reason or "aborted by its coordinator").answer()
         if branch.state is BranchState.UNKNOWN and self._is_full():
+            self._locks.release(branch.key)  # it may have waited for rows, and been granted them
             return Answer(BranchState.UNKNOWN, "too many branches are open; come again", retry=True)
         try:
             if request.ask is Ask.WORK:
@@ -367,6 +368,7 @@ class Engine:
             self._store.save(moved, effects)
             self._prepared[branch.key] = self._now
             self._locks.release(branch.key, keep=effects.rows)
+            self._locks.hasten(branch.key, self._now + self._limits.deadlock_wait_s)
         else:
             self._store.save(moved)
             self._prepared.pop(branch.key, None)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -66,8 +67,15 @@ class EngineManager:
         self._worker = self._make_worker("commitd-store")
         self._arrived = asyncio.Event()
         self._failure: asyncio.Future[BaseException] = self._loop.create_future()
+        opening = self._off_the_loop(self._engine.open)
         try:
-            await self._off_the_loop(self._engine.open)
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:  # whoever asked has gone, and the thread may be opening still
+            with suppress(Exception):
+                await opening
+                await self._off_the_loop(self._engine.close)
+            await self._end_thread()
+            raise
         except BaseException:
             await self._end_thread()
             raise
@@ -83,8 +91,10 @@ class EngineManager:
         forget.cancel()
         await asyncio.wait([pump, forget])
         self._end_all(ResourceClosed("the resource manager was closed"))
-        await self._off_the_loop(self._engine.close)
-        await self._end_thread()
+        try:
+            await self._off_the_loop(self._engine.close)
+        finally:
+            await self._end_thread()
 
     async def failed(self) -> BaseException:
         return await asyncio.shield(self._failure)
@@ -168,7 +178,7 @@ class EngineManager:
         return future
 
     async def _end_thread(self) -> None:
-        """Once it has done what it was given: it may still be opening, if whoever waited for that was cancelled."""
+        """Once it has done what it was given."""
         await self._loop.run_in_executor(None, self._worker.stop)
 
     def _fail(self, failure: BaseException) -> None:

@@ -123,7 +123,8 @@ def test_canary_6_a_branch_that_is_committed_and_forgotten_too_early_is_found(mo
     def save_or_forget(self: Any, branch: Branch, effects: Effects = NOTHING) -> None:
         save(self, branch, effects)
         if branch.state is BranchState.COMMITTED:
-            self._do(["forget", [[branch.key.gid, branch.key.branch]]])
+            self._drop([branch.key])
+            self._batch.append(["forget", [branch.key]])
 
     def agreeable(self: Any, request: Any, since: float) -> Answer | None:
         if request.ask is Ask.COMMIT and self._branch(request.key).state is BranchState.UNKNOWN:

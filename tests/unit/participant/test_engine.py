@@ -46,8 +46,8 @@ def ask(what: Ask, gid: str) -> BranchRequest:
 class _Desk:
     """An engine whose requests are known by their gid and ask; `step` gives the states that were answered."""
 
-    def __init__(self) -> None:
-        self.engine = Engine(MemoryStore(SimDisk()), LIMITS)
+    def __init__(self, limits: ResourceLimits = LIMITS) -> None:
+        self.engine = Engine(MemoryStore(SimDisk()), limits)
         self.engine.open()
 
     def step(self, *requests: BranchRequest, now: float = 0) -> dict[str, Any]:
@@ -107,6 +107,37 @@ def test_nobody_waits_longer_than_the_limit_however_the_line_moves(desk: _Desk) 
     [(_, answer)] = desk.engine.step([], 3, 0)
     assert answer.state is BranchState.ABORTED
     assert answer.reason == f"{CONFLICT}key('x') stayed locked by c/b for 3 s"
+
+
+def test_an_older_one_that_gets_the_row_first_is_waited_for_no_longer_than_a_deadlock_may_last(desk: _Desk) -> None:
+    """`c` waits for a younger one at first. Red when its deadline is only set as it lines up: both sides of a deadlock
+    would wait to the limit, and die together."""
+    desk.step(prepare("d", x=1))
+    assert desk.step(prepare("a", x=2), prepare("c", x=3)) == {}
+    assert desk.step(ask(Ask.COMMIT, "d"), now=1)["a prepare"] == "prepared"
+    assert desk.step(now=1 + LIMITS.deadlock_wait_s) == {"c prepare": "aborted"}
+
+
+def test_of_several_rows_the_one_of_the_oldest_holder_counts(desk: _Desk) -> None:
+    """Red when a late wait is prolonged for the row that comes first, whose holder is younger."""
+    desk.step(prepare("d", x=1), prepare("a", y=1))
+    assert desk.step(prepare("c", x=2, y=2)) == {}
+    assert desk.step(now=LIMITS.deadlock_wait_s) == {"c prepare": "aborted"}
+
+
+def test_a_branch_that_is_granted_its_rows_when_there_is_no_room_for_it_does_not_keep_them() -> None:
+    """Red when only its answer says that it is to come again: nobody else would ever get the row."""
+    desk = _Desk(ResourceLimits(lock_wait_s=3, branches_max=2))
+    desk.step(prepare("a", x=1, y=1))
+    assert desk.step(prepare("b", x=2), prepare("c", y=2)) == {}
+    desk.step(prepare("d", z=1))
+    assert desk.step(ask(Ask.COMMIT, "a")) == {
+        "a commit": "committed",
+        "b prepare": "prepared",
+        "c prepare": "unknown",
+    }
+    desk.step(ask(Ask.COMMIT, "b"), ask(Ask.COMMIT, "d"))
+    assert desk.step(prepare("e", y=3)) == {"e prepare": "prepared"}
 
 
 def test_branches_of_one_transaction_do_not_wait_for_each_other(desk: _Desk) -> None:

@@ -234,3 +234,15 @@ def test_a_journal_of_somebody_else_is_refused() -> None:
     disk.flip_bit(name, 30)
     with pytest.raises(ResourceFailed):
         _open(disk.kill())
+
+
+async def test_an_open_that_is_given_up_gives_the_data_back(tmp_path: Path) -> None:
+    """The thread may have opened it by then. Red when only the thread is ended: nobody could open it any more."""
+    opening = asyncio.ensure_future(Memory(tmp_path / "data").open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    again = Memory(tmp_path / "data")
+    await again.open()
+    await again.close()

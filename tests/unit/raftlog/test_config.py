@@ -18,6 +18,7 @@ GOOD = LogConfig("c", "n1", MEMBERS, Security(secret=SECRET))
 
 
 def test_a_good_configuration_passes() -> None:
+    """`validate` raises on a bad one."""
     GOOD.validate()
     replace(GOOD, members=MEMBERS[:1]).validate()
 

@@ -446,6 +446,7 @@ async def test_a_peer_that_does_not_read_is_cut(net: Net, monkeypatch: pytest.Mo
 
 
 async def test_certificates_prove_the_names(net: Net, tmp_path: Path) -> None:
+    """Waiting for the connection, and for the message, fails after a while."""
     authority = Authority(tmp_path)
     members = members_of("n1", "n2")
     one = await net.start("n1", members, authority.security("n1"))

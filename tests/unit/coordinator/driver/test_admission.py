@@ -11,6 +11,7 @@ LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1)
 
 
 def test_below_its_limits_a_leader_takes_one_more() -> None:
+    """`admit` raises at a limit."""
     LIMITS.admit(in_flight=1, open_=2, records=3)
     LIMITS.admit_waiter(0)
 
