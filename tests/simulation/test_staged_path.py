@@ -48,7 +48,7 @@ def test_every_path_is_taken_and_taken_over_before_and_after_telling() -> None:
     """Otherwise the tests of this file would show nothing: transactions take every path, callers hear outcomes ahead
     of every ledger, and new leaders find what an earlier one may have told."""
     world = _World(3)
-    world.run(0.25)
+    world.run(0.5)
     assert set(world.tally.paths) == _PATHS
     assert all(world.tally.taken_over[path] for path in Path)
     assert world.tally.taken_over[Path.STAGED] > 50
