@@ -7,21 +7,23 @@ the command line (`cli` does).
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from random import SystemRandom
 
 import structlog
 
-from coordinator.config import SECRET_BYTES_MIN, Cluster, ClusterConfig, Node, Tls
+from coordinator.config import SECRET_BYTES_MIN, Cluster, ClusterConfig, Node, Tls, shard_name
 from coordinator.driver.admission import Admission
 from coordinator.driver.gate import GateLimits
 from coordinator.driver.replica import Replica, Tunables
 from coordinator.errors import ConfigError, Mistake, ReplicaFailed
 from coordinator.http.app import build_app, serving
-from coordinator.http.context import Context
+from coordinator.http.context import Context, Placement
 from coordinator.ledger.table import Ledger
 from coordinator.participants.http import HttpParticipants
+from coordinator.wire import GID_RANDOM_BITS, new_gid
 from raftlog.config import LogConfig, Security, Timing, split_address
 from raftlog.disk import RealDisk
 from raftlog.errors import ConfigError as LogConfigError
@@ -29,16 +31,22 @@ from raftlog.errors import LogError
 from raftlog.node import RaftLog
 from raftlog.port import Member
 
-__all__ = ["log_config", "run_replica", "security_of"]
+__all__ = ["log_config", "refuse_resharded", "run_replica", "security_of"]
+
+_SHARD = re.compile(r"shard-\d+-of-\d+")
+_UNSHARDED = re.compile(r"(?:journal|snapshot)-.*")
 
 _log = structlog.get_logger(__name__)
 
 
-async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event) -> None:
-    """Run the replica `node` until `stop` is set. Raises: ConfigError, ReplicaFailed."""
+async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event, shard: int = 0) -> None:
+    """Run the replica of a shard on `node` until `stop` is set. Raises: ConfigError, ReplicaFailed."""
     chance = SystemRandom()
     ledger = Ledger()
-    log = _build_log(config, node, ledger, chance)
+    refuse_resharded(config, node)
+    here = config.of_shard(shard)
+    node = here.node(node.name)
+    log = _build_log(here, node, shard, ledger, chance)
     participants = HttpParticipants(
         config.participants,
         timeout_s=config.timing.call_timeout_s,
@@ -58,9 +66,10 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event) ->
         replica,
         config.cluster.id,
         node.name,
-        {other.name: other.url for other in config.nodes},
+        {other.name: other.url for other in here.nodes},
         config.participants,
         config.limits.requests_per_connection_max,
+        _placement(config, shard, chance),
     )
     await participants.start()
     try:
@@ -115,11 +124,38 @@ async def _until_stopped(log: RaftLog, stop: asyncio.Event) -> None:
         await asyncio.gather(asked, broken, return_exceptions=True)
 
 
-def log_config(config: ClusterConfig, node: Node) -> LogConfig:
-    """What the log needs of the configuration. Raises ConfigError."""
+def refuse_resharded(config: ClusterConfig, node: Node) -> None:
+    """Raises ConfigError if the directory of `node` holds what was written when there were more shards, or fewer."""
+    shards = config.cluster.shards
+    ours = {shard_name(shard, shards) for shard in range(shards)} if shards > 1 else set()
+    found = [entry.name for entry in node.data_dir.iterdir()] if node.data_dir.is_dir() else []
+    alien = sorted(name for name in found if _SHARD.fullmatch(name) and name not in ours)
+    unsharded = sorted(name for name in found if _UNSHARDED.fullmatch(name)) if shards > 1 else []
+    for name in (*alien[:1], *unsharded[:1]):
+        why = (
+            f"{node.data_dir} holds {name}, the data of another number of shards than {shards}; the shards of a cluster"
+            " cannot be changed once it has data"
+        )
+        raise ConfigError("cluster", (Mistake("cluster.shards", why),))
+
+
+def _placement(config: ClusterConfig, shard: int, chance: SystemRandom) -> Placement | None:
+    shards = config.cluster.shards
+    if shards == 1:
+        return None
+
+    def draw() -> str:
+        return new_gid(time.time_ns() // 1_000_000, chance.getrandbits(GID_RANDOM_BITS))
+
+    urls = [{node.name: node.url for node in config.of_shard(each).nodes} for each in range(shards)]
+    return Placement(shard, tuple(urls), draw)
+
+
+def log_config(config: ClusterConfig, node: Node, shard: int = 0) -> LogConfig:
+    """What the log needs of the configuration `of_shard`. Raises ConfigError."""
     raft = config.raft
     return LogConfig(
-        cluster=config.cluster.id,
+        cluster=config.cluster.group(shard),
         name=node.name,
         members=tuple(Member(other.name, other.raft_address) for other in config.nodes),
         security=security_of(config.cluster),
@@ -136,9 +172,9 @@ def log_config(config: ClusterConfig, node: Node) -> LogConfig:
     )
 
 
-def _build_log(config: ClusterConfig, node: Node, ledger: Ledger, chance: SystemRandom) -> RaftLog:
+def _build_log(config: ClusterConfig, node: Node, shard: int, ledger: Ledger, chance: SystemRandom) -> RaftLog:
     try:
-        return RaftLog(log_config(config, node), ledger, RealDisk(node.data_dir), chance)
+        return RaftLog(log_config(config, node, shard), ledger, RealDisk(node.data_dir), chance)
     except LogConfigError as error:
         raise ConfigError("cluster", (Mistake("raft", str(error)),)) from error
     except OSError as error:

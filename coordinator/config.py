@@ -3,7 +3,7 @@
 Owns: the keys, their defaults, and what is said about a wrong one. Must never do: open sockets or build objects
 (`compose.py` does). Read once, frozen, passed down.
 
-    [cluster]        id; secret, secret_file or tls (how replicas prove to each other who they are)
+    [cluster]        id; shards; secret, secret_file or tls (how replicas prove to each other who they are)
     [[nodes]]        name, raft_address, client_address, data_dir, client_url?
     [participants]   name = "URL"
     [timing]         how long things may take
@@ -18,7 +18,7 @@ A variable that holds a whole section is JSON: `COMMITD_PARTICIPANTS='{"bank-a":
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -35,6 +35,7 @@ from pydantic import (
 
 from coordinator.config_text import explain, overlay, strangers
 from coordinator.errors import ConfigError, Mistake
+from coordinator.shards import SHARDS_MAX
 
 __all__ = [
     "SECRET_BYTES_MIN",
@@ -47,11 +48,14 @@ __all__ = [
     "Tls",
     "is_participant",
     "load",
+    "shard_name",
 ]
 
 NODES_MAX = 9
 SECRET_BYTES_MIN = 16
 
+_PORT_MAX = 65_535
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 
 
@@ -59,7 +63,7 @@ def _address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal():
         raise ValueError("write host:port, for example 127.0.0.1:7001")
-    if not 0 < int(port) < 65_536:
+    if not 0 < int(port) <= _PORT_MAX:
         raise ValueError(f"{port} is not a port; use 1 to 65535")
     return text
 
@@ -83,6 +87,23 @@ Url = Annotated[str, AfterValidator(_url)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
 
 
+def shard_name(shard: int, shards: int) -> str:
+    """How a shard is called in the names of directories and Raft groups."""
+    return f"shard-{shard}-of-{shards}"
+
+
+def _address_after(address: str, shard: int) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + shard}"
+
+
+def _url_after(url: str, shard: int) -> str:
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    host = parts.netloc.removesuffix(f":{parts.port}")
+    return parts._replace(netloc=f"{host}:{port + shard}").geturl()
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,9 +117,10 @@ class Tls(_Section):
 
 
 class Cluster(_Section):
-    """`id` keeps replicas of two clusters apart."""
+    """`id` keeps replicas of two clusters apart. `shards`: Raft groups, each with a replica on every node."""
 
     id: Name
+    shards: Annotated[int, Field(ge=1, le=SHARDS_MAX)] = 1
     secret: SecretStr | None = None
     secret_file: Path | None = None
     tls: Tls | None = None
@@ -114,6 +136,10 @@ class Cluster(_Section):
             raise ValueError(f"the secret is too short: at least {SECRET_BYTES_MIN} bytes")
         return self
 
+    def group(self, shard: int) -> str:
+        """What the replicas of one shard call their Raft group: those of another shard, or sharding, are strangers."""
+        return self.id if self.shards == 1 else f"{self.id}/{shard_name(shard, self.shards)}"
+
 
 class Node(_Section):
     """One replica. `client_url` is what callers are told, if they cannot reach `http://client_address`."""
@@ -128,6 +154,17 @@ class Node(_Section):
     def url(self) -> str:
         """Where callers reach this replica."""
         return self.client_url or f"http://{self.client_address}"
+
+    def of_shard(self, shard: int, shards: int) -> Node:
+        """This node's replica of one of several shards: ports that are `shard` higher, a directory of its own."""
+        return self.model_copy(
+            update={
+                "raft_address": _address_after(self.raft_address, shard),
+                "client_address": _address_after(self.client_address, shard),
+                "client_url": None if self.client_url is None else _url_after(self.client_url, shard),
+                "data_dir": self.data_dir / shard_name(shard, shards),
+            }
+        )
 
 
 class Timing(_Section):
@@ -200,6 +237,16 @@ class ClusterConfig(_Section):
         names = ", ".join(node.name for node in self.nodes)
         raise ConfigError("--node", (Mistake(name, f"no such node is configured; there are {names}"),))
 
+    def of_shard(self, shard: int) -> ClusterConfig:
+        """The same with the addresses and directories of one shard's replicas. Raises ConfigError."""
+        shards = self.cluster.shards
+        if not 0 <= shard < shards:
+            why = f"no such shard is configured; there are {shards}, the first one is 0"
+            raise ConfigError("--shard", (Mistake(str(shard), why),))
+        if shards == 1:
+            return self
+        return self.model_copy(update={"nodes": tuple(node.of_shard(shard, shards) for node in self.nodes)})
+
 
 def is_participant(file: Path) -> bool:
     """Whether `file` looks like a participant's configuration, which has no sections of ours, but a name."""
@@ -222,7 +269,10 @@ def load(file: Path, environment: Mapping[str, str]) -> ClusterConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), (Mistake("file", f"is not TOML: {error}"),)) from error
     variables = overlay(table, environment, sections=ClusterConfig.model_fields)
-    mistakes = (*_relations(table.get("nodes")), *strangers(environment, ClusterConfig.model_fields))
+    mistakes = (
+        *_relations(table.get("nodes"), _shards_of(table.get("cluster"))),
+        *strangers(environment, ClusterConfig.model_fields),
+    )
     try:
         config = ClusterConfig.model_validate(table)
     except ValidationError as error:
@@ -232,7 +282,13 @@ def load(file: Path, environment: Mapping[str, str]) -> ClusterConfig:
     return _anchored(config, file.absolute().parent)
 
 
-def _relations(nodes: Any) -> tuple[Mistake, ...]:
+def _shards_of(cluster: Any) -> int:
+    """How many shards there are to be, as far as that can be understood."""
+    said = str(cluster.get("shards")) if isinstance(cluster, dict) else ""
+    return int(said) if said.isdecimal() and 1 <= int(said) <= SHARDS_MAX else 1
+
+
+def _relations(nodes: Any, shards: int) -> tuple[Mistake, ...]:
     """What no node can tell by itself; said also when single keys are wrong, so that one look shows everything."""
     if not isinstance(nodes, list):
         return ()
@@ -250,7 +306,33 @@ def _relations(nodes: Any) -> tuple[Mistake, ...]:
             there = taken.setdefault((kind, value), here)
             if there != here and value:
                 mistakes.append(Mistake(here, f"{value!r} is taken by {there}; each needs its own"))
-    return tuple(mistakes)
+    return (*mistakes, *_overlaps(nodes, shards)) if shards > 1 else tuple(mistakes)
+
+
+def _overlaps(nodes: list[Any], shards: int) -> Iterator[Mistake]:
+    """Addresses of shards after the first, which nobody wrote down: one mistake for each key that they come from."""
+    taken: dict[str, str] = {}
+    written: set[str] = set()
+    for position, node in enumerate(node if isinstance(node, dict) else {} for node in nodes):
+        for key in ("raft_address", "client_address", "client_url"):
+            here, text = f"nodes.{position}.{key}", str(node.get(key, ""))
+            host, _, port = (urlsplit(text).netloc if key == "client_url" else text).rpartition(":")
+            if not port.isdecimal() or not 0 < int(port) <= _PORT_MAX:
+                continue  # what is wrong with it is said elsewhere
+            if int(port) + shards - 1 > _PORT_MAX:
+                yield Mistake(
+                    here, f"each of {shards} shards takes the next port; begin at {_PORT_MAX + 1 - shards} or below"
+                )
+            if key == "client_url":
+                continue
+            places = {f"{host}:{int(port) + shard}": f"shard {shard} of {here}" for shard in range(shards)}
+            clash = next((place for place in places if place in taken), None)
+            if clash is not None and text not in written:
+                yield Mistake(
+                    here, f"{places[clash]} is at {clash!r}, and so is {taken[clash]}; each shard takes the next port"
+                )
+            taken = places | taken
+            written.add(text)
 
 
 def _anchored(config: ClusterConfig, base: Path) -> ClusterConfig:

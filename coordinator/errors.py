@@ -4,6 +4,7 @@
     ├── ConfigError             a configuration cannot work; one `Mistake` for each key
     ├── ReplicaFailed           this replica cannot go on; the process ends and says why
     ├── NotLeader               this replica cannot do it; the one that leads can (never shown to a caller as is)
+    ├── OtherShard              this replica cannot do it; those of another shard can (never shown to a caller as is)
     ├── RequestError            what the API answers: a wire code, an HTTP status, and whether to come again
     │   ├── Malformed           400  the bytes are not what the content type says
     │   ├── NotFound            404  no such transaction is recorded, or no such path
@@ -12,6 +13,7 @@
     │   ├── Contradiction       409  the answer asked for contradicts what is recorded
     │   ├── TooLarge            413  the request is longer than its limit
     │   ├── UnsupportedMedia    415  neither JSON nor msgpack
+    │   ├── WrongShard          421  one of many transactions belongs to another shard; nothing was begun for it here
     │   ├── Invalid             422  a field is wrong; `fields` names each
     │   ├── Internal            500  our own mistake
     │   ├── Overloaded          503  a limit is reached; nothing was begun; come again
@@ -48,6 +50,7 @@ __all__ = [
     "NoLeader",
     "NotFound",
     "NotLeader",
+    "OtherShard",
     "OutcomeUnknown",
     "Overloaded",
     "ReplicaFailed",
@@ -59,6 +62,7 @@ __all__ = [
     "Unreachable",
     "UnsupportedMedia",
     "WorkFailed",
+    "WrongShard",
     "request_error",
 ]
 
@@ -100,6 +104,15 @@ class NotLeader(CoordinatorError):
     def __init__(self, leader: str | None) -> None:
         super().__init__(f"{leader} leads" if leader else "no leader is known")
         self.leader = leader
+
+
+class OtherShard(CoordinatorError):
+    """The gid belongs to another shard, whose number is `shard`."""
+
+    def __init__(self, gid: str, shard: int) -> None:
+        super().__init__(f"{gid} belongs to shard {shard}")
+        self.gid = gid
+        self.shard = shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +166,10 @@ class UnsupportedMedia(RequestError):
     code, status, title = "unsupported-media", 415, "The content type is not supported"
 
 
+class WrongShard(RequestError):
+    code, status, title = "wrong-shard", 421, "The gid belongs to another shard"
+
+
 class Invalid(RequestError):
     code, status, title = "invalid", 422, "A field is wrong"
 
@@ -192,6 +209,7 @@ _BY_CODE: dict[str, type[RequestError]] = {
         Contradiction,
         TooLarge,
         UnsupportedMedia,
+        WrongShard,
         Invalid,
         Internal,
         Overloaded,

@@ -296,6 +296,8 @@ class ClusterView(_Message):
     """One replica's picture of the cluster, not a linearizable read. Indexes count log entries."""
 
     cluster: str
+    shard: int = Field(description="Of the group that this replica belongs to.")
+    shards: int = Field(description="How many there are.")
     node: str
     role: str
     term: int

@@ -6,19 +6,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from coordinator.client.policy import Next, Pauses, next_after, pause_s
-from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.replicas import Reply
 from coordinator.client.session import Lost, NotReached
+from coordinator.client.shards import Shard
 from coordinator.errors import Overloaded, RequestError, Unavailable, Unreachable
 
-__all__ = ["ATTEMPT_MIN_S", "Asking", "Patience"]
+__all__ = ["ATTEMPT_MIN_S", "Asking", "Patience", "Way"]
 
 ATTEMPT_MIN_S = 0.05  # with less time left, an attempt would only make its outcome unknown
 
+Way: TypeAlias = Callable[[float], Awaitable[Shard]]
+
+_T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -33,11 +37,14 @@ class Patience:
 
 
 class Asking:
-    """`ambiguous` says that an attempt may have reached a replica whose answer we do not have."""
+    """`way` finds, within so many seconds, whom to ask; it is asked before each attempt.
 
-    def __init__(self, replicas: Replicas, patience: Patience, timeout_s: float | None = None) -> None:
+    `ambiguous` says that an attempt may have reached a replica whose answer we do not have.
+    """
+
+    def __init__(self, way: Way, patience: Patience, timeout_s: float | None = None) -> None:
         self.ambiguous = False
-        self._replicas = replicas
+        self._way = way
         self._patience = patience
         self._attempts = 0
         self._loop = asyncio.get_running_loop()
@@ -48,21 +55,30 @@ class Asking:
     ) -> _M:
         """The answer of a replica. Raises: RequestError if one refuses, Unavailable if time is up."""
 
-        def attempt(timeout_s: float) -> Awaitable[Reply]:
-            return self._replicas.attempt(method, path, query=query, body=body, timeout_s=timeout_s)
+        def attempt(shard: Shard, timeout_s: float) -> Awaitable[Reply]:
+            return shard.replicas.attempt(method, path, query=query, body=body, timeout_s=timeout_s)
 
         return await self.insist(attempt, answer)
 
-    async def insist(self, attempt: Callable[[float], Awaitable[Reply]], answer: type[_M]) -> _M:
+    async def found(self, way: Callable[[float], Awaitable[_T]]) -> _T:
+        """What `way` finds. Raises Unavailable if time is up; nothing was begun by that."""
+        while True:
+            try:
+                return await way(self._budget_s())
+            except NotReached as failure:
+                await self.pause(str(failure))
+
+    async def insist(self, attempt: Callable[[Shard, float], Awaitable[Reply]], answer: type[_M]) -> _M:
         """The answer that one of the attempts brings, each for so many seconds; fields of later versions are ignored.
 
         Raises: RequestError if a replica refuses, Unavailable if time is up.
         """
         while True:
             error: RequestError | None = None
-            target = self._replicas.target
+            shard = await self.found(self._way)
+            target = shard.replicas.target
             try:
-                reply = await attempt(self._budget_s())
+                reply = await attempt(shard, self._budget_s())
             except NotReached as failure:
                 why = str(failure)
             except Lost as failure:
@@ -83,7 +99,7 @@ class Asking:
                     case Next.RAISE if error is not None:
                         raise error
             if not isinstance(error, Overloaded | Unreachable):  # the leader's own words: another has none
-                self._replicas.turn_away(target)
+                shard.replicas.turn_away(target)
             await self.pause(why, error)
 
     async def pause(self, why: str, error: RequestError | None = None) -> None:

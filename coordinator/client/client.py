@@ -9,30 +9,34 @@
             case Committed(gid): ...
             case Aborted(gid, reason, branch): ...
 
-Transactions that are committed at the same time travel in one request; none waits for another. A transaction keeps its
-gid through every retry, so that asking again is harmless. What nobody could say in time is `OutcomeUnknown`, never an
-abort.
+Transactions of one shard that are committed at the same time travel in one request; none waits for another. A
+transaction keeps its gid through every retry, so that asking again is harmless. What nobody could say in time is
+`OutcomeUnknown`, never an abort.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from functools import partial
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any, Self
 
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.lane import Lane
+from coordinator.client.listing import merged
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.policy import Pauses, pause_s
 from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Lost, Session
+from coordinator.client.shards import Shard, Shards
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
 from coordinator.ledger.records import Decision, Phase
+from coordinator.shards import MAP_PATH, ClusterMap
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
     GID_RANDOM_BITS,
@@ -58,7 +62,8 @@ class Client:
     """Talks to the replicas at `urls`; one of them is enough, the others are found.
 
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
-    `chance` is for back-off and gids.
+    `chance` is for back-off and gids. Without `routed`, only the replicas at `urls` are asked, as if their shard were
+    all of the cluster.
     """
 
     def __init__(
@@ -69,12 +74,12 @@ class Client:
         attempt_timeout_s: float = 3.0,
         pauses: Pauses = PAUSES,
         chance: Random | None = None,
+        routed: bool = True,
     ) -> None:
         self._session = Session()
-        self._replicas = Replicas(urls, self._session)
         self._chance = chance or SystemRandom()
         self._patience = Patience(timeout_s, attempt_timeout_s, pauses, self._chance)
-        self._lane = Lane(self._replicas, self._wait(), attempt_timeout_s)
+        self._shards = Shards(urls, self._session, self._lane_to, routed=routed)
         self._participants: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
@@ -87,7 +92,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._lane.close()
+        await self._shards.close()
         await self._session.close()
 
     def new_gid(self) -> str:
@@ -130,12 +135,12 @@ class Client:
         self, gid: str, branches: list[dict[str, Any]], deadline_ms: int, timeout_s: float | None
     ) -> Ended:
         body = {"gid": gid, "branches": branches, "deadline_ms": deadline_ms}
-        asking = self._asking(timeout_s)
+        asking = self._about(gid, timeout_s)
 
-        async def attempt(attempt_timeout_s: float) -> Reply:
+        async def attempt(shard: Shard, attempt_timeout_s: float) -> Reply:
             try:
                 async with asyncio.timeout(attempt_timeout_s):
-                    return await self._lane.send(body)
+                    return await shard.lane.send(body)
             except TimeoutError as error:
                 raise Lost(f"no answer within {attempt_timeout_s:.1f} s") from error
 
@@ -161,12 +166,12 @@ class Client:
         Raises: Unavailable; NotFound, if nothing is recorded (yet): that is no abort, and `commit` with the same gid
         and branches is how to find out.
         """
-        return _ended(await self._asking().ask("GET", f"{_path_of(gid)}/outcome", OutcomeView))
+        return _ended(await self._about(gid).ask("GET", f"{_path_of(gid)}/outcome", OutcomeView))
 
     async def wait(self, gid: str, *, timeout_s: float | None = None) -> Ended:
         """Wait until `gid` is decided. Raises: OutcomeUnknown; NotFound, as `outcome` does."""
         path = f"{_path_of(gid)}/outcome"
-        asking = self._asking(timeout_s)
+        asking = self._about(gid, timeout_s)
         try:
             while True:
                 ended = _ended(await asking.ask("GET", path, OutcomeView, query=self._wait()))
@@ -181,7 +186,7 @@ class Client:
 
         *Committed* is heard before: the participants are told next. Raises: NotFound; Unavailable, if time is up.
         """
-        asking = self._asking(timeout_s)
+        asking = self._about(gid, timeout_s)
         while True:
             view = await asking.ask("GET", _path_of(gid), TransactionView)
             if view.phase in (Phase.COMMITTED, Phase.ABORTED):
@@ -190,7 +195,7 @@ class Client:
 
     async def record(self, gid: str) -> TransactionView:
         """The record of `gid`. Raises: NotFound, Unavailable."""
-        return await self._asking().ask("GET", _path_of(gid), TransactionView)
+        return await self._about(gid).ask("GET", _path_of(gid), TransactionView)
 
     async def transactions(
         self,
@@ -200,28 +205,45 @@ class Client:
         begun_after_ms: int | None = None,
         begun_before_ms: int | None = None,
         page_size: int | None = None,
-    ) -> AsyncIterator[TransactionView]:
-        """Every recorded transaction that the filters let through, newest first. Raises: Unavailable, Invalid."""
-        query: dict[str, Any] = {
+    ) -> AsyncGenerator[TransactionView]:
+        """Every recorded transaction of every shard that the filters let through, newest first.
+
+        Raises: Unavailable, Invalid.
+        """
+        query = {
             "phase": [phase.value for phase in phases],
             "participant": participant,
             "begun_after_ms": begun_after_ms,
             "begun_before_ms": begun_before_ms,
             "limit": page_size,
         }
+        shards = await self._asking().found(self._shards.all)
+        listed = merged([self._listed(shard, query) for shard in shards])
+        async with aclosing(listed):
+            async for transaction in listed:
+                yield transaction
+
+    async def _listed(self, shard: Shard, query: Mapping[str, Any]) -> AsyncGenerator[TransactionView]:
+        """The records of one shard."""
+        cursor: str | None = None
+
+        async def way(_: float) -> Shard:
+            return shard
+
         while True:
-            page = await self._asking().ask("GET", "/v1/transactions", TransactionPage, query=query)
+            asking = Asking(way, self._patience)
+            page = await asking.ask("GET", "/v1/transactions", TransactionPage, query={**query, "cursor": cursor})
             for transaction in page.transactions:
                 yield transaction
             if page.cursor is None:
                 return
-            query["cursor"] = page.cursor
+            cursor = page.cursor
 
     async def resolve(self, gid: str, decision: Decision, *, operator: str, reason: str) -> TransactionView:
         """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""
         body = {"decision": decision.value, "operator": operator, "reason": reason}
         path = f"{_path_of(gid)}/resolve"
-        asking = self._asking()
+        asking = self._about(gid)
         try:
             return await asking.ask("POST", path, TransactionView, body=body)
         except Unavailable as error:
@@ -230,8 +252,12 @@ class Client:
             raise
 
     async def cluster(self) -> ClusterView:
-        """The cluster as the replica sees it that answers first. Raises: Unavailable."""
+        """The cluster as the replica sees it, of whichever shard, that answers first. Raises: Unavailable."""
         return await self._asking().ask("GET", "/v1/cluster", ClusterView)
+
+    async def cluster_map(self) -> ClusterMap:
+        """All shards, and where their replicas are. Raises: Unavailable."""
+        return await self._asking().ask("GET", MAP_PATH, ClusterMap)
 
     async def participant_url(self, name: str) -> str:
         """Where the participant called `name` is. Raises: Unavailable, KeyError if it is not configured."""
@@ -240,8 +266,16 @@ class Client:
             self._participants = {participant.name: participant.url for participant in view.participants}
         return self._participants[name]
 
-    def _asking(self, timeout_s: float | None = None) -> Asking:
-        return Asking(self._replicas, self._patience, timeout_s)
+    def _asking(self) -> Asking:
+        """A question that every replica can answer."""
+        return Asking(self._shards.any, self._patience)
+
+    def _about(self, gid: str, timeout_s: float | None = None) -> Asking:
+        """A question about `gid`."""
+        return Asking(partial(self._shards.of, gid), self._patience, timeout_s)
+
+    def _lane_to(self, replicas: Replicas) -> Lane:
+        return Lane(replicas, self._wait(), self._patience.attempt_timeout_s)
 
     def _wait(self) -> dict[str, int]:
         """How long a replica may keep us waiting: its answer is to be here before we lose patience."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coordinator.errors import NoLeader, Overloaded, RequestError, Undetermined, Unreachable
+from coordinator.errors import NoLeader, Overloaded, RequestError, Undetermined, Unreachable, WrongShard
 
 __all__ = ["Next", "Pauses", "next_after", "pause_s"]
 
@@ -36,7 +36,7 @@ def next_after(status: int, error: RequestError | None) -> Next:
     """What to do about a response; `error` is its problem document, None if it carries none."""
     if status in (200, 202):
         return Next.TAKE
-    if isinstance(error, NoLeader | Overloaded | Unreachable):
+    if isinstance(error, NoLeader | Overloaded | Unreachable | WrongShard):
         return Next.AGAIN
     if isinstance(error, Undetermined) or status >= 500 or error is None:
         return Next.AGAIN_AMBIGUOUS

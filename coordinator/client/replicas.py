@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgpack
 from yarl import URL
 
 from coordinator.client.session import ANSWER_BYTES_MAX, Lost, NotReached, Session, Stream
-from coordinator.errors import Malformed, RequestError, TooLarge, request_error
+from coordinator.errors import Malformed, RequestError, TooLarge, WrongShard, request_error
+from coordinator.shards import SHARD_HEADER
 from coordinator.wire import MSGPACK_SEQ, REQUEST_BYTES_MAX, Encoding, decode
 
 __all__ = ["REDIRECTS_MAX", "Replicas", "Reply"]
@@ -34,19 +36,33 @@ class Reply:
 
 
 class Replicas:
-    """The replicas of one cluster, by URL. One is enough to begin with: those that it points at are added."""
+    """The replicas of one shard, by URL. One is enough to begin with: those that it points at are added.
 
-    def __init__(self, urls: Sequence[str], session: Session) -> None:
+    `misled` is called when one of them points to another shard.
+    """
+
+    def __init__(self, urls: Sequence[str], session: Session, misled: Callable[[], None]) -> None:
         if not urls:
             raise ValueError("a client needs the URL of at least one replica")
-        self._urls = [str(URL(url)).rstrip("/") for url in urls]
+        self._urls = _tidy(urls)
         self._session = session
+        self._misled = misled
         self._at = 0
 
     @property
     def target(self) -> str:
         """The replica that is asked next."""
         return self._urls[self._at]
+
+    def add(self, urls: Sequence[str]) -> None:
+        """There are these too."""
+        self._urls += [url for url in _tidy(urls) if url not in self._urls]
+
+    def become(self, urls: Sequence[str]) -> None:
+        """There are these now, and no others."""
+        target = self.target
+        self._urls = _tidy(urls)
+        self._at = self._urls.index(target) if target in self._urls else 0
 
     def turn_away(self, target: str) -> None:
         """Ask another replica than `target` next time, unless we do already: many may learn of one failure."""
@@ -80,7 +96,7 @@ class Replicas:
         tail = URL("/v1/transactions").with_query(query).raw_path_qs
         body = packed[0] if len(packed) == 1 else msgpack.Packer().pack_array_header(len(packed)) + b"".join(packed)
         async with self._following("POST", tail, body, timeout_s, accept=_ACCEPT) as stream:
-            await _deliver(stream, len(packed), answered)
+            await _deliver(stream, len(packed), partial(self._heard, answered))
 
     @asynccontextmanager
     async def _following(
@@ -94,14 +110,28 @@ class Replicas:
                 if stream.status != 307 or location is None:
                     yield stream
                     return
-            url = URL(location, encoded=True)
-            self._believe(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
+            url = self._follow(location, tail, stream.headers)
         raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
 
-    def _believe(self, leader: str) -> None:
-        if leader not in self._urls:
-            self._urls.append(leader)
-        self._at = self._urls.index(leader)
+    def _follow(self, location: str, tail: str, headers: Mapping[str, str]) -> URL:
+        """Where a replica points: to the leader, who is asked first from now on, or to another shard."""
+        url = URL(location, encoded=True)
+        if SHARD_HEADER in headers:
+            self._misled()
+        else:
+            leader = location.removesuffix(tail) if location.endswith(tail) else str(url.origin())
+            self.add([leader])
+            self._at = self._urls.index(leader)
+        return url
+
+    def _heard(self, answered: Callable[[int, Reply], None], position: int, reply: Reply) -> None:
+        if isinstance(reply.error, WrongShard):
+            self._misled()
+        answered(position, reply)
+
+
+def _tidy(urls: Sequence[str]) -> list[str]:
+    return [str(URL(url)).rstrip("/") for url in urls]
 
 
 async def _deliver(stream: Stream, count: int, answered: Callable[[int, Reply], None]) -> None:

@@ -14,10 +14,20 @@ from typing import Any
 import msgpack
 from aiohttp import web
 
-from coordinator.driver.service import Begun, Transactions
-from coordinator.errors import RETRY_AFTER_S, Invalid, NoLeader, NotLeader, Overloaded, RequestError, Undetermined
-from coordinator.http.context import CONTEXT, REQUEST_ID, REQUEST_ID_HEADER
+from coordinator.driver.service import Begun
+from coordinator.errors import (
+    RETRY_AFTER_S,
+    Invalid,
+    NoLeader,
+    NotLeader,
+    OtherShard,
+    Overloaded,
+    RequestError,
+    Undetermined,
+)
+from coordinator.http.context import CONTEXT, REQUEST_ID, REQUEST_ID_HEADER, Context
 from coordinator.http.media import respond
+from coordinator.http.shards import placed, wrong_shard
 from coordinator.http.views import outcome_view, problem_of
 from coordinator.wire import (
     MSGPACK_SEQ,
@@ -39,13 +49,13 @@ async def begin_all(request: web.Request, query: BeginQuery, values: list[Any]) 
     """Begin all of `values`, and answer each. Raises, before anything was begun: Invalid, NotLeader."""
     if not 0 < len(values) <= TRANSACTIONS_MAX:
         raise Invalid.field("body", f"holds {len(values)} transactions; 1 to {TRANSACTIONS_MAX} go into one request")
-    transactions = request.app[CONTEXT].replica.transactions
-    transactions.require_leading()
+    context = request.app[CONTEXT]
+    context.replica.transactions.require_leading()
     answers = Answers(len(values), request.path, request[REQUEST_ID])
     try:
         wait_ms = 0
         for position, value in enumerate(values):
-            wait_ms = max(wait_ms, await begin_one(transactions, query, position, value, answers))
+            wait_ms = max(wait_ms, await begin_one(context, query, position, value, answers))
         until = asyncio.get_running_loop().time() + wait_ms / 1_000
         if MSGPACK_SEQ in request.headers.get("Accept", ""):
             return await _stream(request, answers, until)
@@ -56,14 +66,16 @@ async def begin_all(request: web.Request, query: BeginQuery, values: list[Any]) 
         answers.leave()
 
 
-async def begin_one(transactions: Transactions, query: BeginQuery, position: int, value: Any, answers: Answers) -> int:
+async def begin_one(context: Context, query: BeginQuery, position: int, value: Any, answers: Answers) -> int:
     """Begin one of them, or answer why not; how long to wait for it, in ms."""
     try:
-        message = parse(TransactionRequest, value)
-        answers.expect(position, await transactions.start(message))
+        message = placed(context, parse(TransactionRequest, value))
+        answers.expect(position, await context.replica.transactions.start(message))
     except NotLeader:
         error = NoLeader("leadership was lost meanwhile; come again", retry_after_s=RETRY_AFTER_S)
         answers.refuse(position, error)
+    except OtherShard as error:
+        answers.refuse(position, wrong_shard(context, error))
     except RequestError as error:
         answers.refuse(position, error)
     else:

@@ -1,4 +1,4 @@
-"""The cluster as this replica sees it, and the participants that it knows."""
+"""The cluster as this replica sees it, the map of its shards, and the participants that it knows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from aiohttp import web
 
 from coordinator.http.context import CONTEXT
 from coordinator.http.media import respond
+from coordinator.shards import map_of
 from coordinator.wire import ClusterView, MemberView, ParticipantsView, ParticipantView
 
-__all__ = ["participants", "show"]
+__all__ = ["map_", "participants", "show"]
 
 
 async def show(request: web.Request) -> web.Response:
@@ -22,6 +23,8 @@ async def show(request: web.Request) -> web.Response:
     ]
     view = ClusterView(
         cluster=context.cluster,
+        shard=context.shard,
+        shards=len(context.shards),
         node=context.node,
         role=leadership.role.value,
         term=leadership.term,
@@ -43,6 +46,11 @@ async def show(request: web.Request) -> web.Response:
         counters=status.counters,
     )
     return respond(request, view)
+
+
+async def map_(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    return respond(request, map_of(context.cluster, context.shards))
 
 
 async def participants(request: web.Request) -> web.Response:

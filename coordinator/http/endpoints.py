@@ -24,6 +24,7 @@ from coordinator.errors import (
     UnsupportedMedia,
 )
 from coordinator.http import cluster, health, outcomes, transactions
+from coordinator.shards import MAP_PATH, ClusterMap
 
 __all__ = ["ENDPOINTS", "Endpoint"]
 
@@ -32,7 +33,7 @@ __all__ = ["ENDPOINTS", "Endpoint"]
 class Endpoint:
     """One method of one path. `answers` by status; `errors` beside them are problem documents.
 
-    `leader`: the leader may be needed; another replica then answers 307.
+    `leader`: the leader of a shard may be needed; a replica that is not it then answers 307.
     """
 
     method: str
@@ -71,7 +72,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/transactions",
         "list",
-        "List transactions, newest first.",
+        "List the transactions of this replica's shard, newest first.",
         transactions.list_,
         {200: (wire.TransactionPage, "One page; it may be short, and is the last one only without a cursor.")},
         (Invalid, *_READ),
@@ -127,6 +128,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "The cluster as this replica sees it.",
         cluster.show,
         {200: (wire.ClusterView, "This replica's picture.")},
+    ),
+    Endpoint(
+        "GET",
+        MAP_PATH,
+        "map",
+        "The cluster's shards, and where their replicas are. Which shard a gid belongs to follows from their number.",
+        cluster.map_,
+        {200: (ClusterMap, "The map, which is the same at every replica.")},
     ),
     Endpoint(
         "GET",

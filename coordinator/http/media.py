@@ -9,6 +9,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from coordinator.errors import Invalid, Malformed, TooLarge, UnsupportedMedia
+from coordinator.http.context import CONTEXT
+from coordinator.http.shards import require_own
 from coordinator.wire import REQUEST_BYTES_MAX, Encoding, decode, encode, parse, parse_name
 
 __all__ = ["BODY_TIMEOUT_S", "gid_of", "read_message", "read_query", "read_value", "respond"]
@@ -60,8 +62,10 @@ def read_query(request: web.Request, model: type[_M]) -> _M:
 
 
 def gid_of(request: web.Request) -> str:
-    """The gid in the path. Raises Invalid."""
-    return parse_name(request.match_info["gid"], "gid")
+    """The gid in the path, which belongs to this replica's shard. Raises: Invalid, OtherShard."""
+    gid = parse_name(request.match_info["gid"], "gid")
+    require_own(request.app[CONTEXT], gid)
+    return gid
 
 
 def respond(

@@ -1,7 +1,8 @@
 """The border of the HTTP API: whatever a handler raises becomes an answer here, and nowhere else.
 
 Problem details as in RFC 9457; a request for the leader gets 307 with the same path at the leader, and its name in
-`Commitd-Leader`; a connection is closed after its limit of requests.
+`Commitd-Leader`; one about a gid of another shard gets 307 to that shard's replica on this node, and the shard's number
+in `Commitd-Shard`; a connection is closed after its limit of requests.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from coordinator.errors import (
     NoLeader,
     NotFound,
     NotLeader,
+    OtherShard,
     RequestError,
     TooLarge,
 )
 from coordinator.http.context import CONTEXT, REQUEST_ID, REQUEST_ID_HEADER
+from coordinator.http.shards import url_at
 from coordinator.http.views import problem_of
+from coordinator.shards import SHARD_HEADER
 from coordinator.wire import LEADER_HEADER, Encoding, encode
 
 __all__ = ["PROBLEM_TYPE", "border", "connection_limit"]
@@ -48,6 +52,8 @@ def border(chance: Random) -> Middleware:
             response = await handler(request)
         except NotLeader as error:
             response = _to_leader(request, error, request_id)
+        except OtherShard as error:
+            response = _to_shard(request, error)
         except RequestError as error:
             response = _problem(request, error, request_id)
         except web.HTTPException as error:
@@ -88,6 +94,11 @@ def _to_leader(request: web.Request, error: NotLeader, request_id: str) -> web.R
         return _problem(request, NoLeader("no replica leads now; come again", retry_after_s=RETRY_AFTER_S), request_id)
     headers = {"Location": url + request.raw_path, LEADER_HEADER: str(error.leader)}
     return web.Response(status=307, headers=headers)
+
+
+def _to_shard(request: web.Request, error: OtherShard) -> web.Response:
+    url = url_at(request.app[CONTEXT], error.shard)
+    return web.Response(status=307, headers={"Location": url + request.raw_path, SHARD_HEADER: str(error.shard)})
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> RequestError:

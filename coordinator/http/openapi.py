@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from coordinator.errors import RequestError
 from coordinator.http.endpoints import ENDPOINTS, Endpoint
 from coordinator.http.middleware import PROBLEM_TYPE
+from coordinator.shards import SHARD_HEADER
 from coordinator.wire import API_VERSION, LEADER_HEADER, Encoding, Name, Problem
 
 __all__ = ["document", "text"]
@@ -86,8 +87,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.leader:
         responses["307"] = {
-            "description": "Another replica leads: the same request to Location.",
-            "headers": {name: {"schema": {"type": "string"}} for name in ("Location", LEADER_HEADER)},
+            "description": "Another replica leads, or the gid belongs to another shard: the same request to Location.",
+            "headers": {name: {"schema": {"type": "string"}} for name in ("Location", LEADER_HEADER, SHARD_HEADER)},
         }
     by_status: dict[int, list[type[RequestError]]] = {}
     for error in endpoint.errors:

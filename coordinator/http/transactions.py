@@ -7,6 +7,7 @@ from aiohttp import web
 from coordinator.http.arrays import begin_all
 from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, read_value, respond
+from coordinator.http.shards import placed
 from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
 from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
 
@@ -18,9 +19,9 @@ async def begin(request: web.Request) -> web.StreamResponse:
     value = await read_value(request)
     if isinstance(value, list):
         return await begin_all(request, query, value)
-    message = parse(TransactionRequest, value)
-    transactions = request.app[CONTEXT].replica.transactions
-    view = outcome_view(await transactions.begin(message, begin_wait_ms(message, query) / 1_000))
+    context = request.app[CONTEXT]
+    message = placed(context, parse(TransactionRequest, value))
+    view = outcome_view(await context.replica.transactions.begin(message, begin_wait_ms(message, query) / 1_000))
     return respond(request, view, status=200 if view.handle is None else 202)
 
 

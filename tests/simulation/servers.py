@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import msgpack
 from yarl import URL
 
-from coordinator.driver.service import Transactions
+from coordinator.driver.replica import Replica
 from coordinator.driver.waiters import Known
 from coordinator.errors import NoLeader, NotFound, NotLeader, RequestError
 from coordinator.http import arrays
+from coordinator.http.context import Context
 from coordinator.http.views import outcome_view, transaction_view
 from coordinator.wire import (
     BeginQuery,
@@ -66,12 +67,11 @@ class _Api:
 class ReplicaApi(_Api):
     """The part of a replica's API that clients and participants use; errors as its HTTP border gives them."""
 
-    def __init__(
-        self, rpc: Rpc, name: str, transactions: Transactions, participants: list[str], struck: Struck
-    ) -> None:
+    def __init__(self, rpc: Rpc, name: str, replica: Replica, participants: list[str], struck: Struck) -> None:
         super().__init__(rpc, struck)
         self._name = name
-        self._transactions = transactions
+        self._context = Context(replica, "simulated", name)
+        self._transactions = replica.transactions
         self._participants = participants
         rpc.serve_pieces(ARRAYS, self._serve_array)
 
@@ -104,7 +104,7 @@ class ReplicaApi(_Api):
         try:
             wait_ms = patience.wait_ms or 0
             for position, value in enumerate(values):
-                wait_ms = max(wait_ms, await arrays.begin_one(self._transactions, patience, position, value, answers))
+                wait_ms = max(wait_ms, await arrays.begin_one(self._context, patience, position, value, answers))
             until = asyncio.get_running_loop().time() + wait_ms / 1_000
             tell(msgpack.packb((200, {}, None)))
             while answers.missing:

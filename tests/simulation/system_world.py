@@ -235,7 +235,7 @@ class SystemWorld(World):
         self._listen(name, replica)
         await replica.start()
         self._replicas[name] = replica
-        ReplicaApi(self.rpc, name, replica.transactions, self._banks, self._struck(name))
+        ReplicaApi(self.rpc, name, replica, self._banks, self._struck(name))
         await log.stopped()
 
     async def _run_bank(self, machine: Machine) -> None:

@@ -72,9 +72,10 @@ class Teller:
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
         with mock.patch("coordinator.client.client.Session", return_value=SimSession(rpc)):
-            self._client, self._reader = (
-                Client(urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng) for _ in range(2)
-            )
+            self._client = Client(urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
+            self._readers = [
+                Client([url], timeout_s=8.0, attempt_timeout_s=4.0, chance=rng, routed=False) for url in urls
+            ]
 
     async def run(self, think_s: float) -> None:
         """Work until it is enough, then end what is open."""
@@ -242,11 +243,10 @@ class Teller:
 
     async def _read(self, gid: str) -> None:
         """Ask any replica, not only the one that leads."""
-        for _ in range(self._rng.randrange(3)):
-            self._reader._replicas.turn_away(self._reader._replicas.target)
+        reader = self._rng.choice(self._readers)
         before = self._decisions.heard(gid)
         try:
-            decision = await self._ask(gid)
+            decision = await self._ask(reader, gid)
         except NotFound:
             self._decisions.read(gid, before, None)
         except Unavailable:
@@ -256,11 +256,11 @@ class Teller:
             if decision is not None:
                 self._decisions.answered(gid, decision)
 
-    async def _ask(self, gid: str) -> Decision | None:
+    async def _ask(self, reader: Client, gid: str) -> Decision | None:
         """In one of the two ways. Raises: NotFound, Unavailable."""
         if self._rng.random() < 0.7:
-            return _Decided.get(type(await self._reader.outcome(gid)))
-        return _Viewed.get((await self._reader.record(gid)).outcome)
+            return _Decided.get(type(await reader.outcome(gid)))
+        return _Viewed.get((await reader.record(gid)).outcome)
 
     async def _reuse(self, gid: str) -> None:
         """The same gid for something else must be refused."""

@@ -8,13 +8,18 @@ from typing import Any
 
 from aiohttp import web
 
+from coordinator.shards import MAP_PATH, map_of
+
 __all__ = ["Impostor", "impostor"]
 
 Script = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Impostor:
-    """`url` of the server; `seen` has the method, path and decoded JSON or raw body of each request."""
+    """`url` of the server; `seen` has the method, path and decoded JSON or raw body of each request.
+
+    Asked for the cluster map, it takes itself for all there is; that is not counted as a request.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -44,6 +49,8 @@ class Impostor:
         self.then(script)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == MAP_PATH:
+            return web.json_response(map_of("impostor", [{"impostor": self.url}]).model_dump())
         self.seen.append((request.method, request.path_qs, await request.read()))
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         return await script(request)

@@ -14,9 +14,10 @@ import pytest
 from coordinator.client import Aborted, Branch, Client, Committed, Deciding
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.client import CONFLICT_ATTEMPTS_MAX
+from coordinator.client.lane import Lane
 from coordinator.client.policy import Pauses
-from coordinator.client.replicas import Replicas
 from coordinator.client.session import Session
+from coordinator.client.shards import Shards
 from coordinator.errors import (
     Contradiction,
     GidReused,
@@ -181,11 +182,11 @@ async def test_if_surely_nothing_was_begun_the_client_says_so(server: Impostor, 
 async def test_no_attempt_is_begun_that_could_not_be_answered_in_time(server: Impostor) -> None:
     """Goal: the end of the client's patience does not by itself make an outcome unknown. Red when the next attempt
     may be given whatever time is left: its answer is then lost."""
-    replicas = Replicas([server.url], Session())
+    shards = Shards([server.url], Session(), lambda replicas: Lane(replicas, {}, 1.0), routed=False)
     patience = Patience(ATTEMPT_MIN_S, 1.0, Pauses(1e-6, 1e-6), Random(1))
     with pytest.raises(Unavailable, match="because"):
-        await Asking(replicas, patience).pause("because")
-    await Asking(replicas, patience, 2 * ATTEMPT_MIN_S).pause("because")
+        await Asking(shards.any, patience).pause("because")
+    await Asking(shards.any, patience, 2 * ATTEMPT_MIN_S).pause("because")
 
 
 async def test_a_502_of_a_proxy_is_ambiguous_and_text_is_no_answer(server: Impostor) -> None:

@@ -27,7 +27,12 @@ TWO = [*ONE, Branch("bank-b", "credit", {"n": 1})]
 
 def patient(url: str, attempt_timeout_s: float = 5.0) -> Client:
     return Client(
-        [url], timeout_s=5.0, attempt_timeout_s=attempt_timeout_s, pauses=Pauses(0.001, 0.01), chance=Random(1)
+        [url],
+        timeout_s=5.0,
+        attempt_timeout_s=attempt_timeout_s,
+        pauses=Pauses(0.001, 0.01),
+        chance=Random(1),
+        routed=False,
     )
 
 

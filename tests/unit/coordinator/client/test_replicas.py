@@ -8,7 +8,7 @@ from coordinator.client.session import Session
 
 def test_many_who_learn_of_one_failure_turn_away_once() -> None:
     """One lost request may carry as many transactions as there are replicas: red when each of them turns."""
-    replicas = Replicas(["http://n1", "http://n2", "http://n3"], Session())
+    replicas = Replicas(["http://n1", "http://n2", "http://n3"], Session(), lambda: None)
     failed = replicas.target
     for _ in range(3):
         replicas.turn_away(failed)
