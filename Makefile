@@ -19,7 +19,7 @@ STAGES := lint types house unit pythons sim integration chaos
 # Fast tests in one process each.
 UNIT := tests/unit tests/traces tests/papers tests/property tests/exhaustive tests/contract tests/defects
 OTHER_PYTHONS := 3.12 3.13
-BENCHMARKS := log commit failover
+BENCHMARKS := log commit failover scale
 FOR := 600
 
 .PHONY: help

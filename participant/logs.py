@@ -1,7 +1,8 @@
 """Structured logs: for people on a terminal, one JSON object a line otherwise.
 
-Fields with a fixed meaning: `node` (this replica or participant), `gid`, `branch`, `participant`, `term`. Owns the
-process's logging set-up, called once by whatever owns the process; never by library code.
+Fields with a fixed meaning: `node` (this replica or participant), `shard` (the replica's, if there are several), `gid`,
+`branch`, `participant`, `term`. Owns the process's logging set-up, called once by whatever owns the process; never by
+library code.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ class Level(StrEnum):
     ERROR = "ERROR"
 
 
-def setup(stream: TextIO, *, level: Level = Level.INFO, node: str | None = None) -> None:
-    """Send our logs and those of the standard library to `stream`; `node` goes into every line."""
+def setup(stream: TextIO, *, level: Level = Level.INFO, node: str | None = None, shard: int | None = None) -> None:
+    """Send our logs and those of the standard library to `stream`; `node` and `shard` go into every line."""
+    ours = {key: value for key, value in {"node": node, "shard": shard}.items() if value is not None}
 
-    def with_node(_: object, __: str, event: EventDict) -> EventDict:
-        return event if node is None else {"node": node, **event}
+    def with_ours(_: object, __: str, event: EventDict) -> EventDict:
+        return {**ours, **event}
 
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        with_node,
+        with_ours,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),

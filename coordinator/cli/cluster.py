@@ -1,4 +1,4 @@
-"""`commitd cluster`: the replicas, each as it sees itself."""
+"""`commitd cluster`: the replicas of all shards, each as it sees itself."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from coordinator.cli import render
 from coordinator.cli.asking import JsonOption, UrlOption, ask
 from coordinator.client import Client
 from coordinator.errors import ClientError
-from coordinator.wire import ClusterView, MemberView
+from coordinator.shards import ReplicaView
+from coordinator.wire import ClusterView
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Look at the cluster.")
 
-MEMBER_TIMEOUT_S = 2.0
+REPLICA_TIMEOUT_S = 2.0
 
 
 class ReplicaStatus(BaseModel):
-    """One member, and what it says of itself; None if it did not answer."""
+    """One replica of a shard, and what it says of itself; None if it did not answer."""
 
-    member: MemberView
+    shard: int
+    replica: ReplicaView
     status: ClusterView | None
 
 
 class ClusterStatus(BaseModel):
-    """Every member."""
+    """Every replica of every shard."""
 
     replicas: list[ReplicaStatus]
 
@@ -40,26 +42,22 @@ def cluster() -> None:
 
 @app.command()
 def status(url: UrlOption, as_json: JsonOption = False) -> None:
-    """Show every replica as it sees itself."""
+    """Show every replica of every shard as it sees itself."""
     found = ask(url, _question)
     if as_json:
-        replicas = [ReplicaStatus(member=member, status=view) for member, view in found]
-        render.print_json(ClusterStatus(replicas=replicas))
+        render.print_json(ClusterStatus(replicas=found))
     else:
-        render.print_table(render.cluster_table(found))
+        render.print_table(render.cluster_table((each.shard, each.replica, each.status) for each in found))
 
 
-async def _question(client: Client) -> list[tuple[MemberView, ClusterView | None]]:
-    members = (await client.cluster()).members
-    views = await asyncio.gather(*(_status_of(member) for member in members))
-    return list(zip(members, views, strict=True))
+async def _question(client: Client) -> list[ReplicaStatus]:
+    shards = (await client.cluster_map()).shards
+    return await asyncio.gather(*(_ask(each.shard, replica) for each in shards for replica in each.replicas))
 
 
-async def _status_of(member: MemberView) -> ClusterView | None:
-    if member.url is None:
-        return None
-    async with Client([member.url], timeout_s=MEMBER_TIMEOUT_S) as client:
+async def _ask(shard: int, replica: ReplicaView) -> ReplicaStatus:
+    async with Client([replica.url], timeout_s=REPLICA_TIMEOUT_S, routed=False) as client:
         try:
-            return await client.cluster()
+            return ReplicaStatus(shard=shard, replica=replica, status=await client.cluster())
         except ClientError:
-            return None
+            return ReplicaStatus(shard=shard, replica=replica, status=None)

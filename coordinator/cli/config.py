@@ -35,6 +35,7 @@ def check(file: Annotated[Path, typer.Argument(help="The TOML file of a cluster 
             security_of(checked.cluster)
         except ConfigError as error:
             raise ConfigError(str(file), error.mistakes) from error
+        shards = f"{checked.cluster.shards} shards, " if checked.cluster.shards > 1 else ""
         nodes, participants = len(checked.nodes), len(checked.participants)
-        said = f"cluster {checked.cluster.id}, {nodes} nodes, {participants} participants"
+        said = f"cluster {checked.cluster.id}, {shards}{nodes} nodes, {participants} participants"
     Console(soft_wrap=True, highlight=False, markup=False).print(f"{file}: ok: {said}")

@@ -25,6 +25,7 @@ from coordinator.demo.report import ok, summary, table
 from coordinator.demo.run import Result, Spectator, run
 from coordinator.demo.show import Show
 from coordinator.demo.transfers import TransferFile, parse
+from coordinator.shards import SHARDS_MAX
 
 __all__ = ["demo"]
 
@@ -37,14 +38,16 @@ def demo(
         Path | None, typer.Option(help="Your own file; each line is from,to,amount: bob@bank-a,smith@bank-b,12.50")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=SEED_MAX, help="Draw the same faults again.")] = None,
+    shards: Annotated[int, typer.Option(min=1, max=SHARDS_MAX, help="Raft groups over the same coordinators.")] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")
     ] = False,
 ) -> None:
     """Move money between two banks while their coordinators die, then audit the books.
 
-    3 coordinators and 2 banks run as processes of their own, and 16 clients work. The leading coordinator is killed
-    three times and paused once, each bank is killed once. Exit status 1 if the books are wrong afterwards.
+    3 coordinators and 2 banks run as processes of their own, and 16 clients work. The leading coordinator (of several
+    shards: that of any of them) is killed three times and paused once, each bank is killed once. Exit status 1 if the
+    books are wrong afterwards.
     """
     stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     file = parse(_shipped() if transfers is None else _read(transfers), BANKS)
@@ -54,7 +57,7 @@ def demo(
     stderr.print(f"{len(file.transfers):,} transfers, {len(file.rejections):,} lines rejected; --seed {seed}")
     with _workplace(stderr) as directory:
         with Show(len(file.transfers), stderr) as show:
-            result = asyncio.run(_stoppable(file, seed, directory, show))
+            result = asyncio.run(_stoppable(file, seed, shards, directory, show))
         if as_json:
             typer.echo(json.dumps(summary(result)))
         else:
@@ -63,9 +66,9 @@ def demo(
             raise typer.Exit(Exit.FAILED)
 
 
-async def _stoppable(file: TransferFile, seed: int, directory: Path, spectator: Spectator) -> Result:
+async def _stoppable(file: TransferFile, seed: int, shards: int, directory: Path, spectator: Spectator) -> Result:
     """Run; SIGTERM and SIGHUP end it as Ctrl-C does, with no process left behind."""
-    running = asyncio.ensure_future(run(file, seed, directory, spectator))
+    running = asyncio.ensure_future(run(file, seed, directory, spectator, shards=shards))
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     try:

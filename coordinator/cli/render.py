@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.wire import ClusterView, MemberView, Outcome, TransactionView
+from coordinator.shards import ReplicaView
+from coordinator.wire import ClusterView, Outcome, TransactionView
 
 __all__ = ["cluster_table", "print_json", "print_table", "transaction_table", "transactions_table"]
 
@@ -66,18 +67,20 @@ def transaction_table(view: TransactionView) -> Table:
     return table
 
 
-def cluster_table(replicas: Iterable[tuple[MemberView, ClusterView | None]]) -> Table:
-    """One row for each member; None for one that did not answer."""
+def cluster_table(replicas: Iterable[tuple[int, ReplicaView, ClusterView | None]]) -> Table:
+    """One row for each replica, with its shard if there are several; no view of one that did not answer."""
+    rows = sorted(replicas, key=lambda row: (row[0], row[1].name))
+    several = any(shard for shard, _, _ in rows)
     columns = ("replica", "url", "role", "term", "leader", "applied", "commit", "in flight", "open", "recorded")
-    table = Table(*columns, box=None, pad_edge=False)
-    for member, view in replicas:
+    table = Table(*(("shard",) if several else ()), *columns, box=None, pad_edge=False)
+    for shard, replica, view in rows:
+        head = (*((str(shard),) if several else ()), replica.name, replica.url)
         if view is None:
-            table.add_row(member.name, member.url or "-", "[red]no answer")
+            table.add_row(*head, "[red]no answer")
             continue
         numbers = (view.applied_index, view.commit_index, view.in_flight, view.open, view.recorded)
         role = f"[green]{view.role}" if view.role == "leader" else view.role
-        head = (member.name, member.url or "-", role, str(view.term), view.leader or "-")
-        table.add_row(*head, *(str(number) for number in numbers))
+        table.add_row(*head, role, str(view.term), view.leader or "-", *(str(number) for number in numbers))
     return table
 
 

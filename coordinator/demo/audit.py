@@ -39,9 +39,9 @@ class Entry:
 class Evidence:
     """What was collected when the work was over.
 
-    `answers`: what the clients heard of each transfer. `ledgers`: each replica's records by gid. `branches`: each
+    `answers`: what the clients heard of each transfer. `ledgers`: each node's records by gid. `branches`: each
     bank's word on the branches it was asked about. `balances`: cents by account, as the banks hold them. `in_doubt`:
-    branches that are still prepared.
+    branches that are still prepared. `strays`: records in a shard that they do not belong to.
     """
 
     opening: Mapping[Account, int]
@@ -50,6 +50,7 @@ class Evidence:
     branches: Mapping[str, Mapping[BranchKey, BranchState]]
     balances: Mapping[Account, int]
     in_doubt: tuple[str, ...]
+    strays: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Verdict:
 def audit(evidence: Evidence) -> Verdict:
     """Hold the accounts of the run against each other."""
     money = [*_conservation(evidence), *_balances(evidence)]
-    answers = [*_answers(evidence), *_rows(evidence)]
+    answers = [*_answers(evidence), *_rows(evidence), *evidence.strays]
     doubts = [*(f"still prepared: {branch}" for branch in evidence.in_doubt), *_unfinished(evidence)]
     return Verdict(
         conserved=not money,

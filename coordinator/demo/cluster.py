@@ -1,13 +1,12 @@
 """Three coordinators and two banks on loopback, in one directory, as processes of their own.
 
-Owns: the processes, their configurations, and the ports. Must never do: ask them about transactions.
+Owns: the processes and their configurations. Must never do: ask them about transactions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Self
 import aiohttp
 
 from coordinator.demo.errors import DemoError
+from coordinator.demo.ports import HOST, Ports
 from coordinator.demo.process import Process
 from coordinator.wire import ClusterView
 
-__all__ = ["HOST", "READY_TIMEOUT_S", "Cluster"]
+__all__ = ["READY_TIMEOUT_S", "Cluster"]
 
-HOST = "127.0.0.1"
 READY_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 1.0
 ASK_EVERY_S = 0.02
@@ -30,7 +29,8 @@ SECRET_BYTES = 24
 
 
 class Cluster:
-    """`replicas` and `banks`: where they are reached, by name. `raft`: keys of that section of the configuration.
+    """`replicas` (of the first shard) and `banks`: where they are reached, by name. `raft`: keys of that section of
+    the configuration.
 
     Used with `async with`; leaving it kills everything.
     """
@@ -41,16 +41,19 @@ class Cluster:
         nodes: Sequence[str],
         banks: Sequence[str],
         raft: Mapping[str, float] = MappingProxyType({}),
+        shards: int = 1,
     ) -> None:
         self.directory = directory
-        self._ports = _Ports()
-        peers = {name: self._ports.take() for name in nodes}
-        clients = {name: self._ports.take() for name in nodes}
+        self.shards = shards
+        self._ports = Ports()
+        peers = {name: self._ports.take(shards) for name in nodes}
+        clients = {name: self._ports.take(shards) for name in nodes}
         accounts = {name: self._ports.take() for name in banks}
-        self.replicas = {name: f"http://{HOST}:{port}" for name, port in clients.items()}
+        self._clients = clients
+        self.replicas = {name: self.url(name) for name in nodes}
         self.banks = {name: f"http://{HOST}:{port}" for name, port in accounts.items()}
         config = directory / "cluster.toml"
-        config.write_text(_cluster_toml(peers, clients, self.banks, raft), encoding="utf-8")
+        config.write_text(_cluster_toml(peers, clients, self.banks, raft, shards), encoding="utf-8")
         self.processes = {name: self._process(name, "serve", config, "--node", name) for name in nodes}
         for name, port in accounts.items():
             file = directory / f"{name}.toml"
@@ -75,6 +78,10 @@ class Cluster:
     ) -> None:
         await self._end()
 
+    def url(self, name: str, shard: int = 0) -> str:
+        """Where the replica of a shard on a node is reached."""
+        return f"http://{HOST}:{self._clients[name] + shard}"
+
     def check(self) -> None:
         """Raises DemoError if a process has ended although nobody asked it to."""
         for process in self.processes.values():
@@ -86,19 +93,23 @@ class Cluster:
         await self.ready(name)
 
     async def ready(self, name: str) -> None:
-        """Wait until `name` serves; a coordinator also knows a leader then. Raises DemoError."""
-        url = f"{self.replicas[name]}/readyz" if name in self.replicas else f"{self.banks[name]}/livez"
+        """Wait until `name` serves; a coordinator also knows a leader of every shard then. Raises DemoError."""
+        if name in self.replicas:
+            urls = [f"{self.url(name, shard)}/readyz" for shard in range(self.shards)]
+        else:
+            urls = [f"{self.banks[name]}/livez"]
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                while not await self._serves(url):
-                    self.processes[name].check()
-                    await asyncio.sleep(ASK_EVERY_S)
+                for url in urls:
+                    while not await self._serves(url):
+                        self.processes[name].check()
+                        await asyncio.sleep(ASK_EVERY_S)
         except TimeoutError:
             raise DemoError(f"{name} does not serve after {READY_TIMEOUT_S:.0f} s; see {self.directory}") from None
 
-    async def leader(self, *, other_than: str = "") -> str:
-        """The replica that leads, by its own word; of several, that of the highest term. Raises DemoError."""
-        asked = [url for name, url in self.replicas.items() if name != other_than]
+    async def leader(self, shard: int = 0, *, other_than: str = "") -> str:
+        """The node that leads a shard, by its own word; of several, that of the highest term. Raises DemoError."""
+        asked = [self.url(name, shard) for name in self.replicas if name != other_than]
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while True:
@@ -135,35 +146,14 @@ class Cluster:
         self._ports.close()
 
 
-class _Ports:
-    """Loopback ports chosen by the system, and kept for us as long as the cluster lives.
-
-    A bound socket that does not listen keeps a port: no connection of anybody gets it as its own end, as a port that
-    was merely free a moment ago could, while a server with SO_REUSEADDR may still listen on it, again and again.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[socket.socket] = []
-
-    def take(self) -> int:
-        """A port that is ours until `close`."""
-        kept = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._kept.append(kept)
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept.bind((HOST, 0))
-        port: int = kept.getsockname()[1]
-        return port
-
-    def close(self) -> None:
-        """Give the ports back."""
-        for kept in self._kept:
-            kept.close()
-
-
 def _cluster_toml(
-    peers: Mapping[str, int], clients: Mapping[str, int], banks: Mapping[str, str], raft: Mapping[str, float]
+    peers: Mapping[str, int],
+    clients: Mapping[str, int],
+    banks: Mapping[str, str],
+    raft: Mapping[str, float],
+    shards: int,
 ) -> str:
-    lines = ["[cluster]", 'id = "demo"', f'secret = "{secrets.token_hex(SECRET_BYTES)}"']
+    lines = ["[cluster]", 'id = "demo"', f'secret = "{secrets.token_hex(SECRET_BYTES)}"', f"shards = {shards}"]
     for name in peers:
         lines += [
             "",

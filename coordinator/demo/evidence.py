@@ -6,7 +6,7 @@ Must never do: judge it (`audit.py` does).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import aiohttp
 
@@ -17,6 +17,7 @@ from coordinator.demo.errors import DemoError
 from coordinator.demo.transfers import Account, Transfer
 from coordinator.demo.workload import Heard
 from coordinator.ledger.records import Phase
+from coordinator.shards import shard_of
 from coordinator.wire import LIST_LIMIT_MAX
 from participant.ids import BranchKey
 from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
@@ -42,7 +43,7 @@ async def collect(cluster: Cluster, opening: Mapping[Account, int], heard: Seque
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as http:
             in_doubt = await _settle(http, cluster)
-            ledgers = {name: await _ledger(url) for name, url in cluster.replicas.items()}
+            ledgers, strays = await _ledgers(cluster)
             branches = {
                 name: await _branches(http, url, _keys_at(name, answers)) for name, url in cluster.banks.items()
             }
@@ -51,7 +52,7 @@ async def collect(cluster: Cluster, opening: Mapping[Account, int], heard: Seque
                 balances |= await _balances(http, name, url)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise DemoError(f"a bank does not answer: {error or type(error).__name__}") from error
-    return Evidence(opening, answers, ledgers, branches, balances, tuple(in_doubt))
+    return Evidence(opening, answers, ledgers, branches, balances, tuple(in_doubt), tuple(strays))
 
 
 async def _settle(http: aiohttp.ClientSession, cluster: Cluster) -> list[str]:
@@ -60,22 +61,42 @@ async def _settle(http: aiohttp.ClientSession, cluster: Cluster) -> list[str]:
     ends_at = loop.time() + SETTLE_TIMEOUT_S
     while True:
         in_doubt = [line for name, url in cluster.banks.items() for line in await _in_doubt(http, name, url)]
-        busy = in_doubt or any([await _has_open(url) for url in cluster.replicas.values()])
+        busy = in_doubt or any([await _has_open(url) for _, _, url in _replicas(cluster)])
         if not busy or loop.time() >= ends_at:
             return in_doubt
         await asyncio.sleep(SETTLE_EVERY_S)
 
 
 async def _has_open(url: str) -> bool:
-    async with Client([url], timeout_s=ASK_TIMEOUT_S) as client:
+    async with Client([url], timeout_s=ASK_TIMEOUT_S, routed=False) as client:
         async for _ in client.transactions(phases=_OPEN, page_size=1):
             return True
     return False
 
 
+def _replicas(cluster: Cluster) -> Iterator[tuple[str, int, str]]:
+    """Node, shard and URL of every replica."""
+    for name in cluster.replicas:
+        for shard in range(cluster.shards):
+            yield name, shard, cluster.url(name, shard)
+
+
+async def _ledgers(cluster: Cluster) -> tuple[dict[str, dict[str, Entry]], list[str]]:
+    """Every record of every node, and those that are in a shard which they do not belong to."""
+    ledgers: dict[str, dict[str, Entry]] = {name: {} for name in cluster.replicas}
+    strays = []
+    for name, shard, url in _replicas(cluster):
+        entries = await _ledger(url)
+        ledgers[name] |= entries
+        strays += [
+            f"{gid} is recorded in shard {shard} of {name}" for gid in entries if shard_of(gid, cluster.shards) != shard
+        ]
+    return ledgers, strays
+
+
 async def _ledger(url: str) -> dict[str, Entry]:
     """Every record of one replica, behind a barrier of its log."""
-    async with Client([url], timeout_s=ASK_TIMEOUT_S) as client:
+    async with Client([url], timeout_s=ASK_TIMEOUT_S, routed=False) as client:
         views = client.transactions(page_size=LIST_LIMIT_MAX)
         return {view.gid: Entry(view.outcome, view.phase in _FINISHED) async for view in views}
 

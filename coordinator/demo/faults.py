@@ -29,8 +29,8 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`bank` for KILL_BANK. It strikes `hesitation_s` after `after` transfers are answered; clients may begin the first
-    `until` transfers before it is healed. What is killed is started again after `down_s`.
+    """It strikes `bank` for KILL_BANK, else the leader of `shard`, `hesitation_s` after `after` transfers are answered;
+    clients may begin the first `until` transfers before it is healed. What is killed is started again after `down_s`.
     """
 
     kind: FaultKind
@@ -39,10 +39,13 @@ class Fault:
     until: int
     hesitation_s: float
     down_s: float
+    shard: int = 0
 
 
-def schedule(transfers: int, banks: Sequence[str], chance: Random) -> tuple[Fault, ...]:
-    """The leader killed three times and paused once, each bank killed once, in random order at random moments."""
+def schedule(transfers: int, banks: Sequence[str], chance: Random, shards: int = 1) -> tuple[Fault, ...]:
+    """The leader of some shard killed three times and paused once, each bank killed once: when and in which order by
+    chance.
+    """
     blows: list[tuple[FaultKind, str | None]] = [
         *((FaultKind.KILL_LEADER, None) for _ in range(LEADER_KILLS)),
         (FaultKind.PAUSE_LEADER, None),
@@ -53,5 +56,6 @@ def schedule(transfers: int, banks: Sequence[str], chance: Random) -> tuple[Faul
     for position, (kind, bank) in enumerate(blows):
         begin, end = position * transfers // len(blows), (position + 1) * transfers // len(blows)
         after = chance.randint(begin, (begin + end) // 2)
-        faults.append(Fault(kind, bank, after, end, chance.uniform(*HESITATION_S), chance.uniform(*DOWN_S)))
+        hesitation_s, down_s = chance.uniform(*HESITATION_S), chance.uniform(*DOWN_S)
+        faults.append(Fault(kind, bank, after, end, hesitation_s, down_s, chance.randrange(shards)))
     return tuple(faults)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-__all__ = ["gap_s", "percentile"]
+__all__ = ["gap_s", "percentile", "wait_s"]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -26,3 +26,11 @@ def gap_s(commits_at_s: Sequence[float], struck_at_s: float, healed_at_s: float)
     during = [at for at in after if at < healed_at_s]
     end = next((at for at in after if at >= healed_at_s), healed_at_s)
     return max(later - earlier for earlier, later in pairwise([struck_at_s, *during, end]))
+
+
+def wait_s(spans_s: Iterable[tuple[float, float]], struck_at_s: float, healed_at_s: float) -> float:
+    """The longest that anybody waited because of a fault, given when each began to wait and when it ended."""
+    return max(
+        (end - max(begin, struck_at_s) for begin, end in spans_s if begin < healed_at_s and end > struck_at_s),
+        default=0.0,
+    )

@@ -35,6 +35,13 @@ class Process:
         self._may_end = False
         self._fault = ""
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last, which is also the number of its group."""
+        if self._child is None:
+            raise ProcessLookupError(f"{self.name} was not started")
+        return self._child.pid
+
     async def start(self) -> None:
         """Start it, the first time or again."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_CONFIG_PREFIX)}

@@ -10,9 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.demo.measures import gap_s, percentile
+from coordinator.demo.measures import gap_s, percentile, wait_s
 from coordinator.demo.run import Result
 from coordinator.demo.strike import Struck
+from coordinator.shards import shard_of
 from coordinator.wire import Outcome
 
 __all__ = ["ok", "summary", "table"]
@@ -36,6 +37,7 @@ def summary(result: Result) -> dict[str, Any]:
         "deciding": _with(result, Outcome.DECIDING),
         "faults": [
             {"kind": struck.kind.value, "target": struck.target, "gap_ms": _gap_ms(result, struck)}
+            | ({"shard": struck.shard} if result.shards > 1 else {})
             for struck in result.struck
         ],
         "latency_ms": {"p50": _rounded(percentile(latencies_ms, 50)), "p99": _rounded(percentile(latencies_ms, 99))},
@@ -86,7 +88,7 @@ def _measured(result: Result) -> Iterator[_Row]:
         yield (
             heading,
             f"{_gap_ms(result, struck):,.0f} ms",
-            f"without a commit after {struck.kind.value} {struck.target}",
+            _gap(result, struck),
         )
         heading = ""
 
@@ -120,9 +122,24 @@ def _latencies_ms(result: Result) -> list[float]:
     return [(heard.ended_at_s - heard.begun_at_s) * 1_000 for heard in result.heard]
 
 
+def _gap(result: Result, struck: Struck) -> str:
+    """What `_gap_ms` is."""
+    if result.shards == 1 or struck.shard is None:
+        return f"without a commit after {struck.kind.value} {struck.target}"
+    return f"longest wait in shard {struck.shard} after {struck.kind.value} {struck.target}"
+
+
 def _gap_ms(result: Result, struck: Struck) -> float:
-    commits_at_s = [heard.ended_at_s for heard in result.heard if heard.outcome is Outcome.COMMITTED]
-    return _rounded(gap_s(commits_at_s, struck.at_s, struck.healed_at_s) * 1_000)
+    """The time without a commit; of one shard of several, where clients may want nothing, the longest wait."""
+    if result.shards == 1 or struck.shard is None:
+        commits_at_s = [heard.ended_at_s for heard in result.heard if heard.outcome is Outcome.COMMITTED]
+        return _rounded(gap_s(commits_at_s, struck.at_s, struck.healed_at_s) * 1_000)
+    waits_s = [
+        (heard.begun_at_s, heard.ended_at_s)
+        for heard in result.heard
+        if shard_of(heard.transfer.gid, result.shards) == struck.shard
+    ]
+    return _rounded(wait_s(waits_s, struck.at_s, struck.healed_at_s) * 1_000)
 
 
 def _rounded(milliseconds: float) -> float:

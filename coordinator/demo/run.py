@@ -47,17 +47,20 @@ class Result:
     struck: tuple[Struck, ...]
     verdict: Verdict
     took_s: float
+    shards: int = 1
 
 
-async def run(file: TransferFile, seed: int, directory: Path, spectator: Spectator) -> Result:
-    """Carry out `file` in `directory`. Raises CoordinatorError if the demo cannot go on."""
+async def run(file: TransferFile, seed: int, directory: Path, spectator: Spectator, *, shards: int = 1) -> Result:
+    """Carry out `file` in `directory`, with so many shards. Raises CoordinatorError if the demo cannot go on."""
     begun_at_s = asyncio.get_running_loop().time()
     chance = Random(seed)  # noqa: S311 - a demo that can be repeated
-    faults = schedule(len(file.transfers), BANKS, chance)
+    faults = schedule(len(file.transfers), BANKS, chance, shards)
     accounts = opening()
-    async with Cluster(directory, NODES, BANKS) as cluster:
+    async with Cluster(directory, NODES, BANKS, shards=shards) as cluster:
         urls = tuple(cluster.replicas.values())
-        spectator.say(f"{len(NODES)} coordinators and {len(BANKS)} banks serve; {await cluster.leader()} leads")
+        leaders = [await cluster.leader(shard) for shard in range(shards)]
+        lead = f"{leaders[0]} leads" if shards == 1 else f"the leaders of {shards} shards: {', '.join(leaders)}"
+        spectator.say(f"{len(NODES)} coordinators and {len(BANKS)} banks serve; {lead}")
         await open_accounts(urls, accounts, chance)
         spectator.say(f"{len(accounts)} accounts are open; {CLIENTS} clients begin")
         workload = Workload(file.transfers, urls, CLIENTS, chance, spectator.answered)
@@ -65,7 +68,7 @@ async def run(file: TransferFile, seed: int, directory: Path, spectator: Spectat
         spectator.say("the work is done; now the books")
         verdict = audit(await collect(cluster, accounts, workload.heard))
     took_s = asyncio.get_running_loop().time() - begun_at_s
-    return Result(file, tuple(workload.heard), tuple(struck), verdict, took_s)
+    return Result(file, tuple(workload.heard), tuple(struck), verdict, took_s, shards)
 
 
 async def _besieged(

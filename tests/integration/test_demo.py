@@ -116,6 +116,21 @@ async def test_the_shipped_transfers_end_right_under_all_faults(place: Path) -> 
 
 
 @pytest.mark.timeout(180)
+async def test_so_they_do_with_two_shards(place: Path, few: Path) -> None:
+    """Goal: the same, with a process for each shard on each node; every fault that strikes a leader says of which."""
+    async with demo("--json", "--shards", "2", "--transfers", str(few)) as process:
+        out, err = await asyncio.wait_for(process.communicate(), DEMO_TIMEOUT_S)
+    assert process.returncode == 0, err.decode()
+    result = json.loads(out.decode().splitlines()[-1])
+    assert result["audit"] == {"conserved": True, "answers_match": True, "in_doubt": 0}
+    assert result["transfers"] == result["committed"] + result["aborted"] + result["rejected"] == LINES
+    assert {fault["shard"] for fault in result["faults"] if "leader" in fault["kind"]} <= {0, 1}
+    assert b"the leaders of 2 shards: " in err
+    assert processes_of(place) == []
+    assert left_in(place) == []
+
+
+@pytest.mark.timeout(180)
 async def test_books_that_somebody_falsified_are_found(place: Path, few: Path) -> None:
     """Goal: the audit can fail, says what is wrong, ends with status 1, and keeps the evidence.
 
