@@ -22,7 +22,7 @@ from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Path, Phase
 from participant.errors import WireError
 from participant.values import canonical
-from participant.wire import ACTION_CHARS_MAX, MSGPACK_SEQ, WORKS_MAX
+from participant.wire import ACTION_CHARS_MAX, WORKS_MAX
 
 __all__ = [
     "API_VERSION",
@@ -89,6 +89,7 @@ LIST_LIMIT_DEFAULT = 50
 LIST_LIMIT_MAX = 500
 TEXT_CHARS_MAX = 512
 LEADER_HEADER = "Commitd-Leader"
+MSGPACK_SEQ = "application/msgpack-seq"
 GID_RANDOM_BITS = 74
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"  # narrower than `participant.ids`: "." and ".." would vanish from a path

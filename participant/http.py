@@ -19,7 +19,8 @@ from structlog import get_logger
 
 from participant.errors import BranchConflict, MediaTypeError, ParticipantError, Reject, ResourceError, WireError
 from participant.service import ParticipantService
-from participant.wire import ENLIST_HEADER, ENVELOPE_BYTES, MSGPACK_SEQ, Answer, Operation, Verb
+from participant.stream import Streams, operation_or_error
+from participant.wire import ENLIST_HEADER, ENVELOPE_BYTES, STREAM_PATH, Answer, Operation, Verb
 
 __all__ = ["JSON", "MSGPACK", "RETRY_AFTER_S", "Health", "build_app", "respond"]
 
@@ -49,12 +50,19 @@ def build_app(service: ParticipantService, health: Health) -> web.Application:
     )
     app = web.Application(middlewares=[_problems], client_max_size=size_max)
     routes = _Routes(service, health)
+    streams = Streams(service, size_max)
+
+    async def close_streams(_: web.Application) -> None:
+        await streams.close()
+
+    app.on_shutdown.append(close_streams)
     app.add_routes(
         [
             web.get("/livez", routes.livez),
             web.get("/v1/capabilities", routes.capabilities),
             web.get("/v1/in-doubt", routes.in_doubt),
             web.post("/v1/branches", routes.array),
+            web.get(STREAM_PATH, streams.serve),
             web.get("/v1/branches/{gid}/{branch}/outcome", routes.outcome),
             web.post("/v1/branches/{gid}/{branch}/{verb}", routes.operation),
         ]
@@ -98,35 +106,12 @@ class _Routes:
         listed = form.pop("operations", None)
         if not isinstance(listed, list) or form:
             raise WireError("operations", "must be a list, and the only field")
-        operations = [_operation_or_error(item, f"operations[{i}]") for i, item in enumerate(listed)]
-        if MSGPACK_SEQ in request.headers.get("Accept", ""):
-            return await self._sequence(request, operations)
+        operations = [operation_or_error(item, f"operations[{i}]") for i, item in enumerate(listed)]
         answers: dict[int, Answer] = {}
         async with aclosing(self._service.perform_all(operations)) as lists:
             async for answered in lists:
                 answers.update(answered)
         return respond(request, {"answers": [answers[i].to_map() for i in range(len(operations))]})
-
-    async def _sequence(self, request: web.Request, operations: list[Operation | WireError]) -> web.StreamResponse:
-        """Each answer as soon as it is true: one that waits for a row delays nobody. Raises WireError."""
-        unanswered = len(operations)
-        async with aclosing(self._service.perform_all(operations)) as lists:
-            answered: list[tuple[int, Answer]] = await anext(lists, [])
-            unanswered -= len(answered)
-            if not unanswered:
-                return web.Response(body=_packed(answered), content_type=MSGPACK_SEQ)
-            response = web.StreamResponse(headers={"Content-Type": MSGPACK_SEQ})
-            try:
-                await response.prepare(request)
-                if answered:
-                    await response.write(_packed(answered))
-                async for answered in lists:
-                    unanswered -= len(answered)
-                    if answered:
-                        await (response.write if unanswered else response.write_eof)(_packed(answered))
-            except ConnectionError:
-                _LOG.info("sequence.unheard", operations=unanswered)  # whoever asked has gone, and will ask again
-            return response
 
     async def _perform(self, request: web.Request, verb: str, form: dict[str, Any]) -> Answer:
         for name in ("verb", "gid", "branch"):
@@ -134,19 +119,6 @@ class _Routes:
                 raise WireError(name, "stands in the path, not in the body")
         path = {"verb": verb, "gid": request.match_info["gid"], "branch": request.match_info["branch"]}
         return await self._service.perform(Operation.from_map(form | path, "operation"))
-
-
-def _operation_or_error(item: object, where: str) -> Operation | WireError:
-    try:
-        return Operation.from_map(item, where)
-    except WireError as error:
-        return error
-
-
-def _packed(answered: list[tuple[int, Answer]]) -> bytes:
-    """A piece of a sequence."""
-    pack = msgpack.Packer().pack
-    return b"".join([pack((index, answer.to_map())) for index, answer in answered])
 
 
 async def _read_map(request: web.Request) -> dict[str, Any]:

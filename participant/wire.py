@@ -10,8 +10,8 @@ msgpack value); everything else is text.
     POST /v1/branches/{gid}/{branch}/abort       {} -> Answer                ABORTED, always, unless COMMITTED
     POST /v1/branches/{gid}/{branch}/prevent     {} -> Answer                PREPARED, READ_ONLY, COMMITTED or ABORTED
     GET  /v1/branches/{gid}/{branch}/outcome     Answer                      never changes anything
-    POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order,
-                                                 or a sequence of [index, Answer], see below
+    POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order
+    GET  /v1/branches/stream                     a WebSocket for such arrays, see below
     GET  /v1/in-doubt                            {branches: [{gid, branch}]}  prepared, and waiting for a decision
 
 An Answer with a state is a fact, durable before it was said. What is not an answer (no connection, a 5xx, a
@@ -21,11 +21,12 @@ An answer UNKNOWN to anything but `outcome` did nothing and is no vote; its `rea
 understood, a branch bound to another body, a commit of what was never prepared). The first two are said so in an
 array; alone, such a request gets 4xx.
 
-An array of operations whose sender accepts `application/msgpack-seq` may be answered with that content type: msgpack
-objects `[index, Answer]`, one after the other without anything in between, one for each operation, each as soon as it
-is true. The index is the operation's place in the array. The response begins when the first answers are there, or
-when every operation has been tried and all of them wait, for row locks for example. A sequence that ends early leaves
-unknown what it has not answered. A participant that does not know this content type answers as without it.
+The stream is an offer to a coordinator that sends many arrays (capability `stream`). Messages are binary msgpack:
+`[number, [Operation, ...]]`, with a number of its choice, and back `[number, [[index, Answer], ...]]`, any
+number of them, each answer as soon as it is true, each index once. The first may be empty, and says that every
+operation has been tried and all of them wait, for row locks for example. `[number, reason]`, reason a text, refuses an
+array of which nothing was done. What is not answered when the connection ends is unknown; what waited gives up, and
+without a vote.
 
 The reason of a no that begins with `conflict: ` says that other transactions are to blame (a row that they kept locked,
 perhaps because each waits for the other): the same work may succeed in a new transaction.
@@ -51,7 +52,8 @@ __all__ = [
     "CONFLICT",
     "ENLIST_HEADER",
     "ENVELOPE_BYTES",
-    "MSGPACK_SEQ",
+    "STREAM_PATH",
+    "STREAM_PROTOCOL",
     "WIRE_VERSION",
     "WORKS_MAX",
     "Answer",
@@ -66,7 +68,8 @@ CONFLICT = "conflict: "
 ENLIST_HEADER = "Commitd-Enlist"
 ACTION_CHARS_MAX = 64
 WORKS_MAX = 1_000_000  # work requests of one branch
-MSGPACK_SEQ = "application/msgpack-seq"
+STREAM_PATH = "/v1/branches/stream"
+STREAM_PROTOCOL = "commitd.branches.v1"  # a WebSocket subprotocol
 ENVELOPE_BYTES = 1_024  # one operation beside its body, at most
 
 
@@ -210,7 +213,7 @@ class Capabilities:
     """What this participant can do; the coordinator chooses the commit path by it (docs: commit path).
 
     `arrays`: whether it takes many operations in one request, `operations_max` of them, each with a body of
-    `body_bytes_max`.
+    `body_bytes_max`. `stream`: whether it takes such arrays over a connection that stays (`STREAM_PATH`).
     """
 
     name: str
@@ -219,6 +222,7 @@ class Capabilities:
     one_phase: bool = True
     read_only: bool = True
     arrays: bool = True
+    stream: bool = True
     operations_max: int = 256
     body_bytes_max: int = 65_536
     actions: tuple[str, ...] = field(default=())

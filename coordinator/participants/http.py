@@ -1,7 +1,10 @@
 """Participants over HTTP, in msgpack: what `lane.py` puts together travels here, and its answers come back.
 
-Owns: the session, the URLs, a lane for each participant. Must never do: retry (the protocol decides what comes next),
-or take anything but a well-formed answer for an answer: whatever else happens is `CallFailed`.
+An array goes through the `stream.py` of a participant that has one, else in a request of its own; where no arrays are
+taken, each operation goes alone.
+
+Owns: the session, the URLs, a lane and a stream for each participant. Must never do: retry (the protocol decides what
+comes next), or take anything but a well-formed answer for an answer: whatever else happens is `CallFailed`.
 """
 
 from __future__ import annotations
@@ -19,8 +22,17 @@ from yarl import URL
 
 from coordinator.participants.documents import Documents
 from coordinator.participants.lane import Lane, Request
+from coordinator.participants.stream import Stream
 from coordinator.ports import CallFailed
-from participant.wire import MSGPACK_SEQ, WIRE_VERSION, Answer, Capabilities, Operation, Verb
+from participant.wire import (
+    STREAM_PATH,
+    STREAM_PROTOCOL,
+    WIRE_VERSION,
+    Answer,
+    Capabilities,
+    Operation,
+    Verb,
+)
 
 __all__ = ["ANSWER_BYTES_MAX", "HttpParticipants", "capabilities_of"]
 
@@ -30,7 +42,7 @@ ANSWER_BYTES_MAX = 1 << 20  # one response, however many operations it answers
 CONTENT_TYPE = "application/msgpack"
 # What is compressed could be small on the way and without end here.
 _HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE, "Accept-Encoding": "identity"}
-_ARRAY_HEADERS = _HEADERS | {"Accept": f"{MSGPACK_SEQ}, {CONTENT_TYPE}"}
+_ARRAY_KEY = b"\x81" + msgpack.packb("operations")  # a map with one entry, up to its value
 
 
 class HttpParticipants:
@@ -59,6 +71,7 @@ class HttpParticipants:
         self._session: aiohttp.ClientSession | None = None
         self._documents = Documents(self._read_capabilities, refresh_s)
         self._lanes: dict[str, Lane] = {}
+        self._streams: dict[str, Stream] = {}
 
     async def start(self) -> None:
         """Open the session."""
@@ -76,6 +89,8 @@ class HttpParticipants:
         await self._documents.stop()
         for lane in self._lanes.values():
             await lane.stop()
+        for stream in self._streams.values():
+            await stream.stop()
         if session is not None:
             await session.close()
 
@@ -93,18 +108,27 @@ class HttpParticipants:
                 return _failed(f"{name} cannot be called: it is not configured, or we are not started")
             document = partial(self._documents.last, name)
             lane = self._lanes[name] = Lane(name, partial(self._send, name), document, self._connections_max)
+            self._streams[name] = Stream(name, partial(self._connect, name), self._timeout_s)
         return lane.put(operation)
 
     async def _send(self, name: str, request: Request) -> None:
         """Carry one request of a lane. Raises CallFailed."""
+        document = self._documents.last(name)
         if not request.is_array:
             await self._send_alone(name, request)
-            return
-        async with self._responding("POST", name, "/v1/branches", request.body, _ARRAY_HEADERS) as response:
+        elif document is not None and document.stream:
+            await self._streams[name].send(request)
+        else:
+            await self._send_array(name, request)
+
+    async def _send_array(self, name: str, request: Request) -> None:
+        """Many operations, whose answers come all together."""
+        async with self._responding("POST", name, "/v1/branches", _ARRAY_KEY + request.array, _HEADERS) as response:
             request.begin()
             if 400 <= response.status < 500:  # it may be another one than the one we know
                 self._documents.doubt(name)
-            await _read_answers(name, response, request)
+            document = await _read_document(name, response, lambda: request.is_awaited)
+            request.answer_all(document.get("answers") if isinstance(document, dict) else None)
 
     async def _send_alone(self, name: str, request: Request) -> None:
         """One operation, as every participant understands it."""
@@ -113,6 +137,26 @@ class HttpParticipants:
         method = "GET" if operation.verb is Verb.OUTCOME else "POST"
         async with self._responding(method, name, path, _body_alone(operation), _HEADERS) as response:
             request.answer_all([await _read_document(name, response, lambda: request.is_awaited)])
+
+    async def _connect(self, name: str) -> aiohttp.ClientWebSocketResponse:
+        """Raises CallFailed."""
+        if self._session is None:
+            raise CallFailed(f"{name} cannot be called: we are not started")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._session.ws_connect(
+                    URL(self._urls[name] + STREAM_PATH, encoded=True),
+                    protocols=(STREAM_PROTOCOL,),
+                    max_msg_size=ANSWER_BYTES_MAX,
+                    heartbeat=self._timeout_s,
+                )
+        except TimeoutError as error:
+            raise CallFailed(self._silent(name)) from error
+        except aiohttp.WSServerHandshakeError as error:
+            self._documents.doubt(name)
+            raise CallFailed(f"{name} has no stream: status {error.status}", heard=error.status < 500) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise CallFailed(f"{name}: {error or type(error).__name__}") from error
 
     async def _read_capabilities(self, name: str) -> Capabilities:
         """Raises CallFailed."""
@@ -167,34 +211,15 @@ def _body_alone(operation: Operation) -> bytes | None:
     return packed
 
 
-async def _read_answers(name: str, response: aiohttp.ClientResponse, request: Request) -> None:
-    """The answers to an array, as a sequence or all at once. Raises CallFailed; what was answered before counts."""
-    if response.status != 200 or response.content_type != MSGPACK_SEQ:
-        document = await _read_document(name, response, lambda: request.is_awaited)
-        request.answer_all(document.get("answers") if isinstance(document, dict) else None)
-        return
-    unpacker = msgpack.Unpacker(max_buffer_size=ANSWER_BYTES_MAX)
-
-    def take(piece: bytes) -> None:
-        if request.is_answered:
-            raise CallFailed(f"{name} answered more than it was asked")
-        unpacker.feed(piece)
-        try:
-            for pair in unpacker:
-                if not isinstance(pair, list) or len(pair) != 2:
-                    raise CallFailed(f"{name} answered what is no sequence of [index, answer]")
-                request.answer(*pair)
-        except (ValueError, msgpack.UnpackException) as error:
-            raise CallFailed(_not_msgpack(name, error)) from error
-
-    await _read_pieces(name, response, take, lambda: request.is_awaited or request.is_answered)
-
-
 async def _read_document(name: str, response: aiohttp.ClientResponse, is_wanted: Callable[[], bool]) -> Any:
-    """The one value of a response. Raises CallFailed."""
-    pieces: list[bytes] = []
-    await _read_pieces(name, response, pieces.append, is_wanted)
-    data = b"".join(pieces)
+    """The one value of a response, read neither without end nor for nobody. Raises CallFailed."""
+    data = bytearray()
+    while piece := await response.content.readany():
+        data += piece
+        if len(data) > ANSWER_BYTES_MAX:
+            raise CallFailed(f"{name} answered more than {ANSWER_BYTES_MAX} bytes")
+        if not is_wanted():
+            raise CallFailed(f"{name} answered too slowly: nobody waits any more")
     if response.status != 200:
         why = f"{name} answered {response.status}: {data[:200].decode(errors='replace')}"
         raise CallFailed(why, heard=response.status < 500)  # not understood is an answer, too
@@ -203,28 +228,7 @@ async def _read_document(name: str, response: aiohttp.ClientResponse, is_wanted:
     try:
         return msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as error:
-        raise CallFailed(_not_msgpack(name, error)) from error
-
-
-async def _read_pieces(
-    name: str, response: aiohttp.ClientResponse, take: Callable[[bytes], object], is_wanted: Callable[[], bool]
-) -> None:
-    """Give `take` the response piece by piece, up to its end; but neither without end nor for nobody.
-
-    Raises CallFailed.
-    """
-    size_bytes = 0
-    while piece := await response.content.readany():
-        size_bytes += len(piece)
-        if size_bytes > ANSWER_BYTES_MAX:
-            raise CallFailed(f"{name} answered more than {ANSWER_BYTES_MAX} bytes")
-        take(piece)
-        if not is_wanted():
-            raise CallFailed(f"{name} answered too slowly: nobody waits any more")
-
-
-def _not_msgpack(name: str, error: Exception) -> str:
-    return f"{name} answered what is not msgpack: {error or type(error).__name__}"
+        raise CallFailed(f"{name} answered what is not msgpack: {error or type(error).__name__}") from error
 
 
 def capabilities_of(value: Any) -> Capabilities:
@@ -235,7 +239,7 @@ def capabilities_of(value: Any) -> Capabilities:
         raise CallFailed(f"not a capabilities document: {value!r:.200}")
     if value.get("version", WIRE_VERSION) != WIRE_VERSION:
         raise CallFailed(f"{value['name']} speaks version {value['version']!r} of the wire; we speak {WIRE_VERSION}")
-    flags = ("prevent", "one_phase", "read_only", "arrays")
+    flags = ("prevent", "one_phase", "read_only", "arrays", "stream")
     numbers = ("operations_max", "body_bytes_max")
     fields: dict[str, Any] = {key: value.get(key) is True for key in flags}
     fields |= {key: value[key] for key in numbers if isinstance(value.get(key), int)}

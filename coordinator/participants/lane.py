@@ -52,8 +52,7 @@ KEPT_SHARE = 4  # one request in so many is kept for operations that end a branc
 
 _log = structlog.get_logger(__name__)
 
-_HEAD = b"\x81" + msgpack.packb("operations")  # of a map with one entry, up to its value, the array
-_HEAD_BYTES_MAX = len(_HEAD) + 5
+_HEAD_BYTES_MAX = 32  # what stands around the operations
 
 
 @dataclass(slots=True, eq=False)
@@ -84,10 +83,10 @@ class Request:
         return [ask.operation for ask in self._unanswered.values()]
 
     @property
-    def body(self) -> bytes:
+    def array(self) -> bytes:
         """The msgpack of an array of all operations; to be read before the first answer."""
         asks = [ask.packed for ask in self._unanswered.values()]
-        return b"".join((_HEAD, msgpack.Packer().pack_array_header(len(asks)), *asks))
+        return b"".join((msgpack.Packer().pack_array_header(len(asks)), *asks))
 
     @property
     def is_answered(self) -> bool:

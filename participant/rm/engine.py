@@ -11,7 +11,9 @@ before stays true, what was not is unknown until a restart reads it back.
 Waiting. A branch that wants a row of another branch is *parked* without an answer, holding nothing but what
 earlier work of its own needs. When the rows are granted, its action runs again, because what it had read is
 stale. When the wait is over, it votes no, durably. A repeat of a parked request joins it; another one that would run
-or vote in the same branch is refused, and all else is served at once, so an abort never waits.
+or vote in the same branch is refused, and all else is served at once, so an abort never waits. A vote for nobody is
+none: when all who asked have gone (their coordinator died), a wait that is over ends without one, and a repeat begins
+anew. So the time without a leader, in which nobody frees rows either, costs no branch its yes.
 
 Deadlock. Branches can wait for each other across participants, where nobody sees the whole cycle. But in every cycle
 some branch waits for one with a smaller key than its own, which makes no headway. So that is not waited for longer
@@ -23,7 +25,7 @@ time, unless callers make their own.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -79,11 +81,17 @@ class _Parked:
 
 
 class Engine:
-    """All branches of one database. Not thread-safe: one thread calls everything."""
+    """All branches of one database. Not thread-safe: one thread calls everything.
 
-    def __init__(self, store: Store, limits: ResourceLimits) -> None:
+    `is_awaited`: whether somebody still waits for the result with this ticket.
+    """
+
+    def __init__(
+        self, store: Store, limits: ResourceLimits, is_awaited: Callable[[Ticket], bool] = lambda _: True
+    ) -> None:
         self._store = store
         self._limits = limits
+        self._is_awaited = is_awaited
         self._locks = LockTable()
         self._open: dict[BranchKey, _Open] = {}  # in order of their deadlines
         self._prepared: dict[BranchKey, float] = {}  # since when
@@ -145,6 +153,10 @@ class Engine:
 
     def _serve_branch(self, ticket: Ticket, request: BranchRequest) -> None:
         parked = self._parked.get(request.key)
+        if parked is not None and request.ask in _RUNNING and not self._has_waiter(parked):
+            del self._parked[request.key]
+            self._locks.release(request.key, keep=self._locks.held(request.key))
+            parked = None
         if parked is not None and request.ask in _RUNNING:
             if not request.is_repeat_of(parked.request):
                 raise BranchConflict(f"another request for branch {request.key} is waiting for a row lock")
@@ -155,6 +167,9 @@ class Engine:
             self._parked[request.key] = _Parked(request, self._now, [ticket])
         else:
             self._done.append((ticket, answer))
+
+    def _has_waiter(self, parked: _Parked) -> bool:
+        return any(map(self._is_awaited, parked.tickets))
 
     def _resume(self) -> None:
         """Try those parked requests again that got their rows, or whose branch has changed meanwhile."""
@@ -176,6 +191,8 @@ class Engine:
     def _expire(self) -> None:
         for late in self._locks.expire(self._now, self._patience_again):
             waiting = self._parked.pop(late.owner)
+            if not self._has_waiter(waiting):
+                continue
             reason = f"{CONFLICT}{late.row} stayed locked by {late.holder} for {self._now - waiting.since:.2g} s"
             branch = self._abort(self._branch(late.owner), waiting.request.ask, reason, waiting.request.binding)
             self._done.extend((ticket, branch.answer()) for ticket in waiting.tickets)

@@ -53,7 +53,7 @@ class EngineManager:
         wall_ms: Callable[[], int] = wall_clock_ms,
         worker: Callable[[str], Worker] = ThreadWorker,
     ) -> None:
-        self._engine = Engine(store, limits)
+        self._engine = Engine(store, limits, is_awaited=_is_awaited)
         self._limits = limits
         self._wall_ms = wall_ms
         self._make_worker = worker
@@ -227,6 +227,11 @@ class EngineManager:
     def _end_all(self, error: BaseException) -> None:
         self._queue.clear()
         self._deliver([(future, error) for future in tuple(self._waiting)])
+
+
+def _is_awaited(ticket: Any) -> bool:
+    """Whether the caller has not gone. In the engine's thread: a look at the future changes nothing."""
+    return not ticket.done()
 
 
 def _refused(error: BaseException) -> asyncio.Future[Any]:

@@ -1,4 +1,4 @@
-"""Arrays over real sockets: the sequence of answers, and a lane of the coordinator against a participant of ours."""
+"""Arrays over real sockets: the stream of answers, and a lane of the coordinator against a participant of ours."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 from coordinator.participants.http import HttpParticipants
 from participant.bank import bank_on_sqlite
 from participant.ids import BranchKey
+from participant.kit import SHUTDOWN_TIMEOUT_S
 from participant.service import ParticipantService
-from participant.wire import Answer, BranchState, Operation, Verb
+from participant.wire import STREAM_PATH, STREAM_PROTOCOL, Answer, BranchState, Operation, Verb
 
-SEQ = "application/msgpack-seq"
 ACCOUNTS = ("alice", "bob", "eve")
 
 
@@ -41,20 +41,27 @@ class Bank:
         self.session = session
 
     @asynccontextmanager
-    async def array(self, *operations: Operation | dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to an array, as soon as it has begun."""
+    async def stream(self) -> AsyncIterator[Stream]:
+        """A connection that stays."""
+        async with self.session.ws_connect(STREAM_PATH, protocols=(STREAM_PROTOCOL,)) as socket:
+            yield Stream(socket)
+
+
+class Stream:
+    """A caller's end."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+
+    async def ask(self, number: object, *operations: Operation | dict[str, Any]) -> None:
         forms = [each.to_map() if isinstance(each, Operation) else each for each in operations]
-        headers = {"Content-Type": "application/msgpack", "Accept": f"{SEQ}, application/msgpack"}
-        data = msgpack.packb({"operations": forms})
-        async with self.session.post("/v1/branches", data=data, headers=headers) as response:
-            yield response
+        await self.socket.send_bytes(msgpack.packb([number, forms]))
 
-
-def unpacked(data: bytes) -> list[Any]:
-    """The objects of a whole sequence."""
-    unpacker = msgpack.Unpacker()
-    unpacker.feed(data)
-    return list(unpacker)
+    async def heard(self) -> list[Any]:
+        """The next message."""
+        async with asyncio.timeout(5):
+            message: list[Any] = msgpack.unpackb(await self.socket.receive_bytes())
+        return message
 
 
 @pytest.fixture
@@ -67,64 +74,100 @@ async def bank(tmp_path: Path) -> AsyncIterator[Bank]:
         yield Bank(serving.service, serving.url, session)
 
 
-async def test_answers_that_are_true_together_come_whole_and_with_their_length(bank: Bank) -> None:
-    """One write, not one for each."""
-    async with bank.array(debit("g1", "alice"), debit("g2", "bob", 1_000)) as response:
-        assert response.content_type == SEQ
-        assert response.content_length is not None
-        answers = dict(unpacked(await response.read()))
-    assert answers == {0: {"state": "prepared"}, 1: {"state": "aborted", "reason": "insufficient funds"}}
+async def test_answers_that_are_true_together_come_together(bank: Bank) -> None:
+    async with bank.stream() as stream:
+        await stream.ask(1, debit("g1", "alice"), debit("g2", "bob", 1_000))
+        number, answers = await stream.heard()
+    assert number == 1
+    assert sorted(answers) == [[0, {"state": "prepared"}], [1, {"state": "aborted", "reason": "insufficient funds"}]]
 
 
 async def test_one_malformed_operation_never_fails_the_others(bank: Bank) -> None:
-    async with bank.array(debit("g1", "alice"), {"verb": "fly"}, debit("g2", "bob")) as response:
-        answers = dict(unpacked(await response.read()))
+    answers: dict[int, Any] = {}
+    async with bank.stream() as stream:
+        await stream.ask(1, debit("g1", "alice"), {"verb": "fly"}, debit("g2", "bob"))
+        while len(answers) < 3:
+            answers.update((await stream.heard())[1])
     assert answers[0] == answers[2] == {"state": "prepared"}
     assert answers[1]["state"] == "unknown"
     assert "operations[1].verb" in answers[1]["reason"]
 
 
-async def test_an_answer_does_not_wait_for_the_ones_before_it(bank: Bank) -> None:
+async def test_an_answer_waits_neither_for_those_before_it_nor_for_arrays_before_its_own(bank: Bank) -> None:
     """Seen red with the answers in the order of the operations."""
     await bank.service.perform(debit("holder", "alice"))
-    async with bank.array(debit("waits", "alice"), debit("free", "bob")) as response:
-        assert unpacked(await response.content.readany()) == [[1, {"state": "prepared"}]]
-        await bank.service.perform(commit("holder"))
-        assert unpacked(await response.content.read()) == [[0, {"state": "prepared"}]]
+    async with bank.stream() as stream:
+        await stream.ask(1, debit("waits", "alice"), debit("free", "bob"))
+        assert await stream.heard() == [1, [[1, {"state": "prepared"}]]]
+        await stream.ask(2, commit("holder"))
+        assert sorted([await stream.heard(), await stream.heard()]) == [
+            [1, [[0, {"state": "prepared"}]]],
+            [2, [[0, {"state": "committed"}]]],
+        ]
 
 
-async def test_the_response_begins_when_all_wait(bank: Bank) -> None:
-    """Seen red: no response before the first answer, so that a lane kept the commit of `holder` back."""
+async def test_an_array_is_answered_with_nothing_when_all_of_it_waits(bank: Bank) -> None:
+    """Seen red: nothing was said before the first answer, so that a lane kept the commit of `holder` back."""
     await bank.service.perform(debit("holder", "alice"))
-    async with bank.array(debit("w1", "alice"), debit("w2", "alice")) as response:
-        assert response.content_type == SEQ
+    async with bank.stream() as stream:
+        await stream.ask(1, debit("w1", "alice"), debit("w2", "alice"))
+        assert await stream.heard() == [1, []]
         await bank.service.perform(commit("holder"))
-        assert unpacked(await response.content.readany()) == [[0, {"state": "prepared"}]]
+        assert await stream.heard() == [1, [[0, {"state": "prepared"}]]]
         await bank.service.perform(commit("w1"))
-        assert unpacked(await response.content.read()) == [[1, {"state": "prepared"}]]
+        assert await stream.heard() == [1, [[1, {"state": "prepared"}]]]
 
 
-async def test_what_cannot_be_an_array_is_a_problem_as_ever(bank: Bank) -> None:
-    async with bank.array(*[commit("g")] * 257) as response:
+async def test_an_array_that_is_too_long_is_refused_alone(bank: Bank) -> None:
+    async with bank.stream() as stream:
+        await stream.ask(1, *[commit("g")] * 257)
+        number, why = await stream.heard()
+        assert (number, why) == (1, "operations: at most 256, not 257")
+        await stream.ask(2, debit("g1", "alice"))
+        assert await stream.heard() == [2, [[0, {"state": "prepared"}]]]
+
+
+@pytest.mark.parametrize("message", [b"\xc1", msgpack.packb(7), msgpack.packb([True, []]), msgpack.packb([1, {}])])
+async def test_what_is_no_array_ends_the_connection_with_the_reason(bank: Bank, message: bytes) -> None:
+    async with bank.stream() as stream:
+        await stream.socket.send_bytes(message)
+        closed = await stream.socket.receive()
+        assert closed.type is aiohttp.WSMsgType.CLOSE
+        assert str(closed.extra).startswith("message: ")
+
+
+async def test_a_request_that_is_no_websocket_is_a_problem(bank: Bank) -> None:
+    async with bank.session.get(STREAM_PATH) as response:
         assert (response.status, response.content_type) == (400, "application/problem+json")
 
 
-async def test_an_empty_array_has_an_empty_sequence(bank: Bank) -> None:
-    async with bank.array() as response:
-        assert (response.status, await response.read()) == (200, b"")
-
-
-async def test_whoever_leaves_in_the_middle_disturbs_nobody(bank: Bank) -> None:
-    """Red without the handling of ConnectionError: an error with a traceback for each."""
+async def test_a_wait_ends_without_a_vote_when_who_asked_has_gone(bank: Bank) -> None:
+    """Goal: a dead leader, who frees no rows either, costs no transaction its yes. Seen red without `is_awaited` in the
+    engine: the repeat heard *aborted*, `conflict: …`."""
     with capture_logs() as logs:
-        await bank.service.perform(debit("holder", "alice"))
-        async with bank.array(debit("waits", "alice"), debit("free", "bob")) as response:
-            await response.content.readany()
-            response.close()
-        await bank.service.perform(commit("holder"))
-        waited = await bank.service.perform(debit("waits", "alice"))
-    assert waited.state is BranchState.PREPARED
+        await bank.service.perform(debit("a-holder", "alice"))
+        async with bank.stream() as stream:
+            await stream.ask(1, debit("waits", "alice"), debit("free", "bob"))
+            await stream.heard()
+        await asyncio.sleep(0.7)  # longer than deadlock_wait_s
+        outcome = await bank.service.perform(Operation(Verb.OUTCOME, BranchKey("waits", "b")))
+        assert outcome.state is BranchState.UNKNOWN
+        waiting = asyncio.ensure_future(bank.service.perform(debit("waits", "alice")))
+        await asyncio.sleep(0)
+        await bank.service.perform(commit("a-holder"))
+        assert (await waiting).state is BranchState.PREPARED
     assert [log for log in logs if log["log_level"] in ("warning", "error")] == []
+
+
+async def test_a_stop_does_not_wait_for_a_stream(tmp_path: Path) -> None:
+    """Seen red without the closing on shutdown: it took SHUTDOWN_TIMEOUT_S."""
+    participant = bank_on_sqlite("bank-a", tmp_path / "bank.db")
+    async with aiohttp.ClientSession() as session:
+        async with participant.serving() as serving:
+            socket = await session.ws_connect(serving.url + STREAM_PATH, protocols=(STREAM_PROTOCOL,))
+            began = time.perf_counter()
+        assert time.perf_counter() - began < SHUTDOWN_TIMEOUT_S / 2
+        assert (await socket.receive()).data == aiohttp.WSCloseCode.GOING_AWAY
 
 
 @asynccontextmanager

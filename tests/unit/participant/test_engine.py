@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -43,17 +44,30 @@ def ask(what: Ask, gid: str) -> BranchRequest:
     return BranchRequest(what, BranchKey(gid, "b"))
 
 
+@dataclass
+class _Caller:
+    asks: str
+    has_gone: bool = False
+
+
 class _Desk:
     """An engine whose requests are known by their gid and ask; `step` gives the states that were answered."""
 
     def __init__(self, limits: ResourceLimits = LIMITS) -> None:
-        self.engine = Engine(MemoryStore(SimDisk()), limits)
+        self.callers: list[_Caller] = []
+        self.engine = Engine(MemoryStore(SimDisk()), limits, is_awaited=lambda caller: not caller.has_gone)
         self.engine.open()
 
     def step(self, *requests: BranchRequest, now: float = 0) -> dict[str, Any]:
-        tickets = [(f"{request.key.gid} {request.ask}", request) for request in requests]
+        tickets = [(_Caller(f"{request.key.gid} {request.ask}"), request) for request in requests]
+        self.callers += [caller for caller, _ in tickets]
         results = self.engine.step(tickets, now, int(now * 1_000))
-        return {str(ticket): getattr(result, "state", result) for ticket, result in results}
+        return {caller.asks: getattr(result, "state", result) for caller, result in results}
+
+    def all_leave(self) -> None:
+        """Nobody waits for what was asked up to now."""
+        for caller in self.callers:
+            caller.has_gone = True
 
 
 @pytest.fixture
@@ -182,16 +196,15 @@ def test_it_wants_to_be_woken_for_the_next_deadline_only(desk: _Desk) -> None:
 
 def test_a_repeat_of_a_waiting_prepare_joins_it_and_another_body_does_not(desk: _Desk) -> None:
     desk.step(prepare("a", x=1), prepare("b", x=2))
-    repeat = desk.engine.step([("again", prepare("b", x=2))], 1, 0)
-    assert repeat == []
-    [(_, refused)] = desk.engine.step([("other", prepare("b", x=3))], 1, 0)
+    assert desk.step(prepare("b", x=2), now=1) == {}
+    [(_, refused)] = desk.engine.step([(_Caller("other"), prepare("b", x=3))], 1, 0)
     assert isinstance(refused, BranchConflict)
-    answers = desk.engine.step([("abort", ask(Ask.ABORT, "a"))], 1, 0)
-    assert {ticket: answer.state for ticket, answer in answers} == {
-        "abort": BranchState.ABORTED,
-        "b prepare": BranchState.PREPARED,
-        "again": BranchState.PREPARED,
-    }
+    answers = desk.engine.step([(_Caller("abort"), ask(Ask.ABORT, "a"))], 1, 0)
+    assert [(caller.asks, answer.state) for caller, answer in answers] == [
+        ("abort", BranchState.ABORTED),
+        ("b prepare", BranchState.PREPARED),
+        ("b prepare", BranchState.PREPARED),
+    ]
 
 
 def test_work_is_prepared_without_an_action_only(desk: _Desk) -> None:
@@ -257,3 +270,34 @@ def test_a_no_needs_no_well_formed_reason(desk: _Desk, reason: Any, said: str) -
     request = BranchRequest(Ask.PREPARE, BranchKey("a", "b"), Call.of("refuse", refuse, None))
     [(_, answer)] = desk.engine.step([("a", request)], 0, 0)
     assert answer == Answer(BranchState.ABORTED, said)
+
+
+def test_a_wait_that_nobody_waits_for_ends_without_a_vote(desk: _Desk) -> None:
+    """Red when it votes no all the same: the next coordinator would hear it, and the transaction be lost."""
+    desk.step(prepare("a", x=1))
+    assert desk.step(prepare("b", x=2)) == {}
+    desk.all_leave()
+    assert desk.step(now=LIMITS.lock_wait_s) == {}
+    assert desk.step(ask(Ask.OUTCOME, "b")) == {"b outcome": "unknown"}
+    assert desk.step(ask(Ask.COMMIT, "a"), prepare("b", x=2))["b prepare"] == "prepared"
+
+
+def test_a_repeat_by_somebody_else_waits_as_long_as_any(desk: _Desk) -> None:
+    """Red when it joins the wait that nobody waits for: it would be voted down for the time of others."""
+    desk.step(prepare("a", x=1))
+    assert desk.step(prepare("b", x=2)) == {}
+    desk.all_leave()
+    assert desk.step(prepare("b", x=2), now=1) == {}
+    assert desk.step(now=LIMITS.deadlock_wait_s) == {}
+    assert desk.step(now=1 + LIMITS.deadlock_wait_s) == {"b prepare": "aborted"}
+
+
+def test_open_work_stays_when_the_wait_for_more_is_given_up(desk: _Desk) -> None:
+    """Red when all that the branch holds goes with its place in the line: another would get `y`."""
+    desk.step(prepare("a", x=1))
+    assert desk.step(work("b", 0, y=1)) == {"b work": "working"}
+    assert desk.step(work("b", 1, x=2)) == {}
+    desk.all_leave()
+    assert desk.step(prepare("c", y=3)) == {}
+    assert desk.step(work("b", 1, x=2), now=1) == {}
+    assert desk.step(ask(Ask.COMMIT, "a"), now=1) == {"a commit": "committed", "b work": "working"}

@@ -10,7 +10,6 @@ import msgpack
 import pytest
 from aiohttp import web
 
-from coordinator.participants import lane
 from coordinator.participants.http import ANSWER_BYTES_MAX, HttpParticipants
 from coordinator.ports import CallFailed
 from participant.ids import BranchKey
@@ -19,7 +18,6 @@ from tests.support.impostor import Impostor, impostor
 
 KEY = BranchKey("g", "b1")
 PREPARE = Operation(Verb.PREPARE, KEY, "debit", {"n": 1})
-SEQ = "application/msgpack-seq"
 YES = {"state": "prepared"}
 
 
@@ -169,24 +167,6 @@ async def arrays(bank: Bank, participants: HttpParticipants) -> HttpParticipants
     return participants
 
 
-def streams(bank: Bank, *pieces: object, then: asyncio.Event | None = None, cut: bool = False) -> None:
-    """Answer with a sequence, each piece a chunk of its own; wait for `then` before the last, or cut it off."""
-
-    async def script(request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": SEQ})
-        await response.prepare(request)
-        for number, piece in enumerate(pieces):
-            if then is not None and number == len(pieces) - 1:
-                await then.wait()
-            await response.write(piece if isinstance(piece, bytes) else msgpack.packb(piece))
-        if cut:
-            assert request.transport is not None
-            request.transport.abort()
-        return response
-
-    bank.then(script)
-
-
 async def told(futures: list[asyncio.Future[Answer]]) -> list[str]:
     """What came of each."""
     results = await asyncio.gather(*futures, return_exceptions=True)
@@ -194,54 +174,12 @@ async def told(futures: list[asyncio.Future[Answer]]) -> list[str]:
     return [result.state.value if isinstance(result, Answer) else "unknown" for result in results]
 
 
-@pytest.mark.parametrize("is_stream", [True, False])
-async def test_what_is_ready_together_travels_as_an_array(
-    bank: Bank, arrays: HttpParticipants, is_stream: bool
-) -> None:
-    """A participant may ignore what we accept, and answer with everything at once."""
-    no = {"state": "aborted", "reason": "no money"}
-    if is_stream:
-        streams(bank, msgpack.packb([2, no]) + msgpack.packb([0, YES]), [1, YES])
-    else:
-        says_map(bank, answers=[YES, YES, no])
+async def test_what_is_ready_together_travels_as_an_array(bank: Bank, arrays: HttpParticipants) -> None:
+    says_map(bank, answers=[YES, YES, {"state": "aborted", "reason": "no money"}])
     asked = operations(3)
     assert await told([arrays.call("bank-a", each) for each in asked]) == ["prepared", "prepared", "aborted"]
     assert [(method, path) for method, path, _ in bank.seen] == [("POST", "/v1/branches")]
     assert msgpack.unpackb(bank.seen[0][2]) == {"operations": [each.to_map() for each in asked]}
-
-
-async def test_a_straggler_delays_nobody(bank: Bank, arrays: HttpParticipants, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither those beside it, nor those behind it. Red if the answers are read to their end before they are given, or
-    if the lane is not told that they have begun."""
-    monkeypatch.setattr(lane, "PATIENCE_S", 60.0)
-    row_is_free = asyncio.Event()
-    streams(bank, [0, YES], [1, YES], then=row_is_free)
-    streams(bank, [0, {"state": "committed"}])
-    quick, slow = (arrays.call("bank-a", each) for each in operations(2))
-    assert (await quick).state is BranchState.PREPARED
-    commit = Operation(Verb.COMMIT, KEY)
-    assert (await arrays.call("bank-a", commit)).state is BranchState.COMMITTED
-    assert not slow.done()
-    row_is_free.set()
-    assert (await slow).state is BranchState.PREPARED
-
-
-async def test_a_slow_answer_outlives_the_timeout_while_others_come(bank: Bank) -> None:
-    """The bound is on silence. Seen red with a total of the same length: the last two were unknown."""
-
-    async def script(request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": SEQ})
-        await response.prepare(request)
-        for index in range(4):
-            await asyncio.sleep(0.4)
-            await response.write(msgpack.packb([index, YES]))
-        return response
-
-    bank.then(script)
-    bank.document["arrays"] = True
-    async with calling(bank, timeout_s=1.0) as participants:
-        await participants.capabilities("bank-a")
-        assert await told([participants.call("bank-a", each) for each in operations(4)]) == ["prepared"] * 4
 
 
 async def test_a_request_that_nobody_waits_for_is_ended(bank: Bank, arrays: HttpParticipants) -> None:
@@ -249,7 +187,7 @@ async def test_a_request_that_nobody_waits_for_is_ended(bank: Bank, arrays: Http
     gone = asyncio.Event()
 
     async def script(request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": SEQ})
+        response = web.StreamResponse(headers={"Content-Type": "application/msgpack"})
         await response.prepare(request)
         await response.write(b"\xc6\x00\x0f\xff\x00")  # the beginning of a million bytes
         try:
@@ -269,44 +207,6 @@ async def test_a_request_that_nobody_waits_for_is_ended(bank: Bank, arrays: Http
 
 
 @pytest.mark.parametrize(
-    "pieces",
-    [
-        [b"\xc1"],
-        [[1]],
-        [[1, YES, YES]],
-        [{"1": YES}],
-        [7],
-        [[0, YES]],
-        [[2, YES]],
-        [[-1, YES]],
-        [["1", YES]],
-        [],
-        [msgpack.packb([1, YES])[:-3]],
-        [[b"x" * ANSWER_BYTES_MAX, YES]],
-    ],
-)
-async def test_a_sequence_that_goes_wrong_is_unknown_from_there_on(
-    bank: Bank, arrays: HttpParticipants, pieces: list[object]
-) -> None:
-    """What was answered before counts, and the next request is none the worse."""
-    streams(bank, [0, YES], *pieces)
-    assert await told([arrays.call("bank-a", each) for each in operations(2)]) == ["prepared", "unknown"]
-    bank.scripts.clear()
-    streams(bank, [0, YES])
-    assert (await arrays.call("bank-a", PREPARE)).state is BranchState.PREPARED
-
-
-async def test_a_sequence_that_is_cut_off_is_unknown_from_there_on(bank: Bank, arrays: HttpParticipants) -> None:
-    heard = asyncio.Event()
-    streams(bank, [0, YES], b"", then=heard, cut=True)
-    first, second = (arrays.call("bank-a", each) for each in operations(2))
-    assert (await first).state is BranchState.PREPARED
-    heard.set()
-    with pytest.raises(CallFailed):
-        await second
-
-
-@pytest.mark.parametrize(
     ("form", "status", "content_type"),
     [
         ({"answers": [YES]}, 200, "application/msgpack"),
@@ -314,7 +214,6 @@ async def test_a_sequence_that_is_cut_off_is_unknown_from_there_on(bank: Bank, a
         ({"answers": {"0": YES, "1": YES}}, 200, "application/msgpack"),
         ([YES, YES], 200, "application/msgpack"),
         ({"answers": [YES, YES]}, 500, "application/msgpack"),
-        ([0, YES], 500, SEQ),
         ({"answers": [YES, YES]}, 200, "text/html"),
     ],
 )
@@ -337,16 +236,11 @@ async def test_a_connection_serves_many_arrays(bank: Bank, arrays: HttpParticipa
     async def script(request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None
         peers.add(request.transport.get_extra_info("peername"))
-        response = web.StreamResponse(headers={"Content-Type": SEQ})
-        await response.prepare(request)
-        await response.write(msgpack.packb([0, YES]))
-        return response
+        return web.Response(body=msgpack.packb({"answers": [YES]}), content_type="application/msgpack")
 
     bank.then(script)
     for _ in range(5):
-        future = arrays.call("bank-a", PREPARE)
-        await future
-        await asyncio.sleep(0.01)  # the end of the response comes behind the answer
+        await arrays.call("bank-a", PREPARE)
     assert len(peers) == 1
 
 
@@ -380,6 +274,7 @@ async def test_a_document_is_read_whole(bank: Bank, participants: HttpParticipan
         "one_phase": False,
         "read_only": True,
         "arrays": True,
+        "stream": True,
         "operations_max": 8,
         "actions": ["debit"],
         "later": 1,
@@ -391,7 +286,7 @@ async def test_a_document_is_read_whole(bank: Bank, participants: HttpParticipan
 async def test_what_a_document_does_not_say_the_participant_cannot(bank: Bank, participants: HttpParticipants) -> None:
     """Goal: no transaction is put on a path that a participant knows nothing of. Red with the defaults of ours."""
     bank.document = {"name": "bank-a", "prevent": 1}
-    incapable = Capabilities("bank-a", prevent=False, one_phase=False, read_only=False, arrays=False)
+    incapable = Capabilities("bank-a", prevent=False, one_phase=False, read_only=False, arrays=False, stream=False)
     assert await participants.capabilities("bank-a") == incapable
 
 

@@ -33,7 +33,7 @@ class Carried:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.operations: list[dict[str, Any]] = msgpack.unpackb(request.body)["operations"]
+        self.operations: list[dict[str, Any]] = msgpack.unpackb(request.array)
         self.end = asyncio.get_running_loop().create_future()
 
     @property
@@ -300,7 +300,7 @@ def test_a_request_is_no_larger_than_the_participant_takes() -> None:
             carried.finish()
             await settled()
         assert [carried.gids for carried in post.sent] == [["a"], ["b"], ["c"]]
-        assert len(post.sent[0].request.body) <= limit_bytes
+        assert len(post.sent[0].request.array) <= limit_bytes
 
     virtually(scene())
 
@@ -310,9 +310,9 @@ def test_a_request_is_no_larger_than_we_send(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(lane, "REQUEST_BYTES_MAX", 1_000)
         post = Post()
         await post.put(prepare("a", b"x" * 400), prepare("b", b"x" * 400), prepare("c", b"x" * 400))
-        body = post.sent[0].request.body
+        array = post.sent[0].request.array
         assert post.sent[0].gids == ["a", "b"]
-        assert len(body) <= 1_000
+        assert len(array) <= 1_000
 
     virtually(scene())
 

@@ -1,0 +1,114 @@
+"""Operations and answers over one connection that stays (WebSocket, RFC 6455): none pays for a request of its own.
+
+Messages are binary msgpack. The caller sends `[number, [operation, …]]`, an array with a number of its choice; each is
+answered by any number of `[number, [[index, answer], …]]`, where every index comes once. The first may be empty: all of
+the array has been tried, and all of it waits. `[number, reason]` refuses an array of which nothing was done.
+
+Owns: what is under way for one connection. When it ends, nobody waits any more, and who waited for a row gives up
+without a vote: the next coordinator asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import msgpack
+from aiohttp import WSCloseCode, WSMsgType, web
+from structlog import get_logger
+
+from participant.errors import ParticipantError, WireError
+from participant.service import ParticipantService
+from participant.wire import STREAM_PROTOCOL, Answer, Operation
+
+__all__ = ["ARRAYS_OPEN_MAX", "Streams", "operation_or_error"]
+
+ARRAYS_OPEN_MAX = 256  # of one connection; no more is read from it until one of them is answered
+
+_LOG = get_logger(__name__)
+_CLOSE_TIMEOUT_S = 1.0  # for the other side to say goodbye
+
+
+class Streams:
+    """The connections of one participant. `size_max`: bytes of one message."""
+
+    def __init__(self, service: ParticipantService, size_max: int) -> None:
+        self._service = service
+        self._size_max = size_max
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """One connection, up to its end. Raises web.HTTPBadRequest if it is no WebSocket."""
+        socket = web.WebSocketResponse(
+            protocols=(STREAM_PROTOCOL,), max_msg_size=self._size_max, compress=False, timeout=_CLOSE_TIMEOUT_S
+        )
+        await socket.prepare(request)
+        self._sockets.add(socket)
+        arrays: set[asyncio.Task[None]] = set()
+        try:
+            await self._read(socket, arrays)
+        finally:
+            self._sockets.discard(socket)
+            for array in arrays:
+                array.cancel()
+            await asyncio.gather(*arrays, return_exceptions=True)
+        return socket
+
+    async def close(self) -> None:
+        """Close them all; what is not answered is unknown to who asked."""
+        for socket in tuple(self._sockets):
+            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the participant stops")
+
+    async def _read(self, socket: web.WebSocketResponse, arrays: set[asyncio.Task[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        async for message in socket:
+            try:
+                number, listed = _array(message.type, message.data)
+            except WireError as error:
+                await socket.close(code=WSCloseCode.INVALID_TEXT, message=str(error).encode()[:123])
+                return
+            array = loop.create_task(self._answer(socket, number, listed))
+            arrays.add(array)
+            array.add_done_callback(arrays.discard)
+            if len(arrays) >= ARRAYS_OPEN_MAX:
+                await asyncio.wait(arrays, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _answer(self, socket: web.WebSocketResponse, number: int, listed: list[Any]) -> None:
+        """Each answer as soon as it is true: one that waits for a row delays nobody."""
+        operations = [operation_or_error(item, f"operations[{index}]") for index, item in enumerate(listed)]
+        try:
+            async with aclosing(self._service.perform_all(operations)) as lists:
+                async for answered in lists:
+                    await socket.send_bytes(_packed(number, answered))
+        except ParticipantError as error:
+            await socket.send_bytes(msgpack.packb((number, str(error))))
+        except ConnectionError:  # whoever asked has gone, and will ask again
+            _LOG.info("stream.unheard", operations=len(operations))
+
+
+def operation_or_error(item: object, where: str) -> Operation | WireError:
+    """An element of an array."""
+    try:
+        return Operation.from_map(item, where)
+    except WireError as error:
+        return error
+
+
+def _array(kind: WSMsgType, data: Any) -> tuple[int, list[Any]]:
+    """Raises WireError."""
+    if kind is not WSMsgType.BINARY:
+        raise WireError("message", "must be binary")
+    try:
+        value = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise WireError("message", f"is not msgpack: {error or type(error).__name__}") from None
+    match value:
+        case [int(number), list(listed)] if not isinstance(number, bool):
+            return number, listed
+    raise WireError("message", "must be [number, operations]")
+
+
+def _packed(number: int, answered: list[tuple[int, Answer]]) -> bytes:
+    packed: bytes = msgpack.packb((number, [(index, answer.to_map()) for index, answer in answered]))
+    return packed
