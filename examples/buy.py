@@ -2,6 +2,7 @@ import asyncio
 import sys
 
 from coordinator.client import Aborted, Branch, Client, Committed
+from coordinator.errors import OutcomeUnknown
 
 REPLICAS = ["http://127.0.0.1:8001", "http://127.0.0.1:8002", "http://127.0.0.1:8003"]
 MUG_CENTS = 500
@@ -13,11 +14,14 @@ async def buy(mugs):
         Branch("shop", "reserve", {"item": "mug", "pieces": mugs}),
     ]
     async with Client(REPLICAS) as client:
-        match await client.commit(branches, deadline_ms=3000):
-            case Committed():
-                print("committed")
-            case Aborted(reason=reason):
-                print("aborted:", reason)
+        try:
+            match await client.commit(branches, deadline_ms=3000):
+                case Committed():
+                    print("committed")
+                case Aborted(reason=reason):
+                    print("aborted:", reason)
+        except OutcomeUnknown as unknown:
+            print("not known yet:", unknown.gid)
 
 
 asyncio.run(buy(int(sys.argv[1])))
