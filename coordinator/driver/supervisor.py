@@ -9,7 +9,7 @@ up a few at a time, undecided ones first.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from random import Random
 
 import structlog
@@ -20,7 +20,7 @@ from coordinator.driver.performer import Performer
 from coordinator.driver.waiters import Waiters
 from coordinator.errors import NotLeader
 from coordinator.facts import Expiry
-from coordinator.ledger.records import TransactionRecord
+from coordinator.ledger.records import Decision, Path, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.two_phase import Plan
 from raftlog.port import Leadership, ReplicatedLog, Role
@@ -33,7 +33,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Starts, wakes and drops drivers as leadership and the ledger change. To be used between start and stop."""
+    """Starts, wakes and drops drivers as leadership and the ledger change. To be used between start and stop.
+
+    `decided` counts the transactions that were decided while they were driven here.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Supervisor:
         self._drivers: dict[str, Driver] = {}
         self._undecided: set[str] = set()
         self._broken: set[str] = set()
+        self.decided: Counter[tuple[Path, Decision]] = Counter()
         self._term: int | None = None
         self._inherited: deque[str] = deque()  # unfinished gids that have no driver yet
         self._taking_up: asyncio.Handle | None = None
@@ -169,12 +173,14 @@ class Supervisor:
         """The ledger changed a record, in the middle of its `apply`."""
         if self._term is None:
             return
-        if record.decision is not None:
-            self._undecided.discard(record.gid)
+        decision = record.decision
+        if decision is not None and record.gid in self._undecided:
+            self._undecided.remove(record.gid)
+            self.decided[record.path, decision] += 1
         driver = self._drivers.get(record.gid)
         if driver is not None:
             driver.changed()
-        elif not record.finished and (record.decision is not None or record.gid not in self._broken):
+        elif not record.finished and (decision is not None or record.gid not in self._broken):
             self._start(record.gid, None)
 
     def _ended(self, driver: Driver, well: bool) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from coordinator.http import openapi
 from coordinator.http.context import CONTEXT, Context
 from coordinator.http.endpoints import ENDPOINTS
+from coordinator.http.metrics import metrics
 from coordinator.http.middleware import border, connection_limit
 from coordinator.wire import REQUEST_BYTES_MAX
 
@@ -32,6 +33,7 @@ def build_app(context: Context, chance: Random) -> web.Application:
         return web.Response(text=described, content_type="application/json")
 
     app.router.add_route("GET", "/v1/openapi.json", describe)
+    app.router.add_route("GET", "/metrics", metrics)
     return app
 
 
