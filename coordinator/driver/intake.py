@@ -10,7 +10,7 @@ from hashlib import blake2b
 import msgpack
 
 from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
-from coordinator.ledger.records import BranchRecord, Path
+from coordinator.ledger.records import BranchRecord, Path, shared_names
 from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.two_phase import choose_path
 from coordinator.wire import BranchRequest, pack_body
@@ -37,7 +37,8 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
         if request.action is not None and request.works is not None:
             raise Invalid.field(f"{where}.works", "counts the work of a branch without an action")
         body = b"" if request.action is None else pack_body(request.body, f"{where}.body")
-        branches[branch] = BranchRecord(branch, request.participant, request.action, body, works=request.works)
+        names = shared_names(branch, request.participant, request.action)
+        branches[branch] = BranchRecord(*names, body, works=request.works)
     total_bytes = sum(len(branch.body) for branch in branches.values())
     if total_bytes > TRANSACTION_BYTES_MAX:
         raise Invalid.field(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Path
+from coordinator.ledger.records import BranchRecord, Decision, Path, shared_names
 
 __all__ = [
     "BY_DEADLINE",
@@ -182,7 +182,7 @@ def _branch(fields: Any) -> BranchRecord:
         raise CommandError(f"a branch is an array, not {type(fields).__name__}")
     _BRANCH.check(fields)
     branch, participant, action, body, works = fields
-    return BranchRecord(branch, participant, action, body, works=works)
+    return BranchRecord(*shared_names(branch, participant, action), body, works=works)
 
 
 def _texts(values: tuple[Any, ...]) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ last errors are facts of one driver (`coordinator/facts.py`) and may vanish with
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["BranchRecord", "Decision", "Path", "Phase", "TransactionRecord"]
+__all__ = ["BranchRecord", "Decision", "Path", "Phase", "TransactionRecord", "shared_names"]
+
+NAMES_SHARED_MAX = 1_024  # combinations; of others, each record has its own
 
 
 class Path(StrEnum):
@@ -93,3 +96,9 @@ class TransactionRecord(NamedTuple):
                 return Decision.COMMIT
             case Phase.ABORTING | Phase.ABORTED:
                 return Decision.ABORT
+
+
+@lru_cache(NAMES_SHARED_MAX)  # `sys.intern` would keep every name for ever, on some versions of Python
+def shared_names(branch: str, participant: str, action: str | None) -> tuple[str, str, str | None]:
+    """The same names; but equal ones are the same objects, because the same few stand in nearly every record."""
+    return branch, participant, action

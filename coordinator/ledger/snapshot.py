@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 
 from coordinator.ledger.errors import SnapshotError
-from coordinator.ledger.records import BranchRecord, Path, Phase, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Path, Phase, TransactionRecord, shared_names
 
 __all__ = ["CHUNK_BYTES", "SNAPSHOT_VERSION", "decode", "encode"]
 
@@ -91,5 +91,5 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
 
 def _from_array(array: Any) -> TransactionRecord:
     gid, digest, path, phase, branches, *rest = array
-    restored = tuple(BranchRecord(*branch) for branch in branches)
+    restored = tuple([BranchRecord(*shared_names(*branch[:3]), *branch[3:]) for branch in branches])
     return TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
