@@ -1,9 +1,9 @@
 """Who is driven here: every unfinished transaction while this replica leads, none while it does not.
 
-Owns: the drivers. Must never do: decide anything about a transaction. A takeover is nothing special: each
-unfinished record gets a driver without a plan, and that driver's first step asks for what is missing. There may be very
-many, and a leader that is busy with them for longer than an election takes is no leader any more; so they are taken
-up a few at a time, undecided ones first.
+Owns: the drivers, and their alarms. Must never do: decide anything about a transaction. A takeover is nothing special:
+each unfinished record gets a driver without a plan, and that driver's first step asks for what is missing. There may be
+very many, and a leader that is busy with them for longer than an election takes is no leader any more; so they are
+taken up a few at a time, undecided ones first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from random import Random
 import structlog
 
 from coordinator.driver.admission import Admission
-from coordinator.driver.driver import Driver
+from coordinator.driver.alarms import Alarms
+from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.driver.waiters import Waiters
 from coordinator.errors import NotLeader
@@ -52,8 +53,10 @@ class Supervisor:
         self._performer = performer
         self._waiters = waiters
         self._admission = admission
+        self._alarms = Alarms(self._ring)
         # Jitter is drawn for every event, and is no secret: a generator of the system would be dear.
-        self._chance = Random(chance.getrandbits(64))  # noqa: S311
+        jitter = Random(chance.getrandbits(64))  # noqa: S311
+        self._shared = Shared(ledger, performer, self._alarms, jitter, waiters.implied, self._ended)
         self._drivers: dict[str, Driver] = {}
         self._undecided: set[str] = set()
         self._broken: set[str] = set()
@@ -154,6 +157,7 @@ class Supervisor:
         for driver in self._drivers.values():
             driver.close()
         self._drivers.clear()
+        self._alarms.clear()
         self._undecided.clear()
         self._broken.clear()
         self._term = None
@@ -161,13 +165,16 @@ class Supervisor:
         self._waiters.release_all()
 
     def _start(self, gid: str, plan: Plan | None) -> None:
-        driver = Driver(gid, plan, self._ledger, self._performer, self._chance, self._waiters.implied, self._ended)
+        driver = Driver(gid, plan, self._shared)
         self._drivers[gid] = driver
         self._broken.discard(gid)
         record = self._ledger.get(gid)
         if record is None or record.decision is None:
             self._undecided.add(gid)
         driver.wake()
+
+    def _ring(self, gid: str) -> None:
+        self._drivers[gid].wake()
 
     def _changed(self, record: TransactionRecord) -> None:
         """The ledger changed a record, in the middle of its `apply`."""

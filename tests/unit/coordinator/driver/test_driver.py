@@ -8,7 +8,8 @@ from random import Random
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.driver.driver import Driver
+from coordinator.driver.alarms import Alarms
+from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.ledger.commands import BY_VOTES, Begin, Decide
 from coordinator.ledger.records import BranchRecord, Decision, Path
@@ -40,9 +41,11 @@ class Scene:
             call_timeout_s=0.05,
             ride_along_s=ride_along_s,
         )
-        self.driver = Driver(
-            "g", None, self.ledger, performer, Random(1), self._implies, lambda _, well: self.ends.put_nowait(well)
+        alarms = Alarms(lambda _: self.driver.wake())
+        self.shared = Shared(
+            self.ledger, performer, alarms, Random(1), self._implies, lambda _, well: self.ends.put_nowait(well)
         )
+        self.driver = Driver("g", None, self.shared)
         self.ledger.subscribe(lambda _: self.driver.wake())
 
     def _implies(self, decide: Decide) -> None:
@@ -120,19 +123,19 @@ async def test_a_closed_driver_hears_and_does_nothing(scene: Scene) -> None:
     assert scene.ends.empty()
 
 
-async def test_a_wake_up_that_the_timer_overtook_is_not_left_behind(
+async def test_a_driver_that_is_closed_is_not_woken_by_what_it_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Goal: a closed driver does nothing, and a step is taken once. Red when `_step` forgets the pending wake-up
-    without cancelling it: it outlives `close`."""
+    """Seen red when `close` leaves the pending wake-up, and when it leaves the alarm."""
     steps: list[str] = []
     monkeypatch.setattr(Driver, "_advance", lambda driver: steps.append(driver.gid))
     scene.driver.wake()
-    scene.driver._step()  # the timer rings in the same turn
+    scene.shared.alarms.set("g", scene.driver._loop.time() + 0.001)
     scene.driver.close()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert steps == ["g"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Driver, "wake", lambda driver: steps.append(f"{driver.gid} rung"))
+        await asyncio.sleep(0.01)
+    assert steps == []
 
 
 async def test_what_cannot_be_true_is_logged_once_and_the_branch_stays_open(scene: Scene) -> None:
