@@ -21,7 +21,7 @@ from coordinator.driver.performer import Performer
 from coordinator.effects import Call, CallEnded, Event, Propose
 from coordinator.facts import YES_STATES, Expiry, Facts
 from coordinator.ledger.commands import Decide
-from coordinator.ledger.records import BranchRecord, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Phase, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.two_phase import Plan, decide
 from coordinator.wire import unpack_body
@@ -51,7 +51,8 @@ class Shared:
 
 
 class Driver:
-    """One transaction. `plan` is what was asked for, None when it was taken over from the record."""
+    """One transaction. `plan` is what was asked for, None when it was taken over from the record, and once the record
+    holds its decision."""
 
     __slots__ = ("_contradiction", "_facts", "_loop", "_next", "_shared", "closed", "gid", "plan")
 
@@ -110,6 +111,7 @@ class Driver:
 
     def _advance(self) -> None:
         record = self._shared.ledger.get(self.gid)
+        self._drop_plan(record)
         step = decide(self.plan, record, self._facts, self._loop.time())
         for effect in step.effects:
             self._facts.note(effect)
@@ -127,6 +129,14 @@ class Driver:
             self._shared.ended(self, True)
         elif step.wake_at is not None:
             self._shared.alarms.set(self.gid, step.wake_at)
+
+    def _drop_plan(self, record: TransactionRecord | None) -> None:
+        """Once its own decision is recorded, everything follows from the record."""
+        plan = self.plan
+        if plan is None or record is None or record.phase is Phase.PREPARING:
+            return
+        if record.digest == plan.digest:
+            self.plan = None
 
     def _call(self, call: Call, record: TransactionRecord | None) -> None:
         begun = record if record is not None and record.branches else self.plan

@@ -15,6 +15,7 @@ from coordinator.ledger.commands import BY_VOTES, Begin, Decide
 from coordinator.ledger.records import BranchRecord, Decision, Path
 from coordinator.ledger.table import Ledger
 from coordinator.participants.local import LocalParticipants
+from coordinator.protocols.two_phase import Plan
 from participant.ids import BranchKey
 from participant.wire import BranchState, Verb
 from raftlog.memory import MemoryLog
@@ -136,6 +137,31 @@ async def test_a_driver_that_is_closed_is_not_woken_by_what_it_waited_for(
         patched.setattr(Driver, "wake", lambda driver: steps.append(f"{driver.gid} rung"))
         await asyncio.sleep(0.01)
     assert steps == []
+
+
+async def test_a_plan_is_kept_until_its_decision_is_recorded(scene: Scene) -> None:
+    """Goal: what may stay open for days holds no bodies. Seen red without `_drop_plan`, and when it drops too soon."""
+    scene.driver.plan = Plan("g", b"d", scene.path, (BRANCH,), 10_000)
+    for verb in (Verb.PREPARE, Verb.COMMIT):
+        scene.clerk.hold(verb)
+    scene.begun()
+    await scene.clerk.arrived(Verb.PREPARE)
+    assert scene.driver.plan is not None
+    scene.clerk.release(Verb.PREPARE)
+    await scene.clerk.arrived(Verb.COMMIT)
+    assert scene.driver.plan is None
+    scene.driver.close()
+
+
+async def test_a_plan_is_kept_while_the_decision_is_on_another_request(scene: Scene) -> None:
+    """Goal: it is withdrawn, and the record's branches are left to their own driver. Seen red when `_drop_plan` looks
+    at no digest."""
+    scene.driver.plan = Plan("g", b"of another request", scene.path, (BRANCH,), 10_000)
+    scene.begun()
+    scene.ledger.execute(Decide("g", Decision.COMMIT, BY_VOTES, 1))
+    assert await scene.ended()
+    assert scene.driver.plan is not None
+    assert not scene.clerk.asked[Verb.COMMIT]
 
 
 async def test_what_cannot_be_true_is_logged_once_and_the_branch_stays_open(scene: Scene) -> None:
