@@ -61,6 +61,7 @@ def build_app(service: ParticipantService, health: Health) -> web.Application:
             web.get("/livez", routes.livez),
             web.get("/v1/capabilities", routes.capabilities),
             web.get("/v1/in-doubt", routes.in_doubt),
+            web.get("/v1/status", routes.status),
             web.post("/v1/branches", routes.array),
             web.get(STREAM_PATH, streams.serve),
             web.get("/v1/branches/{gid}/{branch}/outcome", routes.outcome),
@@ -87,6 +88,9 @@ class _Routes:
     async def in_doubt(self, request: web.Request) -> web.Response:
         branches = [{"gid": key.gid, "branch": key.branch} for key in await self._service.in_doubt()]
         return respond(request, {"branches": branches})
+
+    async def status(self, request: web.Request) -> web.Response:
+        return respond(request, (await self._service.status()).to_map())
 
     async def outcome(self, request: web.Request) -> web.Response:
         return respond(request, (await self._perform(request, Verb.OUTCOME.value, {})).to_map())

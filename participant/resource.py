@@ -16,7 +16,7 @@ matters, let both change one row, e.g. a counter.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from participant.errors import ConfigError
@@ -24,7 +24,9 @@ from participant.ids import BranchKey
 from participant.values import canonical, digest_of
 from participant.wire import Answer
 
-__all__ = ["Action", "Call", "ResourceLimits", "ResourceManager"]
+__all__ = ["PREPARED_BOUNDS_MS", "Action", "Call", "ResourceLimits", "ResourceManager", "ResourceStatus"]
+
+PREPARED_BOUNDS_MS = (1, 10, 100, 1_000, 10_000)  # of `ResourceStatus.prepared_by_ms`
 
 Action: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 """`async def action(tx, body) -> result`. `tx` is the resource manager's; nothing else may be awaited in it."""
@@ -66,6 +68,36 @@ class ResourceLimits:
                 raise ConfigError(f"{name}: must be more than 0 seconds, not {getattr(self, name)!r}")
         if self.branches_max < 1:
             raise ConfigError(f"branches_max: must be at least 1, not {self.branches_max!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStatus:
+    """The measures of a resource manager, to watch; nothing may depend on them.
+
+    Now. `prepared`: prepared branches; `oldest_prepared_s`: how long the oldest of them has been prepared, 0 without
+    any. `waiting`: branches whose request waits for rows. `working`: interactive branches that are open, not prepared.
+
+    Since `open`. `decided`: branches that were prepared and have ended; `prepared_sum_s`: how long they were prepared,
+    all together; `prepared_by_ms`: how many of them for how long, each counted once: with the first of
+    `PREPARED_BOUNDS_MS` that it did not exceed, or in the last place if it exceeded them all. `conflicts`: votes of no
+    for rows that others kept, those whose reason begins with `wire.CONFLICT`.
+
+    A branch that `open` has recovered counts as prepared since `open`.
+    """
+
+    prepared: int
+    oldest_prepared_s: float
+    waiting: int
+    working: int
+    decided: int
+    prepared_sum_s: float
+    prepared_by_ms: tuple[int, ...]
+    conflicts: int
+
+    def to_map(self) -> dict[str, Any]:
+        """The wire form: `prepared_by_ms` has the bounds for keys, "1" to "10000", and "more"."""
+        bounds = (*map(str, PREPARED_BOUNDS_MS), "more")
+        return asdict(self) | {"prepared_by_ms": dict(zip(bounds, self.prepared_by_ms, strict=True))}
 
 
 class ResourceManager(Protocol):
@@ -119,6 +151,9 @@ class ResourceManager(Protocol):
 
     async def in_doubt(self) -> list[BranchKey]:
         """Every prepared branch, oldest first."""
+
+    async def status(self) -> ResourceStatus:
+        """What it measures of itself."""
 
     async def read(self, call: Call) -> Any:
         """Run a function on the committed rows and return its result; it must not write (ActionError)."""

@@ -15,7 +15,7 @@ from structlog import get_logger
 
 from participant.errors import BranchConflict, ConfigError, ParticipantError, Reject, ResourceBusy, WireError
 from participant.ids import BranchKey
-from participant.resource import Action, Call, ResourceManager
+from participant.resource import Action, Call, ResourceManager, ResourceStatus
 from participant.values import canonical, digest_of
 from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
 
@@ -115,6 +115,10 @@ class ParticipantService:
     async def in_doubt(self) -> list[BranchKey]:
         """Branches that are prepared and wait for a decision, oldest first."""
         return await self._resource.in_doubt()
+
+    async def status(self) -> ResourceStatus:
+        """What the resource manager measures of itself. Raises ResourceError."""
+        return await self._resource.status()
 
     def _is_full_for(self, operation: Operation) -> bool:
         is_full = self._in_flight >= self.limits.in_flight_max

@@ -13,6 +13,8 @@ msgpack value); everything else is text.
     POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order
     GET  /v1/branches/stream                     a WebSocket for such arrays, see below
     GET  /v1/in-doubt                            {branches: [{gid, branch}]}  prepared, and waiting for a decision
+    GET  /v1/status                              {prepared, oldest_prepared_s, waiting, working, decided,
+                                                 prepared_sum_s, prepared_by_ms: {bound: branches}, conflicts}
 
 An Answer with a state is a fact, durable before it was said. What is not an answer (no connection, a 5xx, a
 timeout) is *unknown*, and only unknown: the coordinator asks again, and every operation may be repeated.
@@ -27,6 +29,9 @@ number of them, each answer as soon as it is true, each index once. The first ma
 operation has been tried and all of them wait, for row locks for example. `[number, reason]`, reason a text, refuses an
 array of which nothing was done. What is not answered when the connection ends is unknown; what waited gives up, and
 without a vote.
+
+The status is for those who watch a participant; no coordinator asks for it, and a participant need not have it.
+`participant.resource.ResourceStatus` says what its fields mean.
 
 The reason of a no that begins with `conflict: ` says that other transactions are to blame (a row that they kept locked,
 perhaps because each waits for the other): the same work may succeed in a new transaction.

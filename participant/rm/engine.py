@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from structlog import get_logger
 
@@ -46,20 +46,18 @@ from participant.errors import (
 from participant.ids import BranchKey
 from participant.locks import Expired, LockTable, Row
 from participant.resource import Call, ResourceLimits
-from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Read, Request
+from participant.rm.measures import Measures
+from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request, Ticket
 from participant.rm.store import NOTHING, Effects, Ran, Store
 from participant.values import canonical
 from participant.wire import CONFLICT, Answer, BranchState
 
-__all__ = ["Engine", "Ticket"]
+__all__ = ["Engine"]
 
 _LOG = get_logger(__name__)
 
 _VOTING = frozenset((Ask.PREPARE, Ask.COMMIT_ONE_PHASE))  # these bind the branch to their request
 _RUNNING = _VOTING | {Ask.WORK}  # these may wait for rows
-
-Ticket: TypeAlias = object
-"""Whatever the caller wants back with the result of a request."""
 
 
 @dataclass(slots=True)
@@ -93,18 +91,19 @@ class Engine:
         self._limits = limits
         self._is_awaited = is_awaited
         self._locks = LockTable()
+        self._measures = Measures()
         self._open: dict[BranchKey, _Open] = {}  # in order of their deadlines
-        self._prepared: dict[BranchKey, float] = {}  # since when
+        self._prepared: dict[BranchKey, float] = {}  # since when; oldest first
         self._parked: dict[BranchKey, _Parked] = {}
         self._touched: list[BranchKey] = []
         self._done: list[tuple[Ticket, Any]] = []
         self._now = 0.0
         self._wall_ms = 0
 
-    def open(self) -> None:
-        """Recover the prepared branches and their locks. Raises what `Store.open` raises."""
+    def open(self, now: float) -> None:
+        """Recover the prepared branches, as prepared at `now`, and their locks. Raises what `Store.open` raises."""
         for key, rows in self._store.open():
-            self._prepared[key] = 0.0
+            self._prepared[key] = now
             granted = self._locks.acquire(key, rows, 0.0)
             invariant(granted, f"prepared branch {key} shares a row with another prepared branch")
 
@@ -115,8 +114,8 @@ class Engine:
     def step(self, requests: Sequence[tuple[Ticket, Request]], now: float, wall_ms: int) -> list[tuple[Ticket, Any]]:
         """Serve requests in one local transaction; the results that are ready, durable, in any order.
 
-        A result is an Answer, or what `Read`, `ListInDoubt` and `Forget` give, or a ParticipantError. A request
-        without a result is parked; a later `step` has it. Raises ResourceBusy (nothing was done); whatever
+        A result is an Answer, or what `Read`, `ListInDoubt`, `Measure` and `Forget` give, or a ParticipantError. A
+        request without a result is parked; a later `step` has it. Raises ResourceBusy (nothing was done); whatever
         else it raises is fatal.
         """
         self._now, self._wall_ms, self._done = now, wall_ms, []
@@ -144,6 +143,10 @@ class Engine:
                     self._done.append((ticket, self._read(call)))
                 case ListInDoubt():
                     self._done.append((ticket, list(self._prepared)))
+                case Measure():
+                    self._done.append(
+                        (ticket, self._measures.status(self._now, self._prepared, self._parked, self._open))
+                    )
                 case Forget(before_ms, branches_max):
                     self._done.append((ticket, self._store.forget(before_ms, branches_max)))
         except (ResourceFailed, InvariantError):
@@ -195,6 +198,7 @@ class Engine:
                 continue
             reason = f"{CONFLICT}{late.row} stayed locked by {late.holder} for {self._now - waiting.since:.2g} s"
             branch = self._abort(self._branch(late.owner), waiting.request.ask, reason, waiting.request.binding)
+            self._measures.conflict()
             self._done.extend((ticket, branch.answer()) for ticket in waiting.tickets)
         overdue = [key for key, opened in self._open.items() if opened.deadline <= self._now]
         for key in overdue:
@@ -388,7 +392,8 @@ class Engine:
             self._locks.hasten(branch.key, self._now + self._limits.deadlock_wait_s)
         else:
             self._store.save(moved)
-            self._prepared.pop(branch.key, None)
+            if (since := self._prepared.pop(branch.key, None)) is not None:
+                self._measures.decided(self._now - since)
             self._locks.release(branch.key)
         self._touched.append(branch.key)
         return moved

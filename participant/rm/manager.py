@@ -20,9 +20,9 @@ from structlog import get_logger
 from participant.branch import Ask
 from participant.errors import ResourceBusy, ResourceClosed, ResourceFailed
 from participant.ids import BranchKey
-from participant.resource import Call, ResourceLimits
+from participant.resource import Call, ResourceLimits, ResourceStatus
 from participant.rm.engine import Engine
-from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Read, Request
+from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request
 from participant.rm.store import Store
 from participant.wire import Answer
 from raftlog.worker import ThreadWorker, Worker
@@ -67,7 +67,7 @@ class EngineManager:
         self._worker = self._make_worker("commitd-store")
         self._arrived = asyncio.Event()
         self._failure: asyncio.Future[BaseException] = self._loop.create_future()
-        opening = self._off_the_loop(self._engine.open)
+        opening = self._off_the_loop(partial(self._engine.open, self._loop.time()))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:  # whoever asked has gone, and the thread may be opening still
@@ -123,6 +123,10 @@ class EngineManager:
     async def in_doubt(self) -> list[BranchKey]:
         branches: list[BranchKey] = await self._ask(ListInDoubt())
         return branches
+
+    async def status(self) -> ResourceStatus:
+        measured: ResourceStatus = await self._ask(Measure())
+        return measured
 
     async def read(self, call: Call) -> Any:
         return await self._ask(Read(call))

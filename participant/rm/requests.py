@@ -10,7 +10,7 @@ from participant.ids import BranchKey
 from participant.resource import Call
 from participant.values import digest_of
 
-__all__ = ["BranchRequest", "Forget", "ListInDoubt", "Read", "Request"]
+__all__ = ["BranchRequest", "Forget", "ListInDoubt", "Measure", "Read", "Request", "Ticket"]
 
 _INTERACTIVE = digest_of(None, b"")  # what a branch is bound to that was built by `work`
 
@@ -54,6 +54,11 @@ class ListInDoubt:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """Say what is measured (`ResourceStatus`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Drop finished branches older than this."""
 
@@ -61,4 +66,7 @@ class Forget:
     branches_max: int
 
 
-Request: TypeAlias = BranchRequest | Read | ListInDoubt | Forget
+Request: TypeAlias = BranchRequest | Read | ListInDoubt | Measure | Forget
+
+Ticket: TypeAlias = object
+"""Whatever the caller wants back with the result of a request."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from participant.testing.declared import DECLARED
 from participant.testing.interactive import INTERACTIVE
+from participant.testing.measures import MEASURES
 from participant.testing.subject import Check, Subject
 
 __all__ = ["CHECKS", "Check", "Subject"]
 
-CHECKS: tuple[Check, ...] = (*DECLARED, *INTERACTIVE)
+CHECKS: tuple[Check, ...] = (*DECLARED, *INTERACTIVE, *MEASURES)

@@ -101,6 +101,24 @@ async def test_a_transfer_as_a_coordinator_drives_it(bank: Api) -> None:
     assert refused == {"state": "aborted", "reason": "insufficient funds"}
 
 
+async def test_the_status_says_what_is_prepared_and_what_was_decided(bank: Api) -> None:
+    """Goal: what an operator reads, with every field, in both encodings."""
+    debit = {"action": "debit", "body": {"account": "bob", "amount": 30}}
+    for gid in ("decided", "asked"):
+        assert await bank.ask(gid, "prepare", **debit) == {"state": "prepared"}
+        if gid == "decided":
+            await bank.ask(gid, "commit")
+    status = await bank.get("/v1/status")
+    assert 0 < status.pop("oldest_prepared_s") < 60
+    assert 0 < status.pop("prepared_sum_s") < 60
+    by_ms = status.pop("prepared_by_ms")
+    assert list(by_ms) == ["1", "10", "100", "1000", "10000", "more"]
+    assert sum(by_ms.values()) == 1
+    assert status == {"prepared": 1, "waiting": 0, "working": 0, "decided": 1, "conflicts": 0}
+    async with bank.session.get("/v1/status", headers={"Accept": "application/msgpack"}) as response:
+        assert msgpack.unpackb(await response.read())["prepared_by_ms"] == by_ms
+
+
 async def test_work_enlists_the_participant_by_a_header(bank: Api) -> None:
     form = {"action": "debit", "body": {"account": "bob", "amount": 30}}
     async with bank.session.post("/v1/branches/g/b/work", json=form) as response:

@@ -69,7 +69,7 @@ class BranchHistories(RuleBasedStateMachine):
     def start(self) -> None:
         self.waiting: dict[int, BranchKey] = {}
         self.engine = Engine(MemoryStore(self.disk), LIMITS)
-        self.engine.open()
+        self.engine.open(self.now)
 
     def ask(self, request: BranchRequest) -> Answer | None:
         """None: it waits for a row."""

@@ -56,7 +56,7 @@ class _Desk:
     def __init__(self, limits: ResourceLimits = LIMITS) -> None:
         self.callers: list[_Caller] = []
         self.engine = Engine(MemoryStore(SimDisk()), limits, is_awaited=lambda caller: not caller.has_gone)
-        self.engine.open()
+        self.engine.open(0.0)
 
     def step(self, *requests: BranchRequest, now: float = 0) -> dict[str, Any]:
         tickets = [(_Caller(f"{request.key.gid} {request.ask}"), request) for request in requests]

@@ -35,7 +35,7 @@ async def total(tx: Transaction, _: Any) -> int:
 
 def _open(disk: SimDisk) -> Engine:
     engine = Engine(MemoryStore(disk), LIMITS)
-    engine.open()
+    engine.open(0.0)
     return engine
 
 

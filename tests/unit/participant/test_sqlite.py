@@ -334,7 +334,7 @@ _NOTHING_MORE = _NothingMore(0)
 
 def _engine(path: Path) -> Engine:
     engine = Engine(SqliteStore(path, ACCOUNTS), HASTY)
-    engine.open()
+    engine.open(0.0)
     return engine
 
 
