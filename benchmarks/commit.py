@@ -113,8 +113,8 @@ def _why(results: Results) -> dict[str, str]:
     rounds = results.rounds
     staged, classic = middle(rounds[_NO_OP_ALONE]), middle(rounds[_CLASSIC_ALONE])
     return {
-        "staged_over_floor": f"{staged.all_cpu_us:,.0f} µs of CPU each over all processes: {CORES} cores, were they always "
-        f"busy, take {staged.all_cpu_us / CORES / 1e3:.2f} ms, and {staged.p50_ms:.2f} ms were seen",
+        "staged_over_floor": f"{staged.all_cpu_us:,.0f} µs of CPU each over all processes: {CORES} cores, were they "
+        f"always busy, take {staged.all_cpu_us / CORES / 1e3:.2f} ms, and {staged.p50_ms:.2f} ms were seen",
         "staged_over_classic": f"the entry of the log that the staged path does not wait for takes "
         f"{classic.p50_ms - staged.p50_ms:.2f} ms; {staged.p50_ms:.2f} ms are common to both",
         "open_over_none": results.backlog.trouble,

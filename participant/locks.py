@@ -143,10 +143,6 @@ class LockTable:
         """The rows that `owner` holds."""
         return frozenset(self._held.get(owner, ()))
 
-    def holder(self, row: Row) -> BranchKey | None:
-        """Who holds `row`."""
-        return self._holder.get(row)
-
     def _take(self, owner: BranchKey, rows: Iterable[Row]) -> None:
         held = self._held.setdefault(owner, set())
         for row in rows:
