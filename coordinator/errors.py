@@ -220,7 +220,7 @@ _BY_CODE: dict[str, type[RequestError]] = {
 }
 
 
-def request_error(problem: dict[str, Any], retry_after_s: float | None = None) -> RequestError:
+def request_error(problem: dict[str, Any]) -> RequestError:
     """The error that a problem document stands for; a code that we do not know is `Internal`."""
     kind = _BY_CODE.get(str(problem.get("code")), Internal)
     fields = tuple(
@@ -229,7 +229,8 @@ def request_error(problem: dict[str, Any], retry_after_s: float | None = None) -
         if isinstance(entry, dict)
     )
     detail = str(problem.get("detail") or problem.get("title") or kind.title)
-    return kind(detail, fields=fields, retry_after_s=retry_after_s)
+    after_s = problem.get("retry_after_s")
+    return kind(detail, fields=fields, retry_after_s=after_s if isinstance(after_s, int | float) else None)
 
 
 class ClientError(CoordinatorError):

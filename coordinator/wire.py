@@ -222,7 +222,7 @@ class FieldProblem(_Message):
 
 
 class Problem(_Message):
-    """RFC 9457 problem details; `code`, `retry_safe`, `request_id` and `errors` are extension members."""
+    """RFC 9457 problem details; from `code` on, the members are extensions. `retry_after_s`: as the header says it."""
 
     type: str
     title: str
@@ -231,6 +231,7 @@ class Problem(_Message):
     instance: str
     code: str
     retry_safe: bool
+    retry_after_s: float | None = None
     request_id: str
     errors: list[FieldProblem] = Field(default_factory=list)
 

@@ -46,8 +46,7 @@ def next_after(status: int, error: RequestError | None) -> Next:
 def pause_s(pauses: Pauses, attempt: int, draw: float, error: RequestError | None = None) -> float:
     """The pause after the `attempt`-th attempt (from 1), for a random `draw`, 0 <= draw < 1.
 
-    An overloaded replica says how long to stay away. One without a leader does too, in whole seconds as HTTP has
-    it, but elections are quicker than that.
+    An overloaded replica says how long to stay away. One without a leader does too, but elections are quicker.
     """
     window_s = min(pauses.cap_s, pauses.base_s * 2.0 ** min(attempt - 1, 32))
     asked_s = error.retry_after_s if isinstance(error, Overloaded) else None

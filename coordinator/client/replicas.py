@@ -161,12 +161,10 @@ async def _whole_reply(stream: Stream) -> Reply:
         document = decode(response.body, Encoding.MSGPACK if kind == Encoding.MSGPACK else Encoding.JSON)
     except Malformed as error:
         raise Lost(f"the answer ({response.status}) cannot be read: {error}") from error
-    after = response.headers.get("Retry-After", "")
-    retry_after_s = float(after) if after.isdecimal() else None
-    return _reply(response.status, document, is_problem=kind == "application/problem+json", retry_after_s=retry_after_s)
+    return _reply(response.status, document, is_problem=kind == "application/problem+json")
 
 
-def _reply(status: int, document: Any, *, is_problem: bool, retry_after_s: float | None = None) -> Reply:
+def _reply(status: int, document: Any, *, is_problem: bool) -> Reply:
     if not isinstance(document, dict):
         raise Lost(f"the answer ({status}) is not a map")
-    return Reply(status, document, request_error(document, retry_after_s) if is_problem else None)
+    return Reply(status, document, request_error(document) if is_problem else None)

@@ -74,6 +74,7 @@ def problem_of(error: RequestError, path: str, request_id: str) -> Problem:
         instance=path,
         code=error.code,
         retry_safe=error.retry_safe,
+        retry_after_s=error.retry_after_s,
         request_id=request_id,
         errors=[FieldProblem(field=wrong.field, detail=wrong.detail) for wrong in error.fields],
     )

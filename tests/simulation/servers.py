@@ -195,6 +195,5 @@ def _viewed(view: OutcomeView) -> Reply:
 
 
 def _problem(error: RequestError) -> Reply:
-    after = {} if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
     document = {"code": error.code, "title": error.title, "status": error.status, "detail": error.detail}
-    return error.status, after, document
+    return error.status, {}, document | {"retry_after_s": error.retry_after_s}

@@ -18,8 +18,9 @@ def test_every_code_stands_for_one_error() -> None:
 
 @pytest.mark.parametrize("kind", TOLD, ids=lambda kind: kind.code)
 def test_an_error_survives_its_way_to_the_client(kind: type[RequestError]) -> None:
-    problem = {"code": kind.code, "detail": "why", "errors": [{"field": "gid", "detail": "bad"}]}
-    back = request_error(problem, 2.0)
+    problem: dict[str, object] = {"code": kind.code, "detail": "why", "retry_after_s": 2.0}
+    problem["errors"] = [{"field": "gid", "detail": "bad"}]
+    back = request_error(problem)
     assert type(back) is kind
     assert (back.detail, back.retry_after_s) == ("why", 2.0)
     assert [(wrong.field, wrong.detail) for wrong in back.fields] == [("gid", "bad")]

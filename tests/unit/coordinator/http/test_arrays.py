@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -23,7 +24,7 @@ from coordinator.wire import (
     parse,
 )
 from participant.wire import Verb
-from tests.support.cluster import Cluster, cluster, recorded
+from tests.support.cluster import ADMISSION, Cluster, cluster, recorded
 
 PATH = "/v1/transactions"
 
@@ -77,6 +78,13 @@ async def test_each_is_answered_as_if_it_had_come_alone_in_the_order_of_the_requ
     ]
     assert answers[2][1]["errors"] == [{"field": "branches.0.participant", "detail": "'nobody' is not configured"}]
     assert answers[2][1]["request_id"]
+
+
+async def test_each_that_may_come_again_is_told_when(session: aiohttp.ClientSession) -> None:
+    """There is one header for all of them. Red without `retry_after_s` in the problem."""
+    async with cluster(serve=True, admission=replace(ADMISSION, in_flight_max=0)) as full:
+        answers = await all_of(full, session, [transaction("g1"), transaction("g2")])
+    assert [(status, body["code"], body["retry_after_s"]) for status, body in answers] == [(503, "overloaded", 1.0)] * 2
 
 
 async def test_a_stream_tells_each_outcome_when_it_is_decided(made: Cluster, session: aiohttp.ClientSession) -> None:
