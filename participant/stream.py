@@ -39,7 +39,13 @@ class Streams:
         self._sockets: set[web.WebSocketResponse] = set()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """One connection, up to its end. Raises web.HTTPBadRequest if it is no WebSocket."""
+        """One connection, up to its end. Raises web.HTTPBadRequest if it is no WebSocket.
+
+        Browsers ask nobody before they open a WebSocket to another origin, as they do before a POST of ours, but they
+        always name theirs (RFC 6455, section 10.2); a coordinator does not. Raises web.HTTPForbidden for them.
+        """
+        if "Origin" in request.headers:
+            raise web.HTTPForbidden(text="a stream is for coordinators, not for pages in a browser")
         socket = web.WebSocketResponse(
             protocols=(STREAM_PROTOCOL,), max_msg_size=self._size_max, compress=False, timeout=_CLOSE_TIMEOUT_S
         )

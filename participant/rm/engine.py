@@ -114,9 +114,9 @@ class Engine:
     def step(self, requests: Sequence[tuple[Ticket, Request]], now: float, wall_ms: int) -> list[tuple[Ticket, Any]]:
         """Serve requests in one local transaction; the results that are ready, durable, in any order.
 
-        A result is an Answer, or what `Read`, `ListInDoubt`, `Measure` and `Forget` give, or a ParticipantError. A
-        request without a result is parked; a later `step` has it. Raises ResourceBusy (nothing was done); whatever
-        else it raises is fatal.
+        A result is an Answer, or what `Read`, `ListInDoubt`, `Measure` and `Forget` give, or a ParticipantError; None
+        for who has gone. A request without a result is parked; a later `step` has it. Raises ResourceBusy (nothing was
+        done); whatever else it raises is fatal.
         """
         self._now, self._wall_ms, self._done = now, wall_ms, []
         self._store.begin()
@@ -157,7 +157,7 @@ class Engine:
     def _serve_branch(self, ticket: Ticket, request: BranchRequest) -> None:
         parked = self._parked.get(request.key)
         if parked is not None and request.ask in _RUNNING and not self._has_waiter(parked):
-            del self._parked[request.key]
+            self._done.extend((gone, None) for gone in self._parked.pop(request.key).tickets)
             self._locks.release(request.key, keep=self._locks.held(request.key))
             parked = None
         if parked is not None and request.ask in _RUNNING:
@@ -195,6 +195,7 @@ class Engine:
         for late in self._locks.expire(self._now, self._patience_again):
             waiting = self._parked.pop(late.owner)
             if not self._has_waiter(waiting):
+                self._done.extend((gone, None) for gone in waiting.tickets)
                 continue
             reason = f"{CONFLICT}{late.row} stayed locked by {late.holder} for {self._now - waiting.since:.2g} s"
             branch = self._abort(self._branch(late.owner), waiting.request.ask, reason, waiting.request.binding)

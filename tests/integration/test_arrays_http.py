@@ -141,6 +141,13 @@ async def test_a_request_that_is_no_websocket_is_a_problem(bank: Bank) -> None:
         assert (response.status, response.content_type) == (400, "application/problem+json")
 
 
+async def test_a_page_in_a_browser_has_no_stream(bank: Bank) -> None:
+    """Goal: no web page commits at a participant that its reader's machine can reach. Red without the check."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await bank.session.ws_connect(STREAM_PATH, origin="https://shop.example")
+    assert refused.value.status == 403
+
+
 async def test_a_wait_ends_without_a_vote_when_who_asked_has_gone(bank: Bank) -> None:
     """Goal: a dead leader, who frees no rows either, costs no transaction its yes. Seen red without `is_awaited` in the
     engine: the repeat heard *aborted*, `conflict: …`."""

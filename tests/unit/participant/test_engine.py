@@ -44,7 +44,7 @@ def ask(what: Ask, gid: str) -> BranchRequest:
     return BranchRequest(what, BranchKey(gid, "b"))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Caller:
     asks: str
     has_gone: bool = False
@@ -62,7 +62,9 @@ class _Desk:
         tickets = [(_Caller(f"{request.key.gid} {request.ask}"), request) for request in requests]
         self.callers += [caller for caller, _ in tickets]
         results = self.engine.step(tickets, now, int(now * 1_000))
-        return {caller.asks: getattr(result, "state", result) for caller, result in results}
+        for caller, _ in results:
+            self.callers.remove(caller)
+        return {caller.asks: getattr(result, "state", result) for caller, result in results if not caller.has_gone}
 
     def all_leave(self) -> None:
         """Nobody waits for what was asked up to now."""
@@ -278,6 +280,7 @@ def test_a_wait_that_nobody_waits_for_ends_without_a_vote(desk: _Desk) -> None:
     assert desk.step(prepare("b", x=2)) == {}
     desk.all_leave()
     assert desk.step(now=LIMITS.lock_wait_s) == {}
+    assert desk.callers == [], "nobody is remembered for ever"
     assert desk.step(ask(Ask.OUTCOME, "b")) == {"b outcome": "unknown"}
     assert desk.step(ask(Ask.COMMIT, "a"), prepare("b", x=2))["b prepare"] == "prepared"
 
@@ -288,6 +291,7 @@ def test_a_repeat_by_somebody_else_waits_as_long_as_any(desk: _Desk) -> None:
     assert desk.step(prepare("b", x=2)) == {}
     desk.all_leave()
     assert desk.step(prepare("b", x=2), now=1) == {}
+    assert len(desk.callers) == 1, "nobody is remembered for ever"
     assert desk.step(now=LIMITS.deadlock_wait_s) == {}
     assert desk.step(now=1 + LIMITS.deadlock_wait_s) == {"b prepare": "aborted"}
 
