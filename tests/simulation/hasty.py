@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from coordinator.driver.driver import Driver
+from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.effects import Propose
 from coordinator.ledger.commands import Decide
@@ -20,7 +21,7 @@ _COMMITTING = {Decision.COMMIT: Phase.COMMITTING, Decision.ABORT: Phase.ABORTING
 def act_before_it_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver takes a decision that it has proposed for one that is recorded, and tells the branches."""
     early: dict[str, Decision] = {}
-    advance, propose = Driver._advance, Performer.propose
+    begin, propose = Driver.__init__, Performer.propose
 
     class Hasty:
         def __init__(self, ledger: Any) -> None:
@@ -30,10 +31,9 @@ def act_before_it_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
             record = self._ledger.get(gid)
             return record if record is None else _as_if(record, early)
 
-    def advance_hastily(self: Any) -> None:
-        if not isinstance(self._ledger, Hasty):
-            self._ledger = Hasty(self._ledger)
-        advance(self)
+    def begin_hastily(self: Any, gid: str, plan: Any, shared: Shared) -> None:
+        hasty: Any = Hasty(shared.ledger)
+        begin(self, gid, plan, replace(shared, ledger=hasty))
 
     def propose_and_note(self: Any, effect: Propose, done: Any) -> None:
         if isinstance(effect.command, Decide):
@@ -41,7 +41,7 @@ def act_before_it_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
             done.__self__.wake()
         propose(self, effect, done)
 
-    monkeypatch.setattr(Driver, "_advance", advance_hastily)
+    monkeypatch.setattr(Driver, "__init__", begin_hastily)
     monkeypatch.setattr(Performer, "propose", propose_and_note)
 
 

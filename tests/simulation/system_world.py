@@ -266,15 +266,16 @@ class SystemWorld(World):
 
     def _listen(self, name: str, replica: Replica) -> None:
         """Hear of every decision that a leader takes for true before the log holds it."""
-        implied = replica.waiters.implied
+        supervisor: Any = replica.supervisor
+        shared = supervisor._shared
 
         def watched(decide: Decide) -> None:
             if replica.waiters.known(decide.gid).decision is None:
                 self.decisions.implied(name, decide)
                 self.faults.moment("implied", name)
-            implied(decide)
+            shared.implied(decide)
 
-        replica.waiters.implied = watched  # type: ignore[method-assign]
+        supervisor._shared = replace(shared, implied=watched)
 
     def _said(self, name: str, operation: Operation, answer: Answer | None) -> None:
         """A bank answers, or is asked for what it cannot do (None)."""

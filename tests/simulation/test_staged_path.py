@@ -155,7 +155,7 @@ def test_canary_an_answer_before_the_decision_is_logged_is_found(monkeypatch: py
     def propose_and_tell(self: Any, effect: Propose, done: Any) -> None:
         propose(self, effect, done)
         if isinstance(effect.command, Decide):
-            done.__self__._implied(effect.command)
+            done.__self__._shared.implied(effect.command)
 
     monkeypatch.setattr(Performer, "propose", propose_and_tell)
     assert is_found(SystemWorld, "an answer is recorded before it is given")
