@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["hours_of", "remember", "seeds_that_failed"]
+__all__ = ["remember", "runs_of"]
 
 _FILE = Path(__file__).with_name("seeds.txt")
 _HOURS = 100
 _SHARES = {"raft": 0.84, "system": 0.12, "pressed": 0.04}
+_RUNS = {"raft": (1, 1.0), "system": (3, 0.25), "pressed": (2, 0.25)}  # in an hour; virtual hours of faults in each
 
 
-def hours_of(world: str) -> int:
-    """Virtual hours of one world in a run of the tests; of all worlds: `SIMULATED_HOURS`, or 100."""
-    return max(1, round(int(os.environ.get("SIMULATED_HOURS", _HOURS)) * _SHARES[world]))
+def runs_of(world: str) -> list[tuple[int, float]]:
+    """(seed, virtual hours) of every run of one world: for all worlds together `SIMULATED_HOURS`, or 100, and the seeds
+    that failed once."""
+    runs_per_hour, hours = _RUNS[world]
+    total = max(1, round(int(os.environ.get("SIMULATED_HOURS", _HOURS)) * _SHARES[world]))
+    return [*((seed, hours) for seed in range(runs_per_hour * total)), *_seeds_that_failed(world)]
 
 
-def seeds_that_failed(world: str) -> list[tuple[int, float]]:
-    """(seed, virtual hours) of one world."""
+def _seeds_that_failed(world: str) -> list[tuple[int, float]]:
     lines = (line.partition("#")[0].split() for line in _FILE.read_text().splitlines())
     return [(int(fields[1]), float(fields[2])) for fields in lines if fields and fields[0] == world]
 

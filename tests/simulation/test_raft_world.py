@@ -16,18 +16,13 @@ from raftlog.port import Applied
 from raftlog.reads import Reads
 from tests.simulation.canaries import is_found
 from tests.simulation.raft_world import RaftWorld
-from tests.simulation.seeds import hours_of, seeds_that_failed
+from tests.simulation.seeds import runs_of
 
 
-@pytest.mark.parametrize("seed", range(hours_of("raft")))
-def test_no_promise_is_broken(seed: int) -> None:
-    """One virtual hour: one leader a term, logs match, prefixes equal, acknowledged survives, reads are current,
+@pytest.mark.parametrize(("seed", "hours"), runs_of("raft"))
+def test_no_promise_is_broken(seed: int, hours: float) -> None:
+    """One leader a term, logs match, prefixes equal, acknowledged survives, reads are current,
     and after the faults everything ends."""
-    RaftWorld(seed).run(1.0)
-
-
-@pytest.mark.parametrize(("seed", "hours"), seeds_that_failed("raft"))
-def test_a_seed_that_failed_once_does_not_fail_again(seed: int, hours: float) -> None:
     RaftWorld(seed).run(hours)
 
 

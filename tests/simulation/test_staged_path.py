@@ -26,21 +26,16 @@ from participant.wire import Answer, BranchState
 from tests.simulation.canaries import is_found
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.hasty import act_before_it_is_logged
-from tests.simulation.seeds import hours_of, seeds_that_failed
+from tests.simulation.seeds import runs_of
 from tests.simulation.system_world import SystemWorld, pressed
 
 _PATHS = {"classic", "classic alone", "mixed", "one-phase", "staged", "staged alone"}
 _World = partial(SystemWorld, harder=pressed)
 
 
-@pytest.mark.parametrize("seed", range(2 * hours_of("pressed")))
-def test_leaders_die_between_telling_and_logging_and_nothing_told_is_taken_back(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "hours"), runs_of("pressed"))
+def test_leaders_die_between_telling_and_logging_and_nothing_told_is_taken_back(seed: int, hours: float) -> None:
     """The same promises, where faults wait for the worst moments."""
-    _World(seed).run(0.25)
-
-
-@pytest.mark.parametrize(("seed", "hours"), seeds_that_failed("pressed"))
-def test_a_seed_that_failed_once_does_not_fail_again(seed: int, hours: float) -> None:
     _World(seed).run(hours)
 
 

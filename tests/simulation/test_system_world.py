@@ -16,19 +16,14 @@ from coordinator.ledger.records import TransactionRecord
 from participant.rm.memory.journal import Journal
 from tests.simulation.canaries import is_found
 from tests.simulation.hasty import act_before_it_is_logged
-from tests.simulation.seeds import hours_of, seeds_that_failed
+from tests.simulation.seeds import runs_of
 from tests.simulation.system_world import SystemWorld
 
 
-@pytest.mark.parametrize("seed", range(3 * hours_of("system")))
-def test_no_promise_is_broken(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "hours"), runs_of("system"))
+def test_no_promise_is_broken(seed: int, hours: float) -> None:
     """About twenty virtual minutes each, because every seed chooses other banks, clients and faults: all or nothing,
     answers stay true, money is conserved, no read is old, and after the faults everything becomes final."""
-    SystemWorld(seed).run(0.25)
-
-
-@pytest.mark.parametrize(("seed", "hours"), seeds_that_failed("system"))
-def test_a_seed_that_failed_once_does_not_fail_again(seed: int, hours: float) -> None:
     SystemWorld(seed).run(hours)
 
 
