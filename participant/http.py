@@ -19,7 +19,7 @@ from structlog import get_logger
 
 from participant.errors import BranchConflict, MediaTypeError, ParticipantError, Reject, ResourceError, WireError
 from participant.service import ParticipantService
-from participant.stream import Streams, operation_or_error
+from participant.stream import Streams
 from participant.wire import ENLIST_HEADER, ENVELOPE_BYTES, STREAM_PATH, Answer, Operation, Verb
 
 __all__ = ["JSON", "MSGPACK", "RETRY_AFTER_S", "Health", "build_app", "respond"]
@@ -110,7 +110,7 @@ class _Routes:
         listed = form.pop("operations", None)
         if not isinstance(listed, list) or form:
             raise WireError("operations", "must be a list, and the only field")
-        operations = [operation_or_error(item, f"operations[{i}]") for i, item in enumerate(listed)]
+        operations = self._service.read_array(listed)
         answers: dict[int, Answer] = {}
         async with aclosing(self._service.perform_all(operations)) as lists:
             async for answered in lists:

@@ -82,18 +82,24 @@ class ParticipantService:
         finally:
             self._in_flight -= 1
 
+    def read_array(self, forms: Sequence[object]) -> list[Operation | WireError]:
+        """Operations from their wire forms; what is wrong with one stands in its place.
+
+        Raises: WireError, if there are too many.
+        """
+        if len(forms) > self.limits.operations_max:
+            raise WireError("operations", f"at most {self.limits.operations_max}, not {len(forms)}")
+        return [_operation_or_error(form, f"operations[{index}]") for index, form in enumerate(forms)]
+
     async def perform_all(
         self, operations: Sequence[Operation | WireError]
     ) -> AsyncGenerator[list[tuple[int, Answer]], None]:
-        """Do many at once, each for itself. A WireError stands for its operation.
+        """Do many at once, each for itself; a WireError stands for its operation (`read_array`).
 
         Gives the answers as they become true, each with the place of its operation: in one list what is there at once.
         The first list is empty if every operation has been tried, and all of them wait. To be closed
         (`contextlib.aclosing`): that gives up what is not answered.
-        Raises: WireError, if there are too many.
         """
-        if len(operations) > self.limits.operations_max:
-            raise WireError("operations", f"at most {self.limits.operations_max}, not {len(operations)}")
         under_way = _UnderWay(self._left)
         try:
             for index, operation in enumerate(operations):
@@ -241,6 +247,13 @@ class _UnderWay:
 
 
 _COME_AGAIN = Answer(BranchState.UNKNOWN, "too many requests at once; come again", retry=True)
+
+
+def _operation_or_error(form: object, where: str) -> Operation | WireError:
+    try:
+        return Operation.from_map(form, where)
+    except WireError as error:
+        return error
 
 
 def _answer_of(error: BaseException) -> Answer:

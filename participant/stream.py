@@ -4,8 +4,8 @@ Messages are binary msgpack. The caller sends `[number, [operation, …]]`, an a
 answered by any number of `[number, [[index, answer], …]]`, where every index comes once. The first may be empty: all of
 the array has been tried, and all of it waits. `[number, reason]` refuses an array of which nothing was done.
 
-Owns: what is under way for one connection. When it ends, nobody waits any more, and who waited for a row gives up
-without a vote: the next coordinator asks again.
+Owns: what is under way for one connection. When it ends, nobody hears the answers any more: who waited for a row is not
+voted down for that, and the next coordinator's repeat waits as long as any.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from structlog import get_logger
 
 from participant.errors import ParticipantError, WireError
 from participant.service import ParticipantService
-from participant.wire import STREAM_PROTOCOL, Answer, Operation
+from participant.wire import STREAM_PROTOCOL
 
-__all__ = ["ARRAYS_OPEN_MAX", "Streams", "operation_or_error"]
+__all__ = ["ARRAYS_OPEN_MAX", "Streams"]
 
-ARRAYS_OPEN_MAX = 256  # of one connection; no more is read from it until one of them is answered
+ARRAYS_OPEN_MAX = 256  # of one connection; one more is refused
+HEARTBEAT_S = (
+    10.0  # a coordinator that has said nothing for so long is asked whether it is there, and then has half of it
+)
 
 _LOG = get_logger(__name__)
 _CLOSE_TIMEOUT_S = 1.0  # for the other side to say goodbye
@@ -36,10 +39,10 @@ class Streams:
     def __init__(self, service: ParticipantService, size_max: int) -> None:
         self._service = service
         self._size_max = size_max
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._sockets: dict[web.WebSocketResponse, web.Request] = {}
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """One connection, up to its end. Raises web.HTTPBadRequest if it is no WebSocket.
+        """One connection, up to its end. Raises web.HTTPBadRequest if it is no WebSocket of this contract.
 
         Browsers ask nobody before they open a WebSocket to another origin, as they do before a POST of ours, but they
         always name theirs (RFC 6455, section 10.2); a coordinator does not. Raises web.HTTPForbidden for them.
@@ -47,15 +50,21 @@ class Streams:
         if "Origin" in request.headers:
             raise web.HTTPForbidden(text="a stream is for coordinators, not for pages in a browser")
         socket = web.WebSocketResponse(
-            protocols=(STREAM_PROTOCOL,), max_msg_size=self._size_max, compress=False, timeout=_CLOSE_TIMEOUT_S
+            protocols=(STREAM_PROTOCOL,),
+            max_msg_size=self._size_max,
+            compress=False,
+            timeout=_CLOSE_TIMEOUT_S,
+            heartbeat=HEARTBEAT_S,
         )
+        if socket.can_prepare(request).protocol != STREAM_PROTOCOL:
+            raise web.HTTPBadRequest(text=f"a stream is a WebSocket with the subprotocol {STREAM_PROTOCOL}")
         await socket.prepare(request)
-        self._sockets.add(socket)
+        self._sockets[socket] = request
         arrays: set[asyncio.Task[None]] = set()
         try:
             await self._read(socket, arrays)
         finally:
-            self._sockets.discard(socket)
+            del self._sockets[socket]
             for array in arrays:
                 array.cancel()
             await asyncio.gather(*arrays, return_exceptions=True)
@@ -63,8 +72,7 @@ class Streams:
 
     async def close(self) -> None:
         """Close them all; what is not answered is unknown to who asked."""
-        for socket in tuple(self._sockets):
-            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the participant stops")
+        await asyncio.gather(*(_close(*each) for each in tuple(self._sockets.items())))
 
     async def _read(self, socket: web.WebSocketResponse, arrays: set[asyncio.Task[None]]) -> None:
         loop = asyncio.get_running_loop()
@@ -74,31 +82,43 @@ class Streams:
             except WireError as error:
                 await socket.close(code=WSCloseCode.INVALID_TEXT, message=str(error).encode()[:123])
                 return
+            if len(arrays) >= ARRAYS_OPEN_MAX:  # not left unread: what frees the rows that they wait for may be behind
+                await _say(socket, number, f"{ARRAYS_OPEN_MAX} arrays are open already")
+                continue
             array = loop.create_task(self._answer(socket, number, listed))
             arrays.add(array)
             array.add_done_callback(arrays.discard)
-            if len(arrays) >= ARRAYS_OPEN_MAX:
-                await asyncio.wait(arrays, return_when=asyncio.FIRST_COMPLETED)
 
     async def _answer(self, socket: web.WebSocketResponse, number: int, listed: list[Any]) -> None:
         """Each answer as soon as it is true: one that waits for a row delays nobody."""
-        operations = [operation_or_error(item, f"operations[{index}]") for index, item in enumerate(listed)]
         try:
+            operations = self._service.read_array(listed)
             async with aclosing(self._service.perform_all(operations)) as lists:
                 async for answered in lists:
-                    await socket.send_bytes(_packed(number, answered))
+                    await _say(socket, number, [(index, answer.to_map()) for index, answer in answered])
         except ParticipantError as error:
-            await socket.send_bytes(msgpack.packb((number, str(error))))
-        except ConnectionError:  # whoever asked has gone, and will ask again
-            _LOG.info("stream.unheard", operations=len(operations))
+            await _say(socket, number, str(error))
+        except Exception:  # noqa: BLE001 - the border: a defect must not look like an answer
+            _LOG.exception("stream.failed", operations=len(listed))
+            await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"a defect of this participant; see its log")
 
 
-def operation_or_error(item: object, where: str) -> Operation | WireError:
-    """An element of an array."""
+async def _say(socket: web.WebSocketResponse, number: int, what: object) -> None:
+    """One message, if anybody still listens."""
     try:
-        return Operation.from_map(item, where)
-    except WireError as error:
-        return error
+        await socket.send_bytes(msgpack.packb((number, what)))
+    except ConnectionError:  # whoever asked has gone, and will ask again
+        _LOG.info("stream.unheard", number=number)
+
+
+async def _close(socket: web.WebSocketResponse, request: web.Request) -> None:
+    """Say goodbye; who does not read it holds nobody up."""
+    try:
+        async with asyncio.timeout(2 * _CLOSE_TIMEOUT_S):
+            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the participant stops")
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
 
 
 def _array(kind: WSMsgType, data: Any) -> tuple[int, list[Any]]:
@@ -113,8 +133,3 @@ def _array(kind: WSMsgType, data: Any) -> tuple[int, list[Any]]:
         case [int(number), list(listed)] if not isinstance(number, bool):
             return number, listed
     raise WireError("message", "must be [number, operations]")
-
-
-def _packed(number: int, answered: list[tuple[int, Answer]]) -> bytes:
-    packed: bytes = msgpack.packb((number, [(index, answer.to_map()) for index, answer in answered]))
-    return packed

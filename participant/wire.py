@@ -27,8 +27,8 @@ The stream is an offer to a coordinator that sends many arrays (capability `stre
 `[number, [Operation, ...]]`, with a number of its choice, and back `[number, [[index, Answer], ...]]`, any
 number of them, each answer as soon as it is true, each index once. The first may be empty, and says that every
 operation has been tried and all of them wait, for row locks for example. `[number, reason]`, reason a text, refuses an
-array of which nothing was done. What is not answered when the connection ends is unknown; what waited gives up, and
-without a vote.
+array of which nothing was done. What is not answered when the connection ends is unknown; what waited for a row is not
+voted down for having waited long, but may still come to a yes that nobody hears.
 
 The status is for those who watch a participant; no coordinator asks for it, and a participant need not have it.
 `participant.resource.ResourceStatus` says what its fields mean.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.participants.http import HttpParticipants
+from participant import stream as stream_module
 from participant.bank import bank_on_sqlite
 from participant.ids import BranchKey
 from participant.kit import SHUTDOWN_TIMEOUT_S
@@ -148,6 +149,42 @@ async def test_a_page_in_a_browser_has_no_stream(bank: Bank) -> None:
     assert refused.value.status == 403
 
 
+async def test_a_websocket_of_another_protocol_has_no_stream(bank: Bank) -> None:
+    """Goal: who speaks something else is told so, and not misunderstood. Seen red without the check."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await bank.session.ws_connect(STREAM_PATH, protocols=("chat.v2",))
+    assert refused.value.status == 400
+
+
+async def test_many_arrays_that_wait_do_not_keep_out_the_commit_that_frees_their_row(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is one too many is refused, and reading goes on. Seen red when no more was read from the connection."""
+    monkeypatch.setattr(stream_module, "ARRAYS_OPEN_MAX", 3)
+    await bank.service.perform(debit("holder", "alice"))
+    async with bank.stream() as stream:
+        for number in range(3):
+            await stream.ask(number, debit(f"w{number}", "alice"))
+            assert await stream.heard() == [number, []]
+        await stream.ask(3, commit("holder"))
+        assert await stream.heard() == [3, "3 arrays are open already"]
+        await bank.service.perform(commit("holder"))
+        assert await stream.heard() == [0, [[0, {"state": "prepared"}]]]
+        await stream.ask(4, commit("w0"))
+        assert [4, [[0, {"state": "committed"}]]] in [await stream.heard(), await stream.heard()]
+
+
+async def test_a_caller_that_is_silent_for_too_long_has_gone(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a coordinator whose machine has lost its power costs no vote either. Seen red without a heartbeat."""
+    monkeypatch.setattr(stream_module, "HEARTBEAT_S", 0.1)
+    await bank.service.perform(debit("a-holder", "alice"))
+    async with bank.session.ws_connect(STREAM_PATH, protocols=(STREAM_PROTOCOL,), autoping=False) as socket:
+        await Stream(socket).ask(1, debit("waits", "alice"))
+        await asyncio.sleep(0.7)  # longer than deadlock_wait_s
+        outcome = await bank.service.perform(Operation(Verb.OUTCOME, BranchKey("waits", "b")))
+    assert outcome.state is BranchState.UNKNOWN
+
+
 async def test_a_wait_ends_without_a_vote_when_who_asked_has_gone(bank: Bank) -> None:
     """Goal: a dead leader, who frees no rows either, costs no transaction its yes. Seen red without `is_awaited` in the
     engine: the repeat heard *aborted*, `conflict: …`."""
@@ -164,6 +201,24 @@ async def test_a_wait_ends_without_a_vote_when_who_asked_has_gone(bank: Bank) ->
         await bank.service.perform(commit("a-holder"))
         assert (await waiting).state is BranchState.PREPARED
     assert [log for log in logs if log["log_level"] in ("warning", "error")] == []
+
+
+async def test_a_stop_waits_for_nobody_who_does_not_read(tmp_path: Path) -> None:
+    """Seen red without a limit for each goodbye: with a full buffer between them it never ended."""
+    participant = bank_on_sqlite("bank-a", tmp_path / "bank.db")
+    async with aiohttp.ClientSession() as session:
+        async with participant.serving() as serving:
+            socket = await session.ws_connect(serving.url + STREAM_PATH, protocols=(STREAM_PROTOCOL,))
+            deaf: Any = socket
+            deaf._conn.transport.pause_reading()
+            malformed = msgpack.packb([1, [{"verb": "fly" * 30}] * 250])
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while True:
+                        await socket.send_bytes(malformed)
+            began = time.perf_counter()
+        assert time.perf_counter() - began < SHUTDOWN_TIMEOUT_S
+        deaf._conn.transport.abort()
 
 
 async def test_a_stop_does_not_wait_for_a_stream(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ async def test_one_bad_operation_never_fails_the_others(service: ParticipantServ
 
 async def test_an_array_has_a_limit(service: ParticipantService) -> None:
     with pytest.raises(WireError, match="at most 4, not 5"):
-        await all_of(service, [Operation(Verb.OUTCOME, KEY)] * 5)
+        service.read_array([Operation(Verb.OUTCOME, KEY).to_map()] * 5)
 
 
 async def test_past_its_limit_of_requests_it_asks_to_come_again(service: ParticipantService) -> None:
