@@ -22,7 +22,7 @@ from yarl import URL
 
 from coordinator.participants.documents import Documents
 from coordinator.participants.lane import Lane, Request
-from coordinator.participants.stream import Stream
+from coordinator.participants.stream import GOODBYE_S, Stream
 from coordinator.ports import CallFailed
 from participant.wire import (
     STREAM_PATH,
@@ -76,11 +76,14 @@ class HttpParticipants:
     async def start(self) -> None:
         """Open the session."""
         connector = aiohttp.TCPConnector(limit=0)  # the lanes have limits
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_redirect.append(_stay)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            trace_configs=[tracing],
         )
 
     async def stop(self) -> None:
@@ -139,24 +142,29 @@ class HttpParticipants:
             request.answer_all([await _read_document(name, response, lambda: request.is_awaited)])
 
     async def _connect(self, name: str) -> aiohttp.ClientWebSocketResponse:
-        """Raises CallFailed."""
+        """A WebSocket of the contract. Raises CallFailed."""
         if self._session is None:
             raise CallFailed(f"{name} cannot be called: we are not started")
+        self._documents.doubt(name)  # when one connection follows another, it may be to another version
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._session.ws_connect(
+                socket = await self._session.ws_connect(
                     URL(self._urls[name] + STREAM_PATH, encoded=True),
                     protocols=(STREAM_PROTOCOL,),
                     max_msg_size=ANSWER_BYTES_MAX,
                     heartbeat=self._timeout_s,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_S),
                 )
         except TimeoutError as error:
             raise CallFailed(self._silent(name)) from error
         except aiohttp.WSServerHandshakeError as error:
-            self._documents.doubt(name)
             raise CallFailed(f"{name} has no stream: status {error.status}", heard=error.status < 500) from error
         except (aiohttp.ClientError, OSError) as error:
             raise CallFailed(f"{name}: {error or type(error).__name__}") from error
+        if socket.protocol != STREAM_PROTOCOL:
+            await socket.close()
+            raise CallFailed(f"{name} does not speak {STREAM_PROTOCOL} over its stream", heard=True)
+        return socket
 
     async def _read_capabilities(self, name: str) -> Capabilities:
         """Raises CallFailed."""
@@ -192,6 +200,12 @@ class HttpParticipants:
 
     def _silent(self, name: str) -> str:
         return f"{name} did not answer within {self._timeout_s:g} s"
+
+
+async def _stay(_: object, __: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    """A participant is where the configuration says. Requests see to it themselves; a WebSocket has no such option."""
+    redirect.response.close()
+    raise aiohttp.ClientError(f"it redirects, with status {redirect.response.status}")
 
 
 def _failed(why: str) -> asyncio.Future[Answer]:

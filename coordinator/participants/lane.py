@@ -66,7 +66,7 @@ class _Ask:
 
 class Request:
     """What one request carries, and who waits for its answers. `is_array`: whether it goes to the path of arrays,
-    which an operation does not when it is sent to a participant that may not know that path."""
+    which an operation does not when that may be unknown to the participant, or when it fits no array."""
 
     __slots__ = ("_begun", "_count", "_participant", "_unanswered", "is_array")
 
@@ -208,21 +208,23 @@ class Lane:
     def _collect(self) -> Request | None:
         """The next request, of everything that waits and fits; None if nothing may leave."""
         document = self._capabilities()
-        is_array = document is not None and document.arrays
         operations_max, bytes_left = 1, 0
-        if document is not None and is_array:
+        if document is not None and document.arrays:
             operations_max = min(OPERATIONS_PER_REQUEST_MAX, document.operations_max)
             bytes_left = min(REQUEST_BYTES_MAX, document.array_bytes_max) - _HEAD_BYTES_MAX
         kept = self._requests_max // KEPT_SHARE
         lines = deque((self._ending, self._working) if len(self._open) + kept < self._requests_max else (self._ending,))
         asks: list[_Ask] = []
-        while lines and (not asks or len(asks) < operations_max):
+        is_array = False
+        while lines and (not asks or (is_array and len(asks) < operations_max)):
             line = lines.popleft()
             _drop_given_up(line)
             if not line:
                 continue
-            if asks and len(line[0].packed) > bytes_left:  # the first one travels, however large it is
+            fits = len(line[0].packed) <= bytes_left
+            if asks and not fits:
                 break
+            is_array = fits  # what fits no array travels alone, however large it is
             asks.append(line.popleft())
             bytes_left -= len(asks[-1].packed)
             lines.append(line)

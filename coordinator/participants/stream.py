@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from socket import SHUT_RDWR
 from typing import Any
 
 import aiohttp
@@ -17,11 +19,13 @@ import msgpack
 from coordinator.participants.lane import Request
 from coordinator.ports import CallFailed
 
-__all__ = ["Stream"]
+__all__ = ["GOODBYE_S", "Stream"]
+
+GOODBYE_S = 1.0  # for the participant to read our goodbye, and to answer it
 
 
-class _UnderWay:
-    """One array whose answers are not all there; `ended` is done when they are, or with why they will not be."""
+class _Array:
+    """One whose answers are not all there; `ended` is done when they are, or with why they will not be."""
 
     __slots__ = ("ended", "heard_at", "request")
 
@@ -46,26 +50,59 @@ class Stream:
         self._participant = participant
         self._connect = connect
         self._silence_s = silence_s
-        self._loop = asyncio.get_running_loop()
-        self._pack = msgpack.Packer().pack
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
-        self._number = 0
-        self._under_way: dict[int, _UnderWay] = {}
-        self._look: asyncio.TimerHandle | None = None
+        self._connection: _Connection | None = None
 
     async def send(self, request: Request) -> None:
         """Carry an array, and take its answers. Raises CallFailed; what was answered before counts."""
-        socket = self._socket
-        if socket is None or socket.closed:
-            socket = await self._connected()
+        connection = self._connection
+        if connection is None or connection.is_lost:
+            connection = await self._connected(request)
+        await connection.send(request)
+
+    async def stop(self) -> None:
+        """Close the connection; what is under way ends as CallFailed."""
+        if self._connection is not None:
+            await self._connection.stop()
+
+    async def _connected(self, request: Request) -> _Connection:
+        """Raises CallFailed, also when nobody waits for the request any more."""
+        async with self._connecting:
+            if self._connection is None or self._connection.is_lost:
+                if not request.is_awaited:
+                    raise CallFailed(f"{self._participant} could not be connected in time")
+                self._connection = _Connection(self._participant, await self._connect(), self._silence_s)
+            return self._connection
+
+
+class _Connection:
+    """A WebSocket that is open, up to its end, and what is unanswered on it."""
+
+    def __init__(self, participant: str, socket: aiohttp.ClientWebSocketResponse, silence_s: float) -> None:
+        self._participant = participant
+        self._socket = socket
+        self._tcp = socket.get_extra_info("socket")
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        self._pack = msgpack.Packer().pack
+        self._number = 0
+        self._under_way: dict[int, _Array] = {}
+        self._look: asyncio.TimerHandle | None = None
+        self._reading = self._loop.create_task(self._read())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._socket.closed
+
+    async def send(self, request: Request) -> None:
+        """See `Stream.send`."""
         self._number = number = self._number + 1
-        self._under_way[number] = array = _UnderWay(request, self._loop)
+        self._under_way[number] = array = _Array(request, self._loop)
         if self._look is None:
             self._look = self._loop.call_later(self._silence_s, self._give_up)
         try:
-            await socket.send_bytes(b"".join((b"\x92", self._pack(number), request.array)))
+            await self._socket.send_bytes(b"".join((b"\x92", self._pack(number), request.array)))
             await array.ended
         except OSError as error:  # a ConnectionError of the socket's
             raise CallFailed(f"{self._participant}: {error or type(error).__name__}") from error
@@ -73,36 +110,35 @@ class Stream:
             del self._under_way[number]
 
     async def stop(self) -> None:
-        """Close the connection; what is under way ends as CallFailed."""
-        if self._look is not None:
-            self._look.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        """End it, and wait until it has ended."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _connected(self) -> aiohttp.ClientWebSocketResponse:
-        """Raises CallFailed."""
-        async with self._connecting:
-            if self._socket is None or self._socket.closed:
-                self._socket = await self._connect()
-                self._reading = self._loop.create_task(self._read(self._socket))
-            return self._socket
-
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _read(self) -> None:
         """Take answers until the connection ends; then all that is not answered is unknown."""
-        under_way, why = self._under_way, "the connection was lost"
+        why = ""
         try:
-            async for message in socket:
+            async for message in self._socket:
                 self._take(message.type, message.data)
         except CallFailed as error:
             why = str(error)
         except (aiohttp.ClientError, OSError) as error:
             why = str(error) or type(error).__name__
         finally:
-            self._socket = None
-            for array in under_way.values():
+            why = why or f"the connection was lost (close code {self._socket.close_code})"
+            for array in self._under_way.values():
                 array.fail(CallFailed(f"{self._participant}: {why}"))
-            await socket.close()
+            if self._look is not None:
+                self._look.cancel()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Say goodbye, and end the connection also when nobody reads: who waits for room to write waits on it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._socket.close()
+        with suppress(OSError):  # it has ended
+            self._tcp.shutdown(SHUT_RDWR)
 
     def _take(self, kind: aiohttp.WSMsgType, data: Any) -> None:
         """One message. Raises CallFailed if it is none of the contract."""
@@ -124,7 +160,7 @@ class Stream:
         except CallFailed as error:
             array.fail(error)
 
-    def _hear(self, array: _UnderWay, answers: object) -> None:
+    def _hear(self, array: _Array, answers: object) -> None:
         """What was said of one array. Raises CallFailed if it is no answer to it."""
         request = array.request
         array.heard_at = self._loop.time()

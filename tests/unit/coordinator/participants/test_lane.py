@@ -290,7 +290,8 @@ def test_a_request_has_no_more_operations_than_we_send() -> None:
 
 
 def test_a_request_is_no_larger_than_the_participant_takes() -> None:
-    """The last one is larger than that by itself: it travels alone, and what is said of it concerns nobody else."""
+    """The last one is larger than that by itself: it travels alone, so that nobody's connection ends for it. Seen red
+    when the first of an array was of any size."""
 
     async def scene() -> None:
         post = Post(operations_max=3, body_bytes_max=100)
@@ -300,6 +301,7 @@ def test_a_request_is_no_larger_than_the_participant_takes() -> None:
             carried.finish()
             await settled()
         assert [carried.gids for carried in post.sent] == [["a"], ["b"], ["c"]]
+        assert [carried.request.is_array for carried in post.sent] == [True, True, False]
         assert len(post.sent[0].request.array) <= limit_bytes
 
     virtually(scene())

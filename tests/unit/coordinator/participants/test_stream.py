@@ -23,13 +23,15 @@ Script = Callable[[web.WebSocketResponse], Awaitable[None]]
 
 
 class Bank(Impostor):
-    """Has a stream, whose every connection is served by `script`, or refused with `status`. `opened`: how many."""
+    """Has a stream, whose every connection is served by `script`, or refused with `status`. `opened`: how many.
+    `protocols`: what it speaks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.script: Script = _echo
         self.opened = 0
         self.status = 101
+        self.protocols: tuple[str, ...] = (STREAM_PROTOCOL,)
         self.document: dict[str, Any] = {"name": "bank-a", "arrays": True, "stream": True}
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -37,10 +39,12 @@ class Bank(Impostor):
             return web.Response(body=msgpack.packb(self.document), content_type="application/msgpack")
         if request.path != STREAM_PATH:
             return await super().answer(request)
+        if self.scripts:
+            return await self.scripts[0](request)
         if self.status != 101:
             return web.Response(status=self.status)
         self.opened += 1
-        socket = web.WebSocketResponse(protocols=(STREAM_PROTOCOL,))
+        socket = web.WebSocketResponse(protocols=self.protocols)
         await socket.prepare(request)
         with suppress(WSMessageTypeError):  # the coordinator has gone
             await self.script(socket)
@@ -249,3 +253,100 @@ async def test_a_participant_without_the_stream_it_spoke_of_is_asked_again_what_
         reading = participants._documents._known["bank-a"].reading
         assert reading is not None
         assert not (await reading).stream
+
+
+@pytest.mark.filterwarnings("ignore:Client protocols")
+async def test_a_stream_of_another_protocol_is_none(bank: Bank) -> None:
+    """Seen red without the check: what was said in it was taken for answers."""
+    bank.protocols = ()
+    async with calling(bank) as participants:
+        with pytest.raises(CallFailed, match="does not speak") as refused:
+            await participants.call("bank-a", operations(1)[0])
+        assert refused.value.heard
+
+
+async def test_a_stream_is_where_the_configuration_says(bank: Bank) -> None:
+    """Seen red without the trace: the other server had the operations."""
+    async with impostor(Bank()) as other:
+
+        async def elsewhere(_: web.BaseRequest) -> web.StreamResponse:
+            raise web.HTTPTemporaryRedirect(other.url + STREAM_PATH)
+
+        bank.then(elsewhere)
+        async with calling(bank) as participants:
+            with pytest.raises(CallFailed, match="redirects, with status 307"):
+                await participants.call("bank-a", operations(1)[0])
+        assert isinstance(other, Bank)
+        assert other.opened == 0
+
+
+async def test_a_participant_that_reads_nothing_holds_no_place_for_ever(bank: Bank) -> None:
+    """Seen red without the end of the connection under those who wait for room in its buffer: nothing was sent any
+    more, to a participant that had long been back."""
+
+    async def deaf(socket: web.WebSocketResponse) -> None:
+        if bank.opened > 1:
+            await _echo(socket)
+        writer: Any = socket._writer
+        writer.transport.pause_reading()
+        await asyncio.sleep(60)
+
+    bank.script = deaf
+    async with calling(bank, timeout_s=0.4) as participants:
+        large = [operation._replace(body="x" * 60_000) for operation in operations(128)]
+        waiting = [participants.call("bank-a", operation) for operation in large]
+        async with asyncio.timeout(20):
+            assert set(await told(waiting)) == {"unknown"}
+            assert await told([participants.call("bank-a", operations(1)[0])]) == ["prepared"]
+        await asyncio.sleep(0)
+        made: Any = participants
+        assert not made._lanes["bank-a"]._open
+
+
+async def test_the_end_of_one_connection_is_not_that_of_the_next(bank: Bank) -> None:
+    """Goal: what is asked over a new connection is not failed while the old one is still being left."""
+    first_is_asked, first_may_end = asyncio.Event(), asyncio.Event()
+
+    async def script(socket: web.WebSocketResponse) -> None:
+        number, _ = await heard(socket)
+        if bank.opened == 1:
+            first_is_asked.set()
+            await first_may_end.wait()
+        else:
+            first_may_end.set()
+            await asyncio.sleep(0.05)
+            await say(socket, number, [0, YES])
+
+    bank.script = script
+    async with calling(bank) as participants:
+        lost = participants.call("bank-a", operations(1)[0])
+        await first_is_asked.wait()
+        made: Any = participants
+        made._streams["bank-a"]._connection._socket._handle_ping_pong_exception(OSError("no pong"))
+        assert await told([participants.call("bank-a", operations(1)[0])]) == ["prepared"]
+        assert await told([lost]) == ["unknown"]
+
+
+async def test_who_has_gone_connects_to_nobody(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a participant that does not answer is not dialled once for each request that waited. Seen red without the
+    check, with a dozen attempts one after the other."""
+    attempts = 0
+
+    async def silent(_: web.BaseRequest) -> web.StreamResponse:
+        nonlocal attempts
+        attempts += 1
+        await asyncio.sleep(60)
+        return web.Response()
+
+    monkeypatch.setattr(lane, "PATIENCE_S", 0.001)
+    bank.then(silent)
+    async with calling(bank, timeout_s=0.2) as participants:
+        waiting = []
+        for operation in operations(12):
+            waiting.append(participants.call("bank-a", operation))
+            await asyncio.sleep(0.005)
+        for future in waiting[1:]:
+            future.cancel()
+        assert await told(waiting[:1]) == ["unknown"]
+        await asyncio.sleep(0.5)
+    assert attempts == 1
