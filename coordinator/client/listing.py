@@ -11,9 +11,17 @@ __all__ = ["merged"]
 
 
 async def merged(lists: Sequence[AsyncGenerator[TransactionView]]) -> AsyncGenerator[TransactionView]:
-    """Everything in `lists`, each of which is newest first, newest first: by begin, then by gid."""
+    """Everything in `lists`, each of which is newest first, newest first: by begin, then by gid.
+
+    Raises what the first of them raises that has no beginning, when none of them is being asked any more.
+    """
     try:
-        heads = list(await asyncio.gather(*(anext(each, None) for each in lists)))
+        begun = await asyncio.gather(*(anext(each, None) for each in lists), return_exceptions=True)
+        heads = []
+        for head in begun:
+            if isinstance(head, BaseException):
+                raise head
+            heads.append(head)
         while any(head is not None for head in heads):
             position, head = max(enumerate(heads), key=_age)
             if head is not None:

@@ -18,7 +18,7 @@ from coordinator.client.listing import merged
 from coordinator.client.policy import Pauses
 from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Session
-from coordinator.errors import NotFound, OutcomeUnknown, Unavailable
+from coordinator.errors import Invalid, NotFound, OutcomeUnknown, Unavailable
 from coordinator.ledger.records import Decision, Path, Phase
 from coordinator.shards import MAP_PATH, ClusterMap, map_of
 from coordinator.wire import Outcome, TransactionView
@@ -126,6 +126,40 @@ async def test_the_shards_are_listed_as_one_newest_first(made: Sharded) -> None:
         async for view in client.transactions():
             assert view.gid == gids[-1]
             break
+
+
+async def test_a_list_over_shards_that_are_down_ends_as_unavailable() -> None:
+    """Goal: what is said is the trouble that there is. Red (RuntimeError) when the first shard that is given up ends
+    the list while the other is still being asked.
+    """
+    async with sharded(3) as made, quick(made.urls[0]["n1"], timeout_s=0.3) as client:
+        for shard in made.shards[1:]:
+            for name in tuple(shard.replicas):
+                await shard.crash(name)
+        with pytest.raises(Unavailable):
+            _ = [view async for view in client.transactions()]
+
+
+async def test_a_list_that_is_refused_by_every_shard_ends_as_the_refusal(made: Sharded) -> None:
+    """Goal: as of a single shard. Red (RuntimeError) when the first refusal ends it under way."""
+    async with quick(made.urls[0]["n1"]) as client:
+        with pytest.raises(Invalid):
+            _ = [view async for view in client.transactions(page_size=10**7)]
+
+
+async def test_a_list_fails_when_none_of_its_parts_is_under_way_any_more() -> None:
+    """Red (RuntimeError instead of Unavailable) when the first failure does not wait for the others."""
+
+    async def late() -> AsyncGenerator[TransactionView]:
+        await asyncio.sleep(0.01)
+        yield view("late", 1)
+
+    async def failing() -> AsyncGenerator[TransactionView]:
+        raise Unavailable("no replica")
+        yield view("never", 1)
+
+    with pytest.raises(Unavailable, match="no replica"):
+        _ = [each async for each in merged([late(), failing()])]
 
 
 async def test_a_client_that_is_not_routed_sees_one_shard(made: Sharded) -> None:
