@@ -26,6 +26,7 @@ from participant.process import run
 __all__ = ["serve"]
 
 ORPHANED = 70  # the exit status of who outlives its parent
+LAST_WORD_S = 1.0  # for an orphan to log that it is one; nobody may be left to read it
 CHILD_GRACE_S = 5.0  # beyond `timing.shutdown_s`, before a child that was told to stop is killed
 
 _log = structlog.get_logger(__name__)
@@ -87,5 +88,8 @@ def _end_with_input() -> None:
     """
     while os.read(sys.stdin.fileno(), 4_096):
         pass
+    end = threading.Timer(LAST_WORD_S, os._exit, (ORPHANED,))
+    end.daemon = True
+    end.start()
     _log.error("replica.orphaned", why="standard input has ended")
     os._exit(ORPHANED)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
@@ -77,6 +77,16 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def fill(pipe: int) -> None:
+    """Write into a pipe until not one more byte finds room."""
+    os.set_blocking(pipe, False)
+    for size in (4_096, 1):
+        with suppress(BlockingIOError):
+            while True:
+                os.write(pipe, b"x" * size)
+    os.set_blocking(pipe, True)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -159,11 +169,16 @@ class Machine:
         )
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        """`commitd serve`, until it serves every shard; killed at the end if it is still there."""
+    async def serving(self, log_to: int | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+        """`commitd serve`, until it serves every shard; killed at the end if it is still there.
+
+        With `log_to`, it logs there, and who its children are is for the test to know.
+        """
         command = ("-m", "coordinator", "serve", "--config", str(self._config), "--node", "n1")
         with self.log.open("ab") as log:
-            parent = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=log, stderr=log)
+            parent = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=log, stderr=log if log_to is None else log_to
+            )
         try:
             for url in self.urls:
                 async with Client([url], timeout_s=WAIT_S, routed=False) as client:
@@ -202,17 +217,33 @@ async def test_the_death_of_the_parent_by_kill_minus_9_takes_its_children_with_i
 
 
 @pytest.mark.timeout(120)
-async def test_a_child_whose_event_loop_hangs_dies_with_its_parent_too(machine: Machine) -> None:
-    """Goal: a replica that cannot do anything else can still end. Method: it is stopped, and goes on when the parent
-    has gone; the thread that watches needs no event loop.
+async def test_children_whose_event_loops_hang_die_with_their_parent_too(machine: Machine) -> None:
+    """Goal: a replica that cannot do anything else, not even log, can still end.
+
+    Method: nobody reads the log and its pipe is full; told to stop, every child hangs in the line that says so. Seen
+    red without the term that an orphan sets itself, and when the event loop watches standard input.
     """
-    async with machine.serving() as parent:
-        pid = children(machine.log)[1]
-        os.kill(pid, signal.SIGSTOP)
-        parent.kill()
-        await parent.wait()
-        os.kill(pid, signal.SIGCONT)
-        await until(lambda: not is_alive(pid))
+    unread, full = os.pipe()
+    pids: list[int] = []
+    try:
+        async with machine.serving(full) as parent, aiohttp.ClientSession() as session:
+            of_parent = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+            pids += [int(pid) for pid in of_parent.read_text(encoding="utf-8").split()]
+            assert len(pids) == SHARDS
+            fill(full)
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)
+            for url in machine.urls:
+                with pytest.raises(TimeoutError):
+                    await session.get(f"{url}/v1/cluster", timeout=aiohttp.ClientTimeout(total=1.0))
+            parent.kill()
+            await parent.wait()
+            await until(lambda: not any(is_alive(pid) for pid in pids))
+    finally:
+        for pid in filter(is_alive, pids):  # the test has failed
+            os.kill(pid, signal.SIGKILL)
+        os.close(unread)
+        os.close(full)
 
 
 @pytest.mark.timeout(120)
