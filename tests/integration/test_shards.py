@@ -71,6 +71,11 @@ def children(log: Path) -> dict[int, int]:
     return {int(str(line["shard"])): int(str(line["pid"])) for line in lines(log, "group.starts")}
 
 
+def children_of(pid: int) -> list[int]:
+    """The child processes that there are now."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
+
+
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
@@ -227,8 +232,7 @@ async def test_children_whose_event_loops_hang_die_with_their_parent_too(machine
     pids: list[int] = []
     try:
         async with machine.serving(full) as parent, aiohttp.ClientSession() as session:
-            of_parent = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-            pids += [int(pid) for pid in of_parent.read_text(encoding="utf-8").split()]
+            pids += children_of(parent.pid)
             assert len(pids) == SHARDS
             fill(full)
             for pid in pids:
