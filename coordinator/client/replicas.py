@@ -38,7 +38,7 @@ class Reply:
 class Replicas:
     """The replicas of one shard, by URL. One is enough to begin with: those that it points at are added.
 
-    `misled` is called when one of them points to another shard.
+    `misled` is called when one of them points to another shard, and when all have been turned away from.
     """
 
     def __init__(self, urls: Sequence[str], session: Session, misled: Callable[[], None]) -> None:
@@ -68,6 +68,8 @@ class Replicas:
         """Ask another replica than `target` next time, unless we do already: many may learn of one failure."""
         if self.target == target:
             self._at = (self._at + 1) % len(self._urls)
+            if self._at == 0:
+                self._misled()
 
     async def attempt(
         self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None, timeout_s: float

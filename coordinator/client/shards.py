@@ -1,13 +1,15 @@
 """Whom to ask about a transaction: the client's copy of the cluster map.
 
 Owns: which replicas there are in each shard; learned with the first request, from whichever replica the caller named,
-and anew after one has pointed to another shard. Must never do: retry, or say what an answer means.
+and anew after one has pointed to another shard, or after all of a shard have failed. Must never do: retry, or say what
+an answer means.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -17,7 +19,10 @@ from coordinator.client.replicas import Replicas
 from coordinator.client.session import Lost, NotReached, Session
 from coordinator.shards import MAP_PATH, ClusterMap, shard_of
 
-__all__ = ["Shard", "Shards"]
+__all__ = ["RELEARN_PAUSE_S", "RELEARN_SHARE", "Shard", "Shards"]
+
+RELEARN_PAUSE_S = 1.0  # between two questions for a newer map: a shard that is dead makes many doubt the one there is
+RELEARN_SHARE = 0.25  # of the time of the one who asks for it; the old map needs the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Shards:
         self._seeds = self._shard(urls)
         self._shards: list[Shard] = [self._seeds]
         self._is_known = not routed
+        self._has_map = False
+        self._relearn_at = 0.0
         self._learning = asyncio.Lock()
 
     async def any(self, timeout_s: float) -> Shard:  # noqa: ARG002 - as `of` and `all`
@@ -57,7 +64,9 @@ class Shards:
 
     async def all(self, timeout_s: float) -> Sequence[Shard]:
         """Every shard, in the order of their numbers. Raises NotReached if there is no map to be had."""
-        if not self._is_known:
+        if not self._is_known and self._has_map:
+            await self._relearn(timeout_s)
+        elif not self._is_known:
             try:
                 async with asyncio.timeout(timeout_s), self._learning:
                     if not self._is_known:
@@ -78,8 +87,16 @@ class Shards:
         return shard
 
     def _forget(self) -> None:
-        """A replica pointed to another shard: the map that led to it is old, or never was of this cluster."""
+        """The map led to another shard, or to nobody: it is old, or never was of this cluster; or a shard is dead."""
         self._is_known = not self._routed
+
+    async def _relearn(self, timeout_s: float) -> None:
+        """A newer map, if one is soon to be had. Else the old one stays, as for all who come meanwhile."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._relearn_at:
+            self._relearn_at = now + RELEARN_PAUSE_S
+            with suppress(NotReached):
+                await self._learn(min(timeout_s * RELEARN_SHARE, RELEARN_PAUSE_S))
 
     async def _learn(self, timeout_s: float) -> None:
         seeds = self._seeds.replicas
@@ -105,4 +122,4 @@ class Shards:
         else:
             for shard, some in zip(self._shards, urls, strict=True):
                 shard.replicas.become(some)
-        self._is_known = True
+        self._is_known = self._has_map = True

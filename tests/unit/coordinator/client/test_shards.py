@@ -14,10 +14,12 @@ import pytest
 from aiohttp import web
 
 from coordinator.client import Aborted, Branch, Client, Committed
+from coordinator.client.lane import Lane
 from coordinator.client.listing import merged
 from coordinator.client.policy import Pauses
 from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Session
+from coordinator.client.shards import Shards
 from coordinator.errors import Invalid, NotFound, OutcomeUnknown, Unavailable
 from coordinator.ledger.records import Decision, Path, Phase
 from coordinator.shards import MAP_PATH, ClusterMap, map_of
@@ -198,6 +200,44 @@ async def test_a_map_that_leads_astray_is_replaced(made: Sharded) -> None:
         ended += [await client.commit(BRANCHES, gid=gid) for gid in gids[8:]]
         assert ended == [Committed(gid) for gid in gids]
     assert maps == []
+
+
+async def test_a_map_that_leads_to_nobody_is_replaced(made: Sharded) -> None:
+    """Goal: a shard whose replicas have all moved is found again. Red when only a pointer makes a map old."""
+    moved = [made.urls[0], {name: f"http://127.0.0.1:{port}" for port, name in enumerate(made.urls[1], 1)}]
+    maps: list[ClusterMap] = [map_of("test", made.urls), map_of("test", moved)]
+
+    def tell() -> Any:
+        return maps.pop().model_dump()
+
+    async with cartographer(tell) as url, quick(url) as client:
+        for gid in islice(made.gids(1), 3):
+            assert await client.commit(BRANCHES, gid=gid) == Committed(gid)
+    assert maps == []
+
+
+async def test_while_no_newer_map_is_to_be_had_the_old_one_is_used() -> None:
+    """Goal: one dead shard does not slow the others: one call waits a little, the rest not at all. Red when each
+    waits for the map, when its loss is an error, and without the pause.
+    """
+    asked = 0
+
+    def tell() -> Any:
+        nonlocal asked
+        asked += 1
+        return map_of("test", [{"n1": url}, {"n1": "http://127.0.0.1:1"}]).model_dump() if asked == 1 else None
+
+    session = Session()
+    async with cartographer(tell) as url:
+        shards = Shards([url], session, lambda replicas: Lane(replicas, {}, 1.0), routed=True)
+        known = await shards.all(1.0)
+        for _ in range(5):
+            known[1].replicas.turn_away("http://127.0.0.1:1")
+            async with asyncio.timeout(0.5):
+                assert await asyncio.gather(*(shards.all(1.0) for _ in range(20))) == [known] * 20
+        assert asked == 2
+        await shards.close()
+        await session.close()
 
 
 async def test_each_way_of_being_pointed_elsewhere_makes_the_client_ask_for_the_map_anew(made: Sharded) -> None:
