@@ -104,27 +104,30 @@ class Replicas:
     async def _following(
         self, method: str, tail: str, body: bytes | None, timeout_s: float, *, accept: str
     ) -> AsyncIterator[Stream]:
-        """The response of the replica that the others point at. Raises: NotReached, Lost."""
+        """The response of the replica that the others point at. Raises: NotReached, Lost.
+
+        Behind a pointer to another shard, it is that one's leader who is pointed at, and none of these replicas.
+        """
         url = URL(self.target + tail, encoded=True)
+        is_ours = True
         for _ in range(REDIRECTS_MAX + 1):
             async with self._session.open(method, url, body, timeout_s, accept=accept) as stream:
                 location = stream.headers.get("Location")
                 if stream.status != 307 or location is None:
                     yield stream
                     return
-            url = self._follow(location, tail, stream.headers)
+            url = URL(location, encoded=True)
+            if SHARD_HEADER in stream.headers:
+                is_ours = False
+                self._misled()
+            elif is_ours:
+                self._lead(location.removesuffix(tail) if location.endswith(tail) else str(url.origin()))
         raise NotReached(f"the replicas point at each other ({REDIRECTS_MAX} times)")
 
-    def _follow(self, location: str, tail: str, headers: Mapping[str, str]) -> URL:
-        """Where a replica points: to the leader, who is asked first from now on, or to another shard."""
-        url = URL(location, encoded=True)
-        if SHARD_HEADER in headers:
-            self._misled()
-        else:
-            leader = location.removesuffix(tail) if location.endswith(tail) else str(url.origin())
-            self.add([leader])
-            self._at = self._urls.index(leader)
-        return url
+    def _lead(self, leader: str) -> None:
+        """A replica points at the leader of its shard, who is asked first from now on."""
+        self.add([leader])
+        self._at = self._urls.index(leader)
 
     def _heard(self, answered: Callable[[int, Reply], None], position: int, reply: Reply) -> None:
         if isinstance(reply.error, WrongShard):

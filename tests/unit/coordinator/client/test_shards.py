@@ -174,6 +174,18 @@ async def test_a_client_that_is_not_routed_sees_one_shard(made: Sharded) -> None
         assert (await client.cluster()).shard == 0
 
 
+async def test_a_client_that_is_not_routed_stays_at_its_shard_wherever_it_was_pointed(made: Sharded) -> None:
+    """Goal: a pointer to another shard, whose replica there points on to its leader, changes no belief about our own.
+    Red when that leader is taken for ours.
+    """
+    await made.shards[1].lead("n2")
+    theirs = next(iter(made.gids(1)))
+    async with Client([made.urls[0]["n1"]], routed=False) as client:
+        assert await client.commit(BRANCHES, gid=theirs) == Committed(theirs)
+        assert (await client.cluster()).shard == 0
+        assert [view.gid async for view in client.transactions()] == []
+
+
 async def test_one_dead_shard_does_not_stop_the_others(made: Sharded) -> None:
     ours, theirs = (next(iter(made.gids(shard))) for shard in (0, 1))
     for name in tuple(made.shards[1].replicas):
