@@ -29,6 +29,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -75,15 +76,18 @@ def _url(text: str) -> str:
     if parts.query or parts.fragment or parts.username:
         raise ValueError("leave query, fragment and user out of the URL")
     try:
-        _ = parts.port
+        is_port = parts.port != 0
     except ValueError:
-        raise ValueError("the port is not in 1 to 65535") from None
+        is_port = False
+    if not is_port:
+        raise ValueError("the port is not in 1 to 65535")
     return text.rstrip("/")
 
 
 Name = Annotated[str, Field(pattern=_NAME)]
 Address = Annotated[str, AfterValidator(_address)]
 Url = Annotated[str, AfterValidator(_url)]
+Shards = Annotated[int, Field(ge=1, le=SHARDS_MAX)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
 
 
@@ -92,16 +96,23 @@ def shard_name(shard: int, shards: int) -> str:
     return f"shard-{shard}-of-{shards}"
 
 
-def _address_after(address: str, shard: int) -> str:
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + shard}"
+def _around_port(text: str) -> tuple[str, int, str]:
+    """What stands before the port of an address or a URL, the port, said or not, and what stands after it.
+
+    Raises ValueError if it is none.
+    """
+    if "://" not in text:
+        host, _, port = _address(text).rpartition(":")
+        return f"{host}:", int(port), ""
+    parts = urlsplit(_url(text))
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else str(parts.hostname)
+    return f"{parts.scheme}://{host}:", parts.port or _DEFAULT_PORTS[parts.scheme], parts.path
 
 
-def _url_after(url: str, shard: int) -> str:
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    host = parts.netloc.removesuffix(f":{parts.port}")
-    return parts._replace(netloc=f"{host}:{port + shard}").geturl()
+def _after(text: str, shard: int) -> str:
+    """Where so many shards later is."""
+    before, port, after = _around_port(text)
+    return f"{before}{port + shard}{after}"
 
 
 class _Section(BaseModel):
@@ -120,7 +131,7 @@ class Cluster(_Section):
     """`id` keeps replicas of two clusters apart. `shards`: Raft groups, each with a replica on every node."""
 
     id: Name
-    shards: Annotated[int, Field(ge=1, le=SHARDS_MAX)] = 1
+    shards: Shards = 1
     secret: SecretStr | None = None
     secret_file: Path | None = None
     tls: Tls | None = None
@@ -159,9 +170,9 @@ class Node(_Section):
         """This node's replica of one of several shards: ports that are `shard` higher, a directory of its own."""
         return self.model_copy(
             update={
-                "raft_address": _address_after(self.raft_address, shard),
-                "client_address": _address_after(self.client_address, shard),
-                "client_url": None if self.client_url is None else _url_after(self.client_url, shard),
+                "raft_address": _after(self.raft_address, shard),
+                "client_address": _after(self.client_address, shard),
+                "client_url": None if self.client_url is None else _after(self.client_url, shard),
                 "data_dir": self.data_dir / shard_name(shard, shards),
             }
         )
@@ -284,8 +295,10 @@ def load(file: Path, environment: Mapping[str, str]) -> ClusterConfig:
 
 def _shards_of(cluster: Any) -> int:
     """How many shards there are to be, as far as that can be understood."""
-    said = str(cluster.get("shards")) if isinstance(cluster, dict) else ""
-    return int(said) if said.isdecimal() and 1 <= int(said) <= SHARDS_MAX else 1
+    try:
+        return TypeAdapter(Shards).validate_python(cluster["shards"])
+    except (ValidationError, KeyError, TypeError):
+        return 1
 
 
 def _relations(nodes: Any, shards: int) -> tuple[Mistake, ...]:
@@ -311,28 +324,28 @@ def _relations(nodes: Any, shards: int) -> tuple[Mistake, ...]:
 
 def _overlaps(nodes: list[Any], shards: int) -> Iterator[Mistake]:
     """Addresses of shards after the first, which nobody wrote down: one mistake for each key that they come from."""
-    taken: dict[str, str] = {}
+    listening: dict[str, str] = {}
+    told: dict[str, str] = {}  # to callers: what answers there may be anything, such as a proxy
     written: set[str] = set()
     for position, node in enumerate(node if isinstance(node, dict) else {} for node in nodes):
         for key in ("raft_address", "client_address", "client_url"):
-            here, text = f"nodes.{position}.{key}", str(node.get(key, ""))
-            host, _, port = (urlsplit(text).netloc if key == "client_url" else text).rpartition(":")
-            if not port.isdecimal() or not 0 < int(port) <= _PORT_MAX:
+            here, taken = f"nodes.{position}.{key}", told if key == "client_url" else listening
+            try:
+                before, port, after = _around_port(str(node.get(key, "")))
+            except ValueError:
                 continue  # what is wrong with it is said elsewhere
-            if int(port) + shards - 1 > _PORT_MAX:
+            if port + shards - 1 > _PORT_MAX:
                 yield Mistake(
                     here, f"each of {shards} shards takes the next port; begin at {_PORT_MAX + 1 - shards} or below"
                 )
-            if key == "client_url":
-                continue
-            places = {f"{host}:{int(port) + shard}": f"shard {shard} of {here}" for shard in range(shards)}
-            clash = next((place for place in places if place in taken), None)
-            if clash is not None and text not in written:
+            places = {f"{before}{port + shard}{after}": f"shard {shard} of {here}" for shard in range(shards)}
+            first, clash = next(iter(places)), next((place for place in places if place in taken), None)
+            if clash is not None and first not in written:
                 yield Mistake(
                     here, f"{places[clash]} is at {clash!r}, and so is {taken[clash]}; each shard takes the next port"
                 )
-            taken = places | taken
-            written.add(text)
+            taken.update(places | taken)
+            written.add(first)
 
 
 def _anchored(config: ClusterConfig, base: Path) -> ClusterConfig:

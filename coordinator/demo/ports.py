@@ -24,7 +24,7 @@ class Ports:
         """The first of `count` ports in a row, which are ours until `close`."""
         while True:
             first = self._bind(0)
-            with suppress(OSError):  # somebody has one of the row
+            with suppress(OSError, OverflowError):  # somebody has one of the row, or there are no more ports
                 for port in range(first + 1, first + count):
                     self._bind(port)
                 return first

@@ -49,6 +49,53 @@ def test_a_url_without_a_port_goes_on_from_that_of_its_scheme(tmp_path: Path) ->
     assert config.of_shard(1).node("n1").url == "https://n1.example:444"
 
 
+@pytest.mark.parametrize(
+    ("url", "after"),
+    [
+        ("http://h:", "http://h:81"),
+        ("http://h:08000", "http://h:8001"),
+        ("https://H.example/n1", "https://h.example:444/n1"),
+    ],
+)
+def test_the_port_of_a_url_is_counted_on_however_it_is_written(tmp_path: Path, url: str, after: str) -> None:
+    """Red when the port is cut off as it would be printed: `http://h::81`."""
+    config = read(tmp_path, text(2, (7000, 8000), more=f'client_url = "{url}"'))
+    assert config.of_shard(1).node("n1").url == after
+
+
+def telling(*urls: str) -> str:
+    """A file with 2 shards, and nodes that tell callers these URLs."""
+    head, *nodes = text(2, *((7000 + 10 * n, 8000 + 10 * n) for n, _ in enumerate(urls))).split("[[nodes]]")
+    return head + "".join(f'[[nodes]]{node}client_url = "{url}"\n' for node, url in zip(nodes, urls, strict=True))
+
+
+def test_urls_that_would_overlap_are_named(tmp_path: Path) -> None:
+    """Goal: no shard is told to be where another one is, also if a port is not said. Red when only addresses count."""
+    second, third = mistakes(tmp_path, telling("http://lb:9000", "http://lb:9001", "http://lb:9002/"))
+    assert second == (
+        "nodes.1.client_url: shard 0 of nodes.1.client_url is at 'http://lb:9001', and so is shard 1 of "
+        "nodes.0.client_url; each shard takes the next port"
+    )
+    assert third.startswith("nodes.2.client_url: shard 0 of nodes.2.client_url is at 'http://lb:9002'")
+    (said,) = mistakes(tmp_path, telling("https://lb", "https://LB:444/", "https://other"))
+    assert said.startswith(
+        "nodes.1.client_url: shard 0 of nodes.1.client_url is at 'https://lb:444', and so is shard 1 "
+    )
+
+
+def test_urls_that_differ_in_scheme_host_or_path_do_not_overlap(tmp_path: Path) -> None:
+    """Goal: a proxy may tell the nodes apart by path, and a URL may be at the address that it stands for."""
+    urls = ("http://127.0.0.1:8000", "http://127.0.0.1:8001/n2", "https://127.0.0.1:8001")
+    assert len(read(tmp_path, telling(*urls)).nodes) == 3
+
+
+def test_shards_are_counted_alike_for_overlaps_and_for_the_cluster(tmp_path: Path) -> None:
+    """Goal: what passes for a number is one everywhere. Red when overlaps are looked for as if 2.0 were 1."""
+    lines = text(2, (7000, 7001)).replace("shards = 2", "shards = 2.0")
+    (said,) = mistakes(tmp_path, lines)
+    assert said.startswith("nodes.0.client_address: ")
+
+
 def test_one_shard_is_as_if_there_were_none(tmp_path: Path) -> None:
     """Goal: a cluster of an earlier configuration keeps its addresses, directories and Raft group."""
     config = read(tmp_path, text(1, (7000, 8000)))

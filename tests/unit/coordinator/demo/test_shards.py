@@ -76,3 +76,19 @@ def test_ports_in_a_row_are_in_a_row_and_nobody_elses() -> None:
         assert all(row.stop <= 65_536 for row in rows)
     finally:
         ports.close()
+
+
+def test_a_row_that_would_go_beyond_the_last_port_is_begun_elsewhere() -> None:
+    """Red (OverflowError) when only a port that somebody has is given up for."""
+    firsts = [65_535]
+
+    class Last(Ports):
+        def _bind(self, wanted: int) -> int:
+            return firsts.pop() if firsts and not wanted else super()._bind(wanted)
+
+    ports = Last()
+    try:
+        assert ports.take(2) <= 65_534
+    finally:
+        ports.close()
+    assert firsts == []
