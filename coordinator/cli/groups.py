@@ -66,6 +66,7 @@ class Groups:
         """One life of a child, to its end or to that of this process; its exit status."""
         child = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # also where a directory of our user's is called as one of our packages
             "-m",
             "coordinator",
             "serve",

@@ -49,6 +49,7 @@ class Process:
             self._child = await asyncio.create_subprocess_exec(
                 *_dies_with_us(),
                 sys.executable,
+                "-P",  # also where a directory of our user's is called as one of our packages
                 "-m",
                 self._module,
                 *self._arguments,

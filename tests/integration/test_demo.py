@@ -23,7 +23,14 @@ LINES = 240
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the demo makes its directory. Every process of the demo can be told by it."""
+    """Where the demo makes its directory. Every process of the demo can be told by it.
+
+    It is started in a directory of a user who calls a package as one of ours. Seen red without `-P` for its processes.
+    """
+    theirs = tmp_path / "theirs"
+    (theirs / "participant").mkdir(parents=True)
+    (theirs / "participant" / "__init__.py").write_text("raise SystemExit('not ours')\n", encoding="utf-8")
+    monkeypatch.chdir(theirs)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path
@@ -49,6 +56,7 @@ def heed_interrupts() -> None:
 async def demo(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",
         "-m",
         "coordinator",
         "demo",

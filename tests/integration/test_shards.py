@@ -179,7 +179,7 @@ class Machine:
 
         With `log_to`, it logs there, and who its children are is for the test to know.
         """
-        command = ("-m", "coordinator", "serve", "--config", str(self._config), "--node", "n1")
+        command = ("-P", "-m", "coordinator", "serve", "--config", str(self._config), "--node", "n1")
         with self.log.open("ab") as log:
             parent = await asyncio.create_subprocess_exec(
                 sys.executable, *command, stdout=log, stderr=log if log_to is None else log_to
@@ -198,7 +198,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """In the directory of a user who calls a package as one of ours. Seen red without `-P` for the children."""
+    (tmp_path / "participant").mkdir()
+    (tmp_path / "participant" / "__init__.py").write_text("raise SystemExit('not ours')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     ports = Ports()
     yield Machine(tmp_path, ports.take(SHARDS), ports.take(SHARDS))
     ports.close()
