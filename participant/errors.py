@@ -9,6 +9,7 @@
     ├── ActionError         an action broke the rules of actions; it votes no                   (its author's fault)
     ├── ResourceError
     │   ├── ResourceBusy        somebody outside holds the database; asking again is safe
+    │   ├── ResourceUnreachable the database's server does not answer: unknown; asking again is safe
     │   ├── ResourceFailed      a write or a sync failed: what is on the disk is unknown until a restart
     │   ├── ResourceClosed      the resource manager is not open
     │   ├── AlreadyOwned        another process owns the data
@@ -35,6 +36,7 @@ __all__ = [
     "ResourceClosed",
     "ResourceError",
     "ResourceFailed",
+    "ResourceUnreachable",
     "SchemaError",
     "WireError",
     "invariant",
@@ -84,6 +86,10 @@ class ResourceError(ParticipantError):
 
 class ResourceBusy(ResourceError):
     """Somebody outside holds the database. Nothing was done; asking again is safe."""
+
+
+class ResourceUnreachable(ResourceError):
+    """The database's server does not answer. What was asked for is unknown; asking again is safe, and may help."""
 
 
 class ResourceFailed(ResourceError):

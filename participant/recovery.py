@@ -15,7 +15,7 @@ from typing import Protocol
 
 from structlog import get_logger
 
-from participant.errors import ConfigError, ResourceBusy, ResourceError
+from participant.errors import ConfigError, ResourceBusy, ResourceError, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.outcomes import Outcome, OutcomeSource
 from participant.wire import Answer
@@ -92,8 +92,8 @@ class Recovery:
         while True:
             try:
                 await self.round()
-            except ResourceBusy as busy:
-                _LOG.warning("recovery.busy", why=str(busy))
+            except (ResourceBusy, ResourceUnreachable) as later:
+                _LOG.warning("recovery.later", why=str(later))
             except ResourceError as error:
                 _LOG.warning("recovery.stopped", why=str(error))
                 return

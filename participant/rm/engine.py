@@ -40,16 +40,15 @@ from participant.errors import (
     ParticipantError,
     Reject,
     ResourceFailed,
-    WireError,
     invariant,
 )
 from participant.ids import BranchKey
 from participant.locks import Expired, LockTable, Row
 from participant.resource import Call, ResourceLimits
+from participant.rm.actions import checked, no_of
 from participant.rm.measures import Measures
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request, Ticket
 from participant.rm.store import NOTHING, Effects, Ran, Store
-from participant.values import canonical
 from participant.wire import CONFLICT, Answer, BranchState
 
 __all__ = ["Engine"]
@@ -305,18 +304,11 @@ class Engine:
         """Run an action. Raises Reject, also in the place of whatever else an action may raise."""
         try:
             ran = self._store.run(call, base.intent)
-            if ran.result is not None:
-                canonical(ran.result, "result")
+            checked(ran.result)
         except (Reject, ResourceFailed, InvariantError):
             raise
-        except (ActionError, WireError, IntentConflict) as error:
-            _LOG.warning("action.refused", action=call.name, why=str(error))
-            raise Reject(f"action {call.name!r} failed: {error}") from error
         except Exception as error:
-            _LOG.exception("action.failed", action=call.name)
-            raise Reject(
-                f"action {call.name!r} failed with {type(error).__name__}; the participant's log says more"
-            ) from error
+            raise no_of(call, error) from error
         return ran
 
     def _read(self, call: Call) -> Any:

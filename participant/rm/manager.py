@@ -8,7 +8,6 @@ event loop while a batch is under way.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,24 +22,18 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits, ResourceStatus
 from participant.rm.engine import Engine
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request
+from participant.rm.retention import FORGET_BRANCHES_MAX, FORGET_INTERVAL_S, wall_clock_ms
 from participant.rm.store import Store
 from participant.wire import Answer
 from raftlog.worker import ThreadWorker, Worker
 
-__all__ = ["BATCH_MAX", "EngineManager", "wall_clock_ms"]
+__all__ = ["BATCH_MAX", "EngineManager"]
 
 BATCH_MAX = 128  # requests in one local transaction
-FORGET_INTERVAL_S = 10.0
-FORGET_BRANCHES_MAX = 5_000  # in one local transaction
 
 _LOG = get_logger(__name__)
 
 _T = TypeVar("_T")
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970, for the retention: it must survive a restart, as no other clock does."""
-    return time.time_ns() // 1_000_000
 
 
 class EngineManager:

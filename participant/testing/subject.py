@@ -26,12 +26,16 @@ class Subject:
     `make(limits)` gives a new, unopened object over the same data each time. Three actions over named integers, to be
     written for its kind of `tx`: `put {key, value}` sets one; `add {key, amount}` adds to one and raises
     `Reject("too little")` if it is absent or would become negative; `get {key}` returns it, or None.
+
+    `only_tx_awaited`: whether a branch votes no whose action awaits something other than its `tx`, as it must where the
+    database has one writer only.
     """
 
     make: Callable[[ResourceLimits], ResourceManager]
     put: Action
     add: Action
     get: Action
+    only_tx_awaited: bool = True
 
     @asynccontextmanager
     async def open(self, limits: ResourceLimits = PATIENT) -> AsyncIterator[Bench]:

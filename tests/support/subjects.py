@@ -7,12 +7,13 @@ from typing import Any
 
 from participant.errors import Reject
 from participant.resource import ResourceLimits
-from participant.rm import memory, sqlite
+from participant.rm import memory, postgres, sqlite
 from participant.rm.memory import Memory
+from participant.rm.postgres import PostgreSQL
 from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
-__all__ = ["SCHEMA", "memory_subject", "sqlite_subject"]
+__all__ = ["SCHEMA", "memory_subject", "postgres_subject", "sqlite_subject"]
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
 
@@ -57,3 +58,27 @@ def memory_subject(directory: Path) -> Subject:
         return Memory(directory / "data", limits=limits)
 
     return Subject(make, put, add, get)
+
+
+def postgres_subject(dsn: str) -> Subject:
+    """PostgreSQL on a database of its own."""
+
+    async def put(tx: postgres.Transaction, body: Any) -> None:
+        await tx.execute(
+            "INSERT INTO numbers VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            *(body["key"], body["value"]),
+        )
+
+    async def add(tx: postgres.Transaction, body: Any) -> None:
+        value = await tx.fetchval("SELECT value FROM numbers WHERE name = $1", body["key"])
+        if value is None or value + body["amount"] < 0:
+            raise Reject("too little")
+        await tx.execute("UPDATE numbers SET value = $2 WHERE name = $1", body["key"], value + body["amount"])
+
+    async def get(tx: postgres.Transaction, body: Any) -> Any:
+        return await tx.fetchval("SELECT value FROM numbers WHERE name = $1", body["key"])
+
+    def make(limits: ResourceLimits) -> PostgreSQL:
+        return PostgreSQL(dsn, schema=SCHEMA, limits=limits)
+
+    return Subject(make, put, add, get, only_tx_awaited=False)

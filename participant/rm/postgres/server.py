@@ -1,0 +1,91 @@
+"""What a PostgreSQL server must be like for a yes to be a promise, and our table in it.
+
+Refused is what would break one: no slots for prepared transactions, `fsync = off`, a standby, branches that another
+role has prepared and this one cannot finish. Each refusal says what to change, and where.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from participant.errors import ConfigError, SchemaError
+from participant.rm.postgres.names import Names
+from participant.rm.postgres.transaction import Connection
+
+__all__ = ["check_owners", "check_server", "is_synchronous", "make_table"]
+
+VERSION_MIN = 15
+
+_OPENING_LOCK = 0x636F6D6D69746400  # "commitd": processes that open at once make the tables one after the other
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS commitd_branch (
+    gid           text COLLATE "C" NOT NULL,
+    branch        text COLLATE "C" NOT NULL,
+    state         text NOT NULL,
+    digest        bytea NOT NULL,
+    reason        text NOT NULL,
+    changed_at_ms bigint NOT NULL,
+    PRIMARY KEY (gid, branch)
+);
+CREATE INDEX IF NOT EXISTS commitd_branch_changed ON commitd_branch (changed_at_ms);
+"""
+
+
+async def check_server(connection: Connection) -> int:
+    """How many transactions the server can keep prepared. Raises ConfigError."""
+    version = connection.get_server_version()
+    if version.major < VERSION_MIN:
+        raise ConfigError(f"PostgreSQL {version.major} is too old: {VERSION_MIN} or newer is needed")
+    if await connection.fetchval("SELECT pg_is_in_recovery()"):
+        raise ConfigError("the server is a standby, which cannot prepare; connect to the primary")
+    slots = int(await connection.fetchval("SHOW max_prepared_transactions"))
+    if slots == 0:
+        raise ConfigError(
+            "the server cannot prepare transactions: set `max_prepared_transactions = 100` (or as many branches as may "
+            "be in doubt at once) in postgresql.conf, and restart it"
+        )
+    for setting in ("fsync", "full_page_writes"):
+        if await connection.fetchval(f"SHOW {setting}") != "on":
+            raise ConfigError(
+                f"a power cut would lose what the server has prepared: set `{setting} = on` in postgresql.conf, "
+                "and reload it"
+            )
+    return slots
+
+
+async def is_synchronous(connection: Connection) -> bool:
+    """Whether a plain commit is on the disk when it is answered. (What is prepared always is.)"""
+    return bool(await connection.fetchval("SHOW synchronous_commit") != "off")
+
+
+async def make_table(connection: Connection, schema: str) -> int:
+    """Run the user's `schema`, and make our table if it is not there; its oid. Raises SchemaError."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK})")
+            if await connection.fetchval("SELECT to_regclass('commitd_branch')") is None:
+                await connection.execute(_TABLE)
+            if schema:
+                await connection.execute(schema)
+            return int(await connection.fetchval("SELECT 'commitd_branch'::regclass::oid::int8"))
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SchemaError(f"the role may not make a table ({error}); let its owner run, once:\n{_TABLE}") from error
+    except asyncpg.PostgresConnectionError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise SchemaError(f"the tables cannot be made: {error}") from error
+
+
+async def check_owners(connection: Connection, names: Names) -> None:
+    """Only the role that has prepared a branch may finish it, or a superuser. Raises ConfigError."""
+    owners = await connection.fetch(
+        "SELECT DISTINCT owner FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)"
+        " AND owner <> current_user AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)",
+        names.prefix,
+    )
+    if owners:
+        raise ConfigError(
+            f"branches that role {owners[0]['owner']!r} has prepared can be finished by that role or a superuser "
+            "only: connect as one of them, until pg_prepared_xacts lists none of them"
+        )

@@ -1,0 +1,103 @@
+"""What an action on PostgreSQL receives as `tx`: the calls of an asyncpg connection, without those that end it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from participant.errors import ActionError
+
+__all__ = ["Connection", "Transaction", "check_statement"]
+
+Connection: TypeAlias = asyncpg.Connection
+
+_BLANK = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+_WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+)?", re.IGNORECASE)
+_ENDING = frozenset(
+    {"abort", "begin", "close", "commit", "deallocate", "discard", "end", "listen", "load", "prepare", "release"}
+    | {"reset", "rollback", "savepoint"}
+)
+_ENDING_PAIRS = frozenset({"start transaction"})
+
+
+def check_statement(sql: str) -> None:
+    """Raise ActionError for a statement that would end the branch's transaction, or outlive it.
+
+    Each call sends one statement only (the extended protocol takes no more), so its first words tell.
+    """
+    found = _WORDS.match(sql, _BLANK.match(sql).end())  # type: ignore[union-attr]  # it matches nothing, too
+    words = " ".join(found[0].lower().split()) if found else ""
+    first = words.partition(" ")[0]
+    is_setting = first == "set" and words not in ("set local", "set constraints")
+    if first in _ENDING or words in _ENDING_PAIRS or is_setting:
+        raise ActionError(
+            f"{words.upper()} is not for an action: the branch's transaction ends with its decision; "
+            "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
+        )
+
+
+class Transaction:
+    """The transaction of one branch. Usable only while its action runs.
+
+    Isolation is REPEATABLE READ at least: an action that has read what others change meanwhile runs again, so that what
+    it writes follows from what is true.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+        self._savepoints = 0
+
+    async def execute(self, sql: str, *values: Any) -> str:
+        """Run one statement; its command tag, such as `UPDATE 1`. Raises `asyncpg.PostgresError`."""
+        connection = self._usable(sql)
+        if values:
+            return str(await connection.execute(sql, *values))
+        statement = await connection.prepare(sql)  # `execute` would take several statements
+        await statement.fetch()
+        return str(statement.get_statusmsg())
+
+    async def executemany(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one statement with each of many sets of values."""
+        await self._usable(sql).executemany(sql, values)
+
+    async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
+        """The rows that a statement gives. Values go into `values`, as $1, $2 …, never into the SQL."""
+        rows: list[asyncpg.Record] = await self._usable(sql).fetch(sql, *values)
+        return rows
+
+    async def fetchrow(self, sql: str, *values: Any) -> asyncpg.Record | None:
+        """The first row, or None."""
+        return await self._usable(sql).fetchrow(sql, *values)
+
+    async def fetchval(self, sql: str, *values: Any) -> Any:
+        """The first column of the first row, or None."""
+        return await self._usable(sql).fetchval(sql, *values)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """What happens in the block is undone alone if it raises."""
+        connection = self._usable("SELECT")
+        self._savepoints += 1
+        name = f"commitd_{self._savepoints}"
+        await connection.execute(f"SAVEPOINT {name}")
+        try:
+            yield
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+            raise
+        await connection.execute(f"RELEASE SAVEPOINT {name}")
+
+    def end(self) -> None:
+        """The action is over."""
+        self._connection = None
+
+    def _usable(self, sql: str) -> Connection:
+        check_statement(sql)
+        if self._connection is None:
+            raise ActionError("its tx was used after the action had ended")
+        return self._connection

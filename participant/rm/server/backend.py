@@ -1,0 +1,113 @@
+"""The port below `rm.server.manager`: one database on a server that can prepare a transaction itself.
+
+Such a server keeps prepared work, locks rows and queues those who wait; several processes may use it at once. So the
+truth about a branch is the server's, and what a process remembers only saves it questions. Each branch has one row in a
+table of ours, written in the transaction of its work, in the state COMMITTED: nobody sees it before the commit, and
+then it is true. A branch that is prepared is therefore one that the server lists as such.
+
+Implementations: `rm.postgres.backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from participant.branch import Branch
+from participant.errors import Reject
+from participant.ids import BranchKey
+from participant.resource import Call
+from participant.wire import CONFLICT, BranchState
+
+__all__ = ["Backend", "Blocked", "Conflict", "Prepared", "Stale", "Unit"]
+
+
+class Conflict(Reject):
+    """A no for rows that other branches kept or changed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(CONFLICT + why)
+
+
+class Stale(Exception):
+    """What the transaction has read was changed by others since, or it was the victim of a deadlock: run it again."""
+
+
+class Prepared(NamedTuple):
+    """A prepared branch. `digest` is what it is bound to, `age_s` for how long it has been prepared."""
+
+    key: BranchKey
+    digest: bytes
+    age_s: float
+
+
+class Blocked(NamedTuple):
+    """What a transaction waits for: a row, in words, and the branch that keeps it, if it is one of ours."""
+
+    row: str
+    holder: BranchKey | None
+    holder_text: str
+
+
+class Unit(Protocol):
+    """One open transaction on a connection of its own. Every method may raise ResourceUnreachable."""
+
+    async def run(self, call: Call) -> Any:
+        """Run an action in it; the result. Raises whatever the action raises, and Stale."""
+
+    async def vote(self, branch: Branch) -> Branch | None:
+        """Write the row and prepare (`branch` is PREPARED) or commit (COMMITTED); durable on return.
+
+        Gives the branch as it is then: READ_ONLY if it was to be prepared and had written nothing. None, and nothing
+        was done, if the branch has a row already or another transaction works on it. Raises Reject (the database
+        refuses), Stale, ResourceBusy (nothing was done).
+        """
+
+    async def rollback(self) -> None:
+        """Undo, and give the connection back, whatever state it is in; nothing to do after `vote`. Raises nothing."""
+
+
+class Backend(Protocol):
+    """Every method may raise ResourceUnreachable: the outcome is unknown, and asking again is safe."""
+
+    branches_max: int
+    """How many branches the server can keep prepared."""
+
+    async def open(self) -> None:
+        """Connect, see that the server keeps what we promise, make our table. Raises SchemaError, ConfigError."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+    async def prepared(self) -> list[Prepared]:
+        """All prepared branches of this database, of whatever process, oldest first."""
+
+    async def load(self, key: BranchKey) -> Branch:
+        """What is true of a branch: PREPARED, a final state, or UNKNOWN."""
+
+    async def begin(self, key: BranchKey) -> Unit | None:
+        """Open a transaction; None if another one is open or prepared for this branch. Raises ResourceBusy."""
+
+    async def settle(self, branch: Branch) -> bool:
+        """Write a final row without any work; False if there is one already, or a transaction works on the branch.
+
+        ABORTED replaces READ_ONLY, which changes nothing but the answer.
+        """
+
+    async def finish(self, prepared: Branch, to: BranchState) -> bool:
+        """Commit or roll back what is prepared; False if nothing is. Leaves no row after a rollback."""
+
+    async def touch(self, key: BranchKey, at_ms: int) -> None:
+        """Keep a row from being forgotten for another retention."""
+
+    async def blocked_by(self, unit: Unit) -> Blocked | None:
+        """What its transaction waits for now."""
+
+    async def waiting(self, units: Sequence[Unit]) -> int:
+        """How many of these transactions wait for a lock now."""
+
+    async def forget(self, before_ms: int, branches_max: int) -> int:
+        """Drop rows last changed before `before_ms`, at most so many; how many there were."""
+
+    async def read(self, call: Call) -> Any:
+        """Run a function on the committed rows. Raises ActionError if it writes, and whatever it raises."""

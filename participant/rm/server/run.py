@@ -1,0 +1,135 @@
+"""One request that runs an action in a server's transaction: its patience, and its end by others.
+
+Waiting. The server queues who wants a row; here is only decided for how long. What waits is looked at from outside:
+after `deadlock_wait_s` for the first time, and it ends with a no when it waits for a branch with a smaller key for
+longer than that (wait-die, see `participant.rm.engine`), or for anything longer than `lock_wait_s`. An action that is
+slow for other reasons ends at `unprepared_limit_s`: it keeps rows from others, too.
+
+A vote for nobody is none: when all who asked have gone, the end of a wait is no vote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from participant.errors import Reject, ResourceError
+from participant.ids import BranchKey
+from participant.resource import Call, ResourceLimits
+from participant.rm.actions import checked, no_of
+from participant.rm.requests import BranchRequest
+from participant.rm.server.backend import Backend, Blocked, Conflict, Stale, Unit
+from participant.wire import Answer
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A request under way, with those who wait for its answer.
+
+    `held_since(key)` says since when a branch of this process is prepared, in the time of the event loop.
+    """
+
+    task: asyncio.Task[Answer]
+
+    def __init__(
+        self,
+        request: BranchRequest,
+        backend: Backend,
+        limits: ResourceLimits,
+        held_since: Callable[[BranchKey], float | None],
+    ) -> None:
+        self.request = request
+        self.waiters = 0
+        self.unit: Unit | None = None
+        self._backend = backend
+        self._limits = limits
+        self._held_since = held_since
+        self._since = asyncio.get_running_loop().time()
+        self._action: asyncio.Task[Any] | None = None
+        self._end: Exception | None = None
+
+    def interrupt(self, end: Exception) -> None:
+        """Let `end` be raised instead of a vote, unless the vote is under way already."""
+        self._end = self._end or end
+        if self._action is not None:
+            self._action.cancel()
+
+    def check(self) -> None:
+        """Raise what `interrupt` was given."""
+        if self._end is not None:
+            raise self._end
+
+    def check_patience(self, why: str) -> None:
+        """Raise Conflict if it is too late to run again."""
+        self.check()
+        if asyncio.get_running_loop().time() >= self._since + self._limits.lock_wait_s:
+            raise Conflict(why)
+
+    async def act(self, unit: Unit, call: Call) -> Any:
+        """Run an action; its result. Raises Reject, Stale, ResourceError and what `interrupt` was given."""
+        self.check()
+        self.unit = unit
+        self._action = asyncio.ensure_future(_result_of(unit, call))
+        try:
+            await self._watch(unit, self._action)
+            self.check()
+            if self._action.cancelled():
+                raise Reject(f"action {call.name!r} failed: it raised CancelledError")
+            return self._action.result()
+        finally:
+            await _gone(self._action)
+            self._action = self.unit = None
+
+    async def _watch(self, unit: Unit, action: asyncio.Task[Any]) -> None:
+        """Until the action has ended, by itself or by us."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        look_at = min(began + self._limits.deadlock_wait_s, self._since + self._limits.lock_wait_s)
+        while True:
+            ended, _ = await asyncio.wait({action}, timeout=max(0.0, look_at - loop.time()))
+            if ended:
+                return
+            now = loop.time()
+            blocked = await self._backend.blocked_by(unit)
+            if blocked is None and now >= self._since + self._limits.unprepared_limit_s:
+                self.interrupt(Reject(f"its action took longer than {self._limits.unprepared_limit_s:g} s"))
+            elif blocked is not None and now >= (until := self._until(blocked, began)):
+                waited = f"{blocked.row} stayed locked by {blocked.holder_text} for {now - self._since:.2g} s"
+                self.interrupt(Conflict(waited))
+            else:
+                look_at = now + self._limits.deadlock_wait_s
+                if blocked is not None:
+                    look_at = min(look_at, until)
+
+    def _until(self, blocked: Blocked, began: float) -> float:
+        """Until when this waits for that row. Raises Reject if the wait could not end."""
+        until = self._since + self._limits.lock_wait_s
+        holder, key = blocked.holder, self.request.key
+        if holder is None:
+            return until
+        if holder.gid == key.gid:
+            raise Reject(
+                f"{blocked.row} is changed by branch {holder.branch} of the same transaction; make them one branch"
+            )
+        if holder < key:
+            until = min(until, max(began, self._held_since(holder) or began) + self._limits.deadlock_wait_s)
+        return until
+
+
+async def _result_of(unit: Unit, call: Call) -> Any:
+    try:
+        return checked(await unit.run(call))
+    except (Reject, Stale, ResourceError):
+        raise
+    except Exception as error:
+        raise no_of(call, error) from error
+
+
+async def _gone(action: asyncio.Task[Any]) -> None:
+    """See to it that the action runs no more, before its transaction is used for anything else."""
+    action.cancel()
+    await asyncio.wait({action})
+    if not action.cancelled():
+        action.exception()
