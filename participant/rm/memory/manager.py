@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from participant.resource import ResourceLimits
-from participant.rm.manager import EngineManager, wall_clock_ms
+from participant.rm.manager import EngineManager
 from participant.rm.memory.store import MemoryStore
+from participant.rm.retention import wall_clock_ms
 from raftlog.disk import Disk, RealDisk
 from raftlog.worker import ThreadWorker, Worker
 
