@@ -5,34 +5,42 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from participant.testing import CHECKS, Check, Subject
-from tests.support.subjects import memory_subject, sqlite_subject
+from participant.testing import CHECKS, Check
+from tests.support.subjects import SUBJECTS
 
-SUBJECTS = {"memory": memory_subject, "sqlite": sqlite_subject}
+_IN_A_DIRECTORY = ("memory", "sqlite")
+
+
+@pytest.fixture(params=SUBJECTS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a resource manager of this kind keeps its data, empty."""
+    return str(request.getfixturevalue(f"{kind}_dsn") if kind not in _IN_A_DIRECTORY else tmp_path)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
-async def test_contract(subject: Callable[[Path], Subject], check: Check, tmp_path: Path) -> None:
+async def test_contract(kind: str, check: Check, place: str) -> None:
     """Each check was seen red with the rule of the table, or the line of the engine, that it is about taken out."""
-    await check(subject(tmp_path))
+    await check(SUBJECTS[kind](place))
 
 
-@pytest.mark.parametrize("kind", SUBJECTS)
-async def test_a_yes_survives_kill_9(kind: str, tmp_path: Path) -> None:
+async def test_a_yes_survives_kill_9(kind: str, place: str) -> None:
     """A process prepares as fast as it can and is killed at three moments; every yes that it said is found again.
 
     Seen red with `commit` of the store taken out of the engine's step (nothing was written at all).
     """
     said: set[str] = set()
     for seed in range(3):
-        said |= await _prepare_until_killed(kind, tmp_path, lines=random.Random(seed).randint(20, 200))
-    async with SUBJECTS[kind](tmp_path).open() as bench:
+        said |= await _prepare_until_killed(kind, place, lines=random.Random(seed).randint(20, 200))
+    async with SUBJECTS[kind](place).open() as bench:
         found = {key.gid for key in await bench.manager.in_doubt()}
         assert said <= found
         assert len(said) > 60
@@ -41,11 +49,11 @@ async def test_a_yes_survives_kill_9(kind: str, tmp_path: Path) -> None:
         assert await bench.value("row-0") == 0
 
 
-async def _prepare_until_killed(kind: str, directory: Path, *, lines: int) -> set[str]:
+async def _prepare_until_killed(kind: str, place: str, *, lines: int) -> set[str]:
     """What the process had said when it was killed, which is a little more than `lines` lines."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.support.prepare_for_ever", kind, str(directory)),
+        *("-m", "tests.support.prepare_for_ever", kind, place),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )

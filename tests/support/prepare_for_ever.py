@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.wire import BranchState
-from tests.support.subjects import memory_subject, sqlite_subject
+from tests.support.subjects import SUBJECTS
 
 AT_ONCE = 8
 
 
-async def prepare_for_ever(kind: str, directory: Path) -> None:
-    """`kind` is memory or sqlite."""
-    subject = {"memory": memory_subject, "sqlite": sqlite_subject}[kind](directory)
+async def prepare_for_ever(kind: str, place: str) -> None:
+    """`kind` and `place` as in `SUBJECTS`."""
+    subject = SUBJECTS[kind](place)
     manager = subject.make(ResourceLimits())
     await manager.open()
 
@@ -33,4 +32,4 @@ async def prepare_for_ever(kind: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(prepare_for_ever(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(prepare_for_ever(sys.argv[1], sys.argv[2]))

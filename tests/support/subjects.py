@@ -1,7 +1,11 @@
-"""The resource managers that are ours, as subjects of `participant.testing`."""
+"""The resource managers that are ours, as subjects of `participant.testing`.
+
+A place is where the data is: a directory, or the DSN of a database.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,13 @@ from participant.rm.postgres import PostgreSQL
 from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
-__all__ = ["SCHEMA", "memory_subject", "postgres_subject", "sqlite_subject"]
+__all__ = ["SCHEMA", "SUBJECTS"]
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
 
 
-def sqlite_subject(directory: Path) -> Subject:
-    """SQLite on a file in `directory`."""
+def _sqlite_subject(place: str) -> Subject:
+    """SQLite on a file in a directory."""
 
     async def put(tx: sqlite.Transaction, body: Any) -> None:
         await tx.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (body["key"], body["value"]))
@@ -34,13 +38,13 @@ def sqlite_subject(directory: Path) -> Subject:
         return await tx.fetch_value("SELECT value FROM numbers WHERE name = ?", (body["key"],))
 
     def make(limits: ResourceLimits) -> SQLite:
-        return SQLite(directory / "data.db", schema=SCHEMA, limits=limits)
+        return SQLite(Path(place, "data.db"), schema=SCHEMA, limits=limits)
 
     return Subject(make, put, add, get)
 
 
-def memory_subject(directory: Path) -> Subject:
-    """The memory store with its journal in `directory`."""
+def _memory_subject(place: str) -> Subject:
+    """The memory store with its journal in a directory."""
 
     async def put(tx: memory.Transaction, body: Any) -> None:
         await tx.put(body["key"], body["value"])
@@ -55,12 +59,12 @@ def memory_subject(directory: Path) -> Subject:
         return await tx.get(body["key"])
 
     def make(limits: ResourceLimits) -> Memory:
-        return Memory(directory / "data", limits=limits)
+        return Memory(Path(place, "data"), limits=limits)
 
     return Subject(make, put, add, get)
 
 
-def postgres_subject(dsn: str) -> Subject:
+def _postgres_subject(place: str) -> Subject:
     """PostgreSQL on a database of its own."""
 
     async def put(tx: postgres.Transaction, body: Any) -> None:
@@ -79,6 +83,13 @@ def postgres_subject(dsn: str) -> Subject:
         return await tx.fetchval("SELECT value FROM numbers WHERE name = $1", body["key"])
 
     def make(limits: ResourceLimits) -> PostgreSQL:
-        return PostgreSQL(dsn, schema=SCHEMA, limits=limits)
+        return PostgreSQL(place, schema=SCHEMA, limits=limits)
 
     return Subject(make, put, add, get, only_tx_awaited=False)
+
+
+SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
+    "memory": _memory_subject,
+    "sqlite": _sqlite_subject,
+    "postgres": _postgres_subject,
+}

@@ -1,0 +1,171 @@
+"""One server process of our own: its folder, its port, its start and its end.
+
+As root, the databases' servers refuse to run; they are run as the user that their package made. The folder is then that
+user's, below the system's folder for temporary files, which every user may pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["START_TIMEOUT_S", "Server", "ServerFailed", "ServerMissing", "find_program"]
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+_PROBE_INTERVAL_S = 0.02
+_LOG_LINES = 15  # of the server's log, in an error
+
+LOOPBACK = "127.0.0.1"
+
+
+class ServerMissing(Exception):
+    """The server's program is not installed. Says which package has it."""
+
+
+class ServerFailed(Exception):
+    """The server did not start, or ended by itself. Says what its log said last."""
+
+
+def find_program(name: str, package: str, *folders: Path) -> Path:
+    """Where a program is: in the path, or in one of `folders`. Raises ServerMissing."""
+    places = [*folders, *map(Path, os.get_exec_path()), Path("/usr/sbin"), Path("/sbin")]
+    for folder in places:
+        if os.access(folder / name, os.X_OK):
+            return folder / name
+    raise ServerMissing(f"{name} is not installed: apt-get install {package} (or your system's like)")
+
+
+class Server(ABC):
+    """A server that is made once, and may be started, killed and started again."""
+
+    user = ""  # whom root runs it as; empty: root
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        self._log = folder / "log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, **options: Any) -> AsyncIterator[Self]:
+        """A new server, started, for as long as the block runs. Raises ServerMissing, ServerFailed."""
+        folder = Path(tempfile.mkdtemp(prefix="commitd-", dir="/tmp"))
+        server = cls(folder, _free_port(), **options)
+        try:
+            server._give_away(folder)
+            await server.make()
+            await server.start()
+            yield server
+        finally:
+            await server.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @abstractmethod
+    async def make(self) -> None:
+        """Make the data, before the first start."""
+
+    @abstractmethod
+    def command(self) -> Sequence[str | Path]:
+        """What runs the server."""
+
+    @abstractmethod
+    async def probe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether it answers in its own protocol that it is ready."""
+
+    async def start(self) -> None:
+        """Start it, and wait until it is ready. Raises ServerFailed."""
+        if self._process is not None:
+            return
+        self._process = await self._spawn(self.command())
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not await self._is_ready():
+                    if self._process.returncode is not None:
+                        raise ServerFailed(f"{self.command()[0]} has ended by itself:\n{self._last_words()}")
+                    await asyncio.sleep(_PROBE_INTERVAL_S)
+        except TimeoutError:
+            raise ServerFailed(f"not ready within {START_TIMEOUT_S:g} s:\n{self._last_words()}") from None
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. Its data stays."""
+        await self._end(asyncio.subprocess.Process.kill)
+
+    async def stop(self) -> None:
+        """SIGTERM, and wait; SIGKILL if that takes too long."""
+        await self._end(asyncio.subprocess.Process.terminate)
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        if self._process is None:
+            raise ServerFailed("it is not running")
+        return self._process.pid
+
+    async def _end(self, signal: Any) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            signal(process)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def run_to_end(self, *command: str | Path) -> None:
+        """Run a tool of the server. Raises ServerFailed."""
+        process = await self._spawn(command)
+        if await process.wait() != 0:
+            raise ServerFailed(f"{command[0]} failed:\n{self._last_words()}")
+
+    async def _spawn(self, command: Sequence[str | Path]) -> asyncio.subprocess.Process:
+        user: dict[str, Any] = {}
+        if self._is_given_away():
+            user = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
+        with self._log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", **user
+            )
+
+    def _give_away(self, folder: Path) -> None:
+        if self._is_given_away():
+            shutil.chown(folder, self.user)
+
+    def _is_given_away(self) -> bool:
+        return bool(self.user) and os.geteuid() == 0
+
+    async def _is_ready(self) -> bool:
+        try:
+            async with asyncio.timeout(1.0):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+                try:
+                    return await self.probe(reader, writer)
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, EOFError):
+            return False
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-_LOG_LINES:])
+
+
+def _free_port() -> int:
+    """A port that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

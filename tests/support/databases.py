@@ -1,0 +1,65 @@
+"""Databases for tests: one throw-away server of each kind for a test process, a new database for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+import asyncpg
+import pytest
+
+from participant.testing.servers import Postgres, Server, ServerMissing
+
+__all__ = ["for_the_run", "postgres_database"]
+
+_NUMBERS = itertools.count(1)
+_Server = TypeVar("_Server", bound=Server)
+
+
+@contextmanager
+def for_the_run(kind: type[_Server]) -> Iterator[_Server]:
+    """A server for as long as pytest runs. Where it is not installed, CI fails and everybody else skips."""
+    with asyncio.Runner() as runner:  # pytest gives each test a loop of its own, and a process belongs to one
+        running = kind.running()
+        try:
+            server = runner.run(running.__aenter__())
+        except ServerMissing as missing:
+            if os.environ.get("CI"):
+                pytest.fail(str(missing))
+            pytest.skip(str(missing))
+        try:
+            yield server
+        finally:
+            runner.run(running.__aexit__(None, None, None))
+
+
+@asynccontextmanager
+async def postgres_database(server: Postgres) -> AsyncIterator[str]:
+    """The DSN of a new database. In the end, what is prepared in it is rolled back, and it is dropped."""
+    name = f"test_{next(_NUMBERS)}"
+    admin = await asyncpg.connect(server.dsn)
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+        yield server.dsn_of(name)
+        if admin.is_closed():
+            admin = await asyncpg.connect(server.dsn)
+        await _roll_back_prepared(admin, server.dsn_of(name), name)
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+async def _roll_back_prepared(admin: asyncpg.Connection, dsn: str, name: str) -> None:
+    listed = await admin.fetch("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
+    if not listed:
+        return
+    inside = await asyncpg.connect(dsn)
+    try:
+        for row in listed:
+            await inside.execute(f"ROLLBACK PREPARED '{row['gid']}'")
+    finally:
+        await inside.close()
