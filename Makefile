@@ -15,10 +15,14 @@ PYTEST := $(BIN)/python -m pytest --no-header
 WORKERS := 2
 
 # The stages of `make test`, in this order; each is a verb of its own.
-STAGES := lint types house unit pythons sim integration chaos
+STAGES := servers lint types house unit pythons sim integration chaos
 # Fast tests in one process each.
 UNIT := tests/unit tests/traces tests/papers tests/property tests/exhaustive tests/contract tests/defects
 OTHER_PYTHONS := 3.12 3.13
+# The databases that tests start for themselves: a program of each, and its Debian package.
+SERVERS := initdb:postgresql mariadbd:mariadb-server
+# Where Debian puts programs that are not in everybody's path.
+SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
 BENCHMARKS := log commit failover scale
 FOR := 600
 
@@ -48,6 +52,30 @@ test: $(VENV)/.ready-test ## Everything that must hold before a change goes in
 	printf 'stage %-12s %4d s\n' $${took[@]} total $$SECONDS
 
 # ── The stages of `make test` ────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: servers
+servers: ## Install the databases that tests start for themselves, where they are missing
+	@packages=
+	for server in $(SERVERS); do
+	    PATH="$(SERVER_PATH)" type -P "$${server%%:*}" >/dev/null || packages+=" $${server##*:}"
+	done
+	if [ -z "$$packages" ]; then exit 0; fi
+	root=
+	if [ "$$(id -u)" != 0 ]; then root='sudo -n'; fi
+	if ! command -v apt-get >/dev/null || ! $$root true 2>/dev/null; then
+	    echo "not installed, and not ours to install:$$packages; tests that need them are skipped"
+	    exit 0
+	fi
+	echo "installing$$packages"
+	# Debian starts a service as soon as it is installed, unless this file says no. Ours run by themselves.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e $$policy ]; then
+	    printf '#!/bin/sh\nexit 101\n' | $$root tee $$policy >/dev/null
+	    $$root chmod +x $$policy
+	    trap "$$root rm -f $$policy" EXIT
+	fi
+	$$root apt-get update -qq
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages >/dev/null
 
 .PHONY: lint
 lint: $(VENV)/.ready-test ## Format, lint rules, direction of imports
