@@ -25,7 +25,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.postgres.names import Names
 from participant.rm.postgres.server import check_owners, check_server, is_synchronous, make_table
-from participant.rm.postgres.transaction import Connection, Transaction
+from participant.rm.postgres.transaction import Connection, Transaction, is_lost, terminate
 from participant.rm.postgres.waits import Waits
 from participant.rm.server.backend import Blocked, Conflict, Prepared, Stale, Unit
 from participant.wire import BranchState
@@ -164,7 +164,7 @@ class PostgresBackend:
             try:
                 await connection.execute(self._begin)
             except BaseException:
-                connection.terminate()
+                terminate(connection)
                 await self._working.release(connection)
                 raise
         return PostgresUnit(self._working, connection, self._names, key)
@@ -220,7 +220,7 @@ class PostgresBackend:
             except asyncpg.ReadOnlySQLTransactionError as error:
                 raise ActionError(f"{call.name!r} may only read, but it wrote") from error
             finally:
-                if connection.is_in_transaction():
+                if not is_lost(connection):
                     await connection.execute("ROLLBACK")
 
     @asynccontextmanager
@@ -297,9 +297,9 @@ class PostgresUnit:
             if connection.is_in_transaction():
                 await connection.execute("ROLLBACK")
         except (asyncpg.PostgresError, *_LOST):
-            connection.terminate()  # the server rolls back what is not prepared
+            terminate(connection)  # the server rolls back what is not prepared
         except BaseException:
-            connection.terminate()
+            terminate(connection)
             raise
         finally:
             await self._release()
@@ -321,7 +321,7 @@ async def _run(connection: Connection, call: Call) -> Any:
     try:
         return await call.function(tx, call.body)
     except Exception as error:
-        if connection.is_closed():
+        if is_lost(connection):
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
         raise
     finally:

@@ -11,7 +11,7 @@ import asyncpg
 
 from participant.errors import ActionError
 
-__all__ = ["Connection", "Transaction", "check_statement"]
+__all__ = ["Connection", "Transaction", "check_statement", "is_lost", "terminate"]
 
 Connection: TypeAlias = asyncpg.Connection
 
@@ -38,6 +38,20 @@ def check_statement(sql: str) -> None:
             f"{words.upper()} is not for an action: the branch's transaction ends with its decision; "
             "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
         )
+
+
+def is_lost(connection: Connection) -> bool:
+    """Whether a connection of a pool is gone: one that is lost in use goes back to its pool by itself."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
+def terminate(connection: Connection) -> None:
+    """Give up a connection of a pool, unless it is lost already."""
+    if not is_lost(connection):
+        connection.terminate()
 
 
 class Transaction:
@@ -87,7 +101,7 @@ class Transaction:
         try:
             yield
         except BaseException:
-            if not connection.is_closed():
+            if not is_lost(connection):
                 await connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
             raise
         await connection.execute(f"RELEASE SAVEPOINT {name}")

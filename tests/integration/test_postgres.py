@@ -1,0 +1,272 @@
+"""The PostgreSQL resource manager where it meets the world: settings, roles, other processes, lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from participant.errors import ConfigError, ResourceUnreachable, SchemaError
+from participant.ids import BranchKey
+from participant.resource import Call, ResourceLimits
+from participant.rm.postgres import PostgreSQL, Transaction
+from participant.testing.servers import Postgres
+from participant.wire import CONFLICT, BranchState
+from tests.support.databases import postgres_database
+from tests.support.eavesdropper import Eavesdropper
+from tests.support.subjects import SCHEMA
+
+ONE, TWO = BranchKey("gid-1", "b"), BranchKey("gid-2", "b")
+
+
+async def _add(tx: Transaction, body: Any) -> None:
+    await tx.execute(
+        "INSERT INTO numbers VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = numbers.value + excluded.value",
+        *(body["key"], body["amount"]),
+    )
+
+
+def _adding(key: str, amount: int = 1) -> Call:
+    return Call.of("add", _add, {"key": key, "amount": amount})
+
+
+@asynccontextmanager
+async def _open(dsn: str, **options: Any) -> AsyncIterator[PostgreSQL]:
+    manager = PostgreSQL(dsn, schema=SCHEMA, **options)
+    await manager.open()
+    try:
+        yield manager
+    finally:
+        await manager.close()
+
+
+async def _numbers(dsn: str) -> dict[str, int]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return dict(await connection.fetch("SELECT name, value FROM numbers"))
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_prepared_transactions": "0"}, "set `max_prepared_transactions = 100`"),
+        ({"fsync": "off"}, "set `fsync = on` in postgresql.conf"),
+        ({"full_page_writes": "off"}, "set `full_page_writes = on`"),
+    ],
+)
+async def test_a_server_that_could_lose_a_yes_is_refused(settings: dict[str, str], said: str) -> None:
+    async with Postgres.running(settings=settings) as server:
+        with pytest.raises(ConfigError, match=said):
+            await PostgreSQL(server.dsn, schema=SCHEMA).open()
+
+
+async def test_a_commit_in_one_phase_is_on_the_disk_though_the_server_says_it_need_not_be() -> None:
+    async with (
+        Postgres.running(settings={"synchronous_commit": "off"}) as server,
+        _open(server.dsn) as manager,
+    ):
+        setting = Call.of("show", _show_synchronous_commit, None)
+        assert (await manager.work(ONE, setting, 0)).result == "on"
+
+
+async def _show_synchronous_commit(tx: Transaction, _: Any) -> Any:
+    return await tx.fetchval("SHOW synchronous_commit")
+
+
+async def test_a_role_that_could_not_finish_branches_is_refused(postgres: Postgres, postgres_dsn: str) -> None:
+    admin = await asyncpg.connect(postgres_dsn)
+    await admin.execute(
+        "DO $$BEGIN CREATE ROLE first LOGIN; CREATE ROLE second LOGIN; EXCEPTION WHEN duplicate_object THEN END$$;"
+        "GRANT ALL ON SCHEMA public TO first, second"
+    )
+    dsn = postgres_dsn.replace("postgres@", "{}@", 1)
+    async with _open(dsn.format("first")) as manager:
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        await admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO second")
+        with pytest.raises(ConfigError, match="that role 'first' has prepared can be finished by that role or a sup"):
+            await PostgreSQL(dsn.format("second")).open()
+        await manager.commit(ONE)
+    async with _open(dsn.format("second").replace("second", "second")) as manager:
+        assert (await manager.outcome(ONE)).state is BranchState.COMMITTED
+    await admin.close()
+
+
+async def test_a_role_that_may_not_make_the_table_is_told_what_to_run(postgres_dsn: str) -> None:
+    admin = await asyncpg.connect(postgres_dsn)
+    await admin.execute("DO $$BEGIN CREATE ROLE poor LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
+    with pytest.raises(SchemaError, match=r"(?s)let its owner run, once:.*CREATE TABLE IF NOT EXISTS commitd_branch"):
+        await PostgreSQL(postgres_dsn.replace("postgres@", "poor@", 1)).open()
+    await admin.close()
+
+
+async def test_work_of_which_a_statement_failed_is_never_prepared(postgres_dsn: str) -> None:
+    """PostgreSQL answers PREPARE TRANSACTION with the tag ROLLBACK then, and with no error."""
+
+    async def stubborn(tx: Transaction, _: Any) -> None:
+        await _add(tx, {"key": "x", "amount": 1})
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await tx.execute("UPDATE nothing SET x = 1")
+
+    async with _open(postgres_dsn) as manager:
+        answer = await manager.prepare(ONE, Call.of("stubborn", stubborn, None))
+        assert (answer.state, answer.reason) == (
+            BranchState.ABORTED,
+            "a statement of its action failed, and the action went on",
+        )
+        assert await _numbers(postgres_dsn) == {}
+
+
+async def test_a_part_can_be_undone_alone(postgres_dsn: str) -> None:
+    async def careful(tx: Transaction, _: Any) -> None:
+        await _add(tx, {"key": "x", "amount": 1})
+        try:
+            async with tx.savepoint():
+                await _add(tx, {"key": "y", "amount": 1})
+                await tx.execute("UPDATE nothing SET x = 1")
+        except asyncpg.UndefinedTableError:
+            await _add(tx, {"key": "z", "amount": 1})
+
+    async with _open(postgres_dsn) as manager:
+        assert (await manager.prepare(ONE, Call.of("careful", careful, None))).state is BranchState.PREPARED
+        await manager.commit(ONE)
+    assert await _numbers(postgres_dsn) == {"x": 1, "z": 1}
+
+
+async def test_a_constraint_that_is_checked_at_the_end_votes_no(postgres_dsn: str) -> None:
+    async def orphan(tx: Transaction, _: Any) -> None:
+        await tx.execute("INSERT INTO children VALUES ('nobody')")
+
+    admin = await asyncpg.connect(postgres_dsn)
+    async with _open(postgres_dsn) as manager:
+        await admin.execute("CREATE TABLE children (name text REFERENCES numbers DEFERRABLE INITIALLY DEFERRED)")
+        answer = await manager.prepare(ONE, Call.of("orphan", orphan, None))
+        assert answer.state is BranchState.ABORTED
+        assert "violates foreign key constraint" in answer.reason
+        assert not await manager.in_doubt()
+    await admin.close()
+
+
+async def test_any_process_may_finish_what_another_has_prepared(postgres_dsn: str) -> None:
+    async with _open(postgres_dsn) as first, _open(postgres_dsn) as second:
+        for key in (ONE, TWO):
+            assert (await first.prepare(key, _adding(key.gid))).state is BranchState.PREPARED
+            assert (await second.prepare(key, _adding(key.gid))).state is BranchState.PREPARED, "a repeat elsewhere"
+        assert await second.in_doubt() == [ONE, TWO]
+        assert (await second.commit(ONE)).state is BranchState.COMMITTED
+        assert (await second.abort(TWO)).state is BranchState.ABORTED
+        assert (await first.commit(ONE)).state is BranchState.COMMITTED
+        assert (await first.prepare(TWO, _adding(TWO.gid))).state is BranchState.ABORTED
+        assert (await first.status()).prepared == 0
+    assert await _numbers(postgres_dsn) == {"gid-1": 1}
+
+
+async def test_a_branch_that_runs_elsewhere_is_not_voted_on(postgres_dsn: str) -> None:
+    """Its open transaction holds the branch: whoever else is asked says so, instead of waiting for it."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(tx: Transaction, body: Any) -> None:
+        await _add(tx, body)
+        started.set()
+        await go_on.wait()
+
+    async with _open(postgres_dsn) as first, _open(postgres_dsn) as second:
+        await first.work(ONE, _adding("x"), 0)
+        assert (await second.abort(ONE)).state is BranchState.ABORTED, "open work has no lock on its row yet"
+        assert (await first.prepare(ONE, None, 1)).state is BranchState.ABORTED
+        running = asyncio.ensure_future(first.prepare(TWO, Call.of("slow", slow, {"key": "y", "amount": 1})))
+        await started.wait()
+        assert (await second.prevent(TWO, "too slow")).state is BranchState.ABORTED
+        go_on.set()
+        answer = await running
+        assert (answer.state, answer.reason) == (BranchState.ABORTED, "too slow")
+    assert await _numbers(postgres_dsn) == {}
+
+
+async def test_what_others_have_prepared_is_left_alone(postgres: Postgres, postgres_dsn: str) -> None:
+    """Also branches of ours in another database of the server, with the same keys."""
+    foreign = await asyncpg.connect(postgres_dsn)
+    await foreign.execute("BEGIN; CREATE TABLE theirs (x int); PREPARE TRANSACTION 'theirs'")
+    async with postgres_database(postgres) as other_dsn, _open(postgres_dsn) as here, _open(other_dsn) as there:
+        for manager in (here, there):
+            assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        assert (await here.abort(ONE)).state is BranchState.ABORTED
+        assert await here.in_doubt() == []
+        assert await there.in_doubt() == [ONE]
+        assert (await there.commit(ONE)).state is BranchState.COMMITTED
+    assert await foreign.fetchval("SELECT gid FROM pg_prepared_xacts") == "theirs"
+    await foreign.close()
+
+
+async def test_a_branch_without_a_slot_is_asked_to_come_again() -> None:
+    async with (
+        Postgres.running(settings={"max_prepared_transactions": "1"}) as server,
+        _open(server.dsn) as first,
+        _open(server.dsn) as second,
+    ):
+        assert (await first.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        answer = await first.prepare(TWO, _adding("y"))
+        assert (answer.state, answer.retry) == (BranchState.UNKNOWN, True), "known before it is tried"
+        with pytest.raises(Exception, match="cannot prepare now: maximum number of prepared transactions reached"):
+            await second.prepare(TWO, _adding("y"))
+        await first.commit(ONE)
+        assert (await second.prepare(TWO, _adding("y"))).state is BranchState.PREPARED
+
+
+async def test_a_yes_that_was_lost_on_its_way_is_found_by_the_repeat(postgres_dsn: str) -> None:
+    """The answer to PREPARE TRANSACTION never arrives; so what became of it is unknown until the server is asked."""
+    async with Eavesdropper.at(postgres_dsn) as wire, _open(wire.dsn, connections_max=1) as manager:
+        wire.cut_after(b"PREPARE TRANSACTION")
+        with pytest.raises(ResourceUnreachable):
+            await manager.prepare(ONE, _adding("x"))
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        wire.cut_after(b"COMMIT PREPARED")
+        with pytest.raises(ResourceUnreachable):
+            await manager.commit(ONE)
+        assert (await manager.commit(ONE)).state is BranchState.COMMITTED
+    assert await _numbers(postgres_dsn) == {"x": 1}
+
+
+async def test_branches_outlive_the_death_of_the_server() -> None:
+    """Three times `kill -9`, each with a prepared branch and with one whose work is open."""
+    async with Postgres.running() as server, _open(server.dsn) as manager:
+        for round_ in range(3):
+            prepared, open_ = BranchKey(f"p-{round_}", "b"), BranchKey(f"o-{round_}", "b")
+            assert (await manager.prepare(prepared, _adding("x"))).state is BranchState.PREPARED
+            assert (await manager.work(open_, _adding("y"), 0)).state is BranchState.WORKING
+            await server.kill()
+            with pytest.raises(ResourceUnreachable):
+                await manager.commit(prepared)
+            await server.start()
+            assert await manager.in_doubt() == [prepared]
+            assert (await manager.commit(prepared)).state is BranchState.COMMITTED
+            with pytest.raises(ResourceUnreachable):
+                await manager.prepare(open_, None, 1)
+            assert (await manager.prepare(open_, None, 1)).state is BranchState.ABORTED
+        assert await _numbers(server.dsn) == {"x": 3}
+
+
+async def test_two_that_want_each_others_rows_both_end(postgres_dsn: str) -> None:
+    """One of them may be the victim, of the database or of our patience; nothing hangs, nothing is half done."""
+
+    async def both(tx: Transaction, body: Any) -> None:
+        for key in body:
+            await tx.execute("UPDATE numbers SET value = value + 1 WHERE name = $1", key)
+            await asyncio.sleep(0.1)
+
+    async with _open(postgres_dsn, limits=ResourceLimits(lock_wait_s=5.0, deadlock_wait_s=0.3)) as manager:
+        for key in ("x", "y"):
+            await manager.commit_one_phase(BranchKey(f"set-{key}", "b"), _adding(key))
+        answers = await asyncio.gather(
+            manager.commit_one_phase(ONE, Call.of("both", both, ["x", "y"])),
+            manager.commit_one_phase(TWO, Call.of("both", both, ["y", "x"])),
+        )
+    committed = [answer for answer in answers if answer.state is BranchState.COMMITTED]
+    assert answers[0] in committed, "the older one is never the victim of patience"
+    assert all(answer.reason.startswith(CONFLICT) for answer in answers if answer not in committed)
+    assert await _numbers(postgres_dsn) == {"x": 1 + len(committed), "y": 1 + len(committed)}
