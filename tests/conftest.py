@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from participant.testing.servers import Postgres
-from tests.support.databases import for_the_run, postgres_database
+from participant.testing.servers import MariaDB, Postgres
+from tests.support.databases import for_the_run, mariadb_database, postgres_database
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +19,16 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 async def postgres_dsn(postgres: Postgres) -> AsyncIterator[str]:
     async with postgres_database(postgres) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    with for_the_run(MariaDB) as server:
+        yield server
+
+
+@pytest.fixture
+async def mariadb_dsn(mariadb: MariaDB) -> AsyncIterator[str]:
+    async with mariadb_database(mariadb) as dsn:
         yield dsn

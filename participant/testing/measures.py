@@ -12,6 +12,7 @@ from participant.wire import CONFLICT, BranchState
 __all__ = ["MEASURES"]
 
 _PAUSE_S = 0.02
+_LOOKS = 100
 
 
 async def the_time_that_branches_stay_prepared_is_measured(subject: Subject) -> None:
@@ -89,9 +90,14 @@ def _expect_counts(status: ResourceStatus, *, prepared: int, decided: int, why: 
 
 
 async def _expect_now(manager: ResourceManager, *, prepared: int, waiting: int, working: int) -> None:
-    status = await manager.status()
-    found = (status.prepared, status.waiting, status.working)
-    expect(found == (prepared, waiting, working), f"prepared, waiting and working are what they are now: {status}")
+    """Soon, at least: a database may say who waits a moment later."""
+    for _ in range(_LOOKS):
+        status = await manager.status()
+        found = (status.prepared, status.waiting, status.working)
+        if found == (prepared, waiting, working):
+            return
+        await asyncio.sleep(_PAUSE_S)
+    expect(False, f"prepared, waiting and working are what they are now: {status}")
 
 
 MEASURES: tuple[Check, ...] = (

@@ -7,14 +7,15 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import asyncmy
 import asyncpg
 import pytest
 
-from participant.testing.servers import Postgres, Server, ServerMissing
+from participant.testing.servers import MariaDB, Postgres, Server, ServerMissing
 
-__all__ = ["for_the_run", "postgres_database"]
+__all__ = ["for_the_run", "mariadb_database", "postgres_database"]
 
 _NUMBERS = itertools.count(1)
 _Server = TypeVar("_Server", bound=Server)
@@ -51,6 +52,28 @@ async def postgres_database(server: Postgres) -> AsyncIterator[str]:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()
+
+
+@asynccontextmanager
+async def mariadb_database(server: MariaDB) -> AsyncIterator[str]:
+    """The DSN of a new database. In the end, everything that is prepared in the server is rolled back."""
+    name = f"test_{next(_NUMBERS)}"
+    await _run_on(server, f"CREATE DATABASE {name}")
+    yield server.dsn_of(name)
+    listed = await _run_on(server, "XA RECOVER FORMAT='SQL'")
+    for row in listed:
+        await _run_on(server, f"XA ROLLBACK {row[3]}")
+    await _run_on(server, f"DROP DATABASE {name}")
+
+
+async def _run_on(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
+    connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="", autocommit=True)
+    try:
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql)
+            return list(await cursor.fetchall())
+    finally:
+        connection.close()
 
 
 async def _roll_back_prepared(admin: asyncpg.Connection, dsn: str, name: str) -> None:

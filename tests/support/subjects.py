@@ -11,15 +11,17 @@ from typing import Any
 
 from participant.errors import Reject
 from participant.resource import ResourceLimits
-from participant.rm import memory, postgres, sqlite
+from participant.rm import mariadb, memory, postgres, sqlite
+from participant.rm.mariadb import MariaDB
 from participant.rm.memory import Memory
 from participant.rm.postgres import PostgreSQL
 from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
-__all__ = ["SCHEMA", "SUBJECTS"]
+__all__ = ["MARIADB_SCHEMA", "SCHEMA", "SUBJECTS"]
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
+MARIADB_SCHEMA = SCHEMA.replace("name TEXT", "name VARCHAR(64)") + " ENGINE=InnoDB"
 
 
 def _sqlite_subject(place: str) -> Subject:
@@ -88,8 +90,30 @@ def _postgres_subject(place: str) -> Subject:
     return Subject(make, put, add, get, only_tx_awaited=False)
 
 
+def _mariadb_subject(place: str) -> Subject:
+    """MariaDB on a database of its own."""
+
+    async def put(tx: mariadb.Transaction, body: Any) -> None:
+        await tx.execute("REPLACE INTO numbers VALUES (%s, %s)", (body["key"], body["value"]))
+
+    async def add(tx: mariadb.Transaction, body: Any) -> None:
+        value = await tx.fetch_value("SELECT value FROM numbers WHERE name = %s", (body["key"],))
+        if value is None or value + body["amount"] < 0:
+            raise Reject("too little")
+        await tx.execute("UPDATE numbers SET value = %s WHERE name = %s", (value + body["amount"], body["key"]))
+
+    async def get(tx: mariadb.Transaction, body: Any) -> Any:
+        return await tx.fetch_value("SELECT value FROM numbers WHERE name = %s", (body["key"],))
+
+    def make(limits: ResourceLimits) -> MariaDB:
+        return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits)
+
+    return Subject(make, put, add, get, only_tx_awaited=False)
+
+
 SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "memory": _memory_subject,
     "sqlite": _sqlite_subject,
     "postgres": _postgres_subject,
+    "mariadb": _mariadb_subject,
 }

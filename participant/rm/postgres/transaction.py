@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -10,18 +9,17 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from participant.errors import ActionError
+from participant.rm.server.statements import not_for_an_action, words_of
 
 __all__ = ["Connection", "Transaction", "check_statement", "is_lost", "terminate"]
 
 Connection: TypeAlias = asyncpg.Connection
 
-_BLANK = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
-_WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+)?", re.IGNORECASE)
 _ENDING = frozenset(
     {"abort", "begin", "close", "commit", "deallocate", "discard", "end", "listen", "load", "prepare", "release"}
     | {"reset", "rollback", "savepoint"}
 )
-_ENDING_PAIRS = frozenset({"start transaction"})
+_INSTEAD = "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
 
 
 def check_statement(sql: str) -> None:
@@ -29,15 +27,12 @@ def check_statement(sql: str) -> None:
 
     Each call sends one statement only (the extended protocol takes no more), so its first words tell.
     """
-    found = _WORDS.match(sql, _BLANK.match(sql).end())  # type: ignore[union-attr]  # it matches nothing, too
-    words = " ".join(found[0].lower().split()) if found else ""
-    first = words.partition(" ")[0]
-    is_setting = first == "set" and words not in ("set local", "set constraints")
-    if first in _ENDING or words in _ENDING_PAIRS or is_setting:
-        raise ActionError(
-            f"{words.upper()} is not for an action: the branch's transaction ends with its decision; "
-            "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
-        )
+    words = words_of(sql)
+    if not words.replace(" ", "").isalpha() and words not in ("", "("):
+        raise ActionError(f"its SQL begins with {words!r}")  # e.g. with what is left of a comment in a comment
+    is_setting = words.startswith("set") and words not in ("set local", "set constraints")
+    if words.partition(" ")[0] in _ENDING or words == "start transaction" or is_setting:
+        raise not_for_an_action(words, _INSTEAD)
 
 
 def is_lost(connection: Connection) -> bool:

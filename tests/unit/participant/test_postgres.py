@@ -75,6 +75,11 @@ def test_everything_else_is(sql: str) -> None:
     check_statement(sql)
 
 
+def test_a_comment_in_a_comment_hides_nothing() -> None:
+    with pytest.raises(ActionError, match="begins with"):
+        check_statement("/* /* */ */ COMMIT")
+
+
 def test_what_cannot_be_chosen_is_said() -> None:
     with pytest.raises(ConfigError, match="isolation: must be"):
         PostgreSQL("postgresql://", isolation="read committed")  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""MariaDB and MySQL as a `rm.server.backend`: XA over asyncmy.
+
+Whoever has prepared a branch must end it on the same connection, or close that: until then everybody else is told that
+the branch is unknown (XAER_NOTA), although XA RECOVER lists it. So a connection stays with its branch for a little
+while, because normally the decision is about to come; then it is closed, and any process may end the branch. It is
+closed sooner if another branch needs a connection.
+
+A branch's row can be read before the commit by a transaction that reads uncommitted rows; the digest comes from there,
+and whether a listed branch is of this database. But such a row is no proof of a yes: that is XA RECOVER's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from asyncmy import errors
+
+from participant.branch import Branch
+from participant.errors import ActionError, InvariantError, ResourceBusy, ResourceUnreachable
+from participant.ids import BranchKey
+from participant.resource import Call, ResourceLimits
+from participant.rm.mariadb.connections import Connection, Connections, Dsn, error_code, unreachable
+from participant.rm.mariadb.names import xid_of
+from participant.rm.mariadb.office import Office
+from participant.rm.mariadb.server import check_server, make_table
+from participant.rm.mariadb.unit import MariaUnit, run_function
+from participant.rm.mariadb.waits import Waits
+from participant.rm.server.backend import Blocked, Prepared, Unit
+from participant.wire import BranchState
+
+__all__ = ["DETACH_AFTER_S", "MariaBackend"]
+
+DETACH_AFTER_S = 1.0  # how long a prepared branch keeps its connection
+FINISH_ATTEMPTS = 40  # while another process has the branch's connection
+FINISH_PAUSE_S = 0.05
+BRANCHES_MAX = 100_000  # the server has no limit of its own
+
+_XAER_NOTA, _XAER_DUPID, _READ_ONLY = 1397, 1440, 1792
+
+
+class MariaBackend:
+    """See `participant.rm.server.backend.Backend`."""
+
+    branches_max = BRANCHES_MAX
+
+    def __init__(self, dsn: str, *, schema: Sequence[str], connections_max: int, limits: ResourceLimits) -> None:
+        self._dsn = Dsn(dsn)
+        self._schema = schema
+        self._connections_max = connections_max
+        self._limits = limits
+        self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
+
+    async def open(self) -> None:
+        first = Connections(self._dsn, "SELECT 1", 1)
+        connection = await first.acquire(self._limits.lock_wait_s)
+        try:
+            with unreachable("open"):
+                self._facts = await check_server(connection)
+                await make_table(connection, self._schema)
+        finally:
+            connection.close()
+        self._working = Connections(
+            self._dsn, self._facts.working(self._limits), self._connections_max, on_want=self._detach_oldest
+        )
+        ending = Connections(self._dsn, self._facts.ending(), max(2, self._connections_max // 2))
+        self._office = Office(ending)
+        self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
+
+    async def close(self) -> None:
+        for key in tuple(self._attached):
+            self._detach(key)
+        self._working.close()
+        self._office.close()
+
+    async def prepared(self) -> list[Prepared]:
+        return await self._office.prepared()
+
+    async def load(self, key: BranchKey) -> Branch:
+        return await self._office.load(key)
+
+    async def begin(self, key: BranchKey) -> Unit | None:
+        connection = await self._working.acquire(self._limits.lock_wait_s)
+        try:
+            with unreachable("begin a transaction on"):
+                await connection.execute(f"XA START {xid_of(key)}")
+        except BaseException as error:
+            if error_code(error) != _XAER_DUPID:
+                connection.close()
+            self._working.release(connection)
+            if error_code(error) == _XAER_DUPID:
+                return None
+            raise
+        return MariaUnit(self, connection, key, has_functions=self._facts.has_functions)
+
+    def attach(self, key: BranchKey, connection: Connection) -> None:
+        """The connection has prepared the branch, and stays with it for now."""
+        timer = asyncio.get_running_loop().call_later(DETACH_AFTER_S, self._detach, key)
+        self._attached[key] = connection, timer
+
+    def release(self, connection: Connection) -> None:
+        """The connection is fit for another branch, or closed."""
+        self._working.release(connection)
+
+    async def kill(self, connection: Connection) -> None:
+        """End a session whose statement may still be at work, and wait until it has ended."""
+        connection.close()
+        await self._office.kill(connection.thread_id)
+
+    async def settle(self, branch: Branch) -> bool:
+        return await self._office.settle(branch)
+
+    async def finish(self, prepared: Branch, to: BranchState) -> bool:
+        statement = f"XA {'COMMIT' if to is BranchState.COMMITTED else 'ROLLBACK'} {xid_of(prepared.key)}"
+        own = self._attached.pop(prepared.key, None)
+        if own is not None:
+            return await self._finish_attached(statement, *own)
+        for _ in range(FINISH_ATTEMPTS):
+            if await self._office.finish(statement):
+                return True
+            if not await self._office.is_listed(prepared.key):
+                return False
+            await asyncio.sleep(FINISH_PAUSE_S)  # another process is about to detach it
+        raise ResourceBusy(f"branch {prepared.key} is attached to a connection of another process")
+
+    async def _finish_attached(self, statement: str, connection: Connection, timer: asyncio.TimerHandle) -> bool:
+        timer.cancel()
+        try:
+            with unreachable("end a branch in"):
+                await connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._working.release(connection)
+        return True
+
+    def _detach(self, key: BranchKey) -> None:
+        connection, timer = self._attached.pop(key)
+        timer.cancel()
+        connection.close()
+        self._working.release(connection)
+
+    def _detach_oldest(self) -> None:
+        if self._attached:
+            self._detach(next(iter(self._attached)))
+
+    async def touch(self, key: BranchKey, at_ms: int) -> None:
+        await self._office.touch(key, at_ms)
+
+    async def blocked_by(self, unit: Unit) -> Blocked | None:
+        holders = {connection.thread_id: key for key, (connection, _) in self._attached.items()}
+        return await self._waits.of(_own(unit).thread_id, holders)
+
+    async def waiting(self, units: Sequence[Unit]) -> int:
+        return await self._waits.count([_own(unit).thread_id for unit in units])
+
+    async def forget(self, before_ms: int, branches_max: int) -> int:
+        return await self._office.forget(before_ms, branches_max)
+
+    async def read(self, call: Call) -> Any:
+        connection = await self._working.acquire(self._limits.lock_wait_s)
+        try:
+            with unreachable("read"):
+                await connection.execute("START TRANSACTION READ ONLY")
+            return (await run_function(connection, call))[0]
+        except errors.MySQLError as error:
+            if error_code(error) == _READ_ONLY:
+                raise ActionError(f"{call.name!r} may only read, but it wrote") from error
+            raise
+        finally:
+            await self._end_reading(connection)
+
+    async def _end_reading(self, connection: Connection) -> None:
+        try:
+            if not connection.is_lost:
+                with unreachable("read"):
+                    await connection.execute("ROLLBACK")
+        except ResourceUnreachable:
+            connection.close()
+        finally:
+            self._working.release(connection)
+
+
+def _own(unit: Unit) -> MariaUnit:
+    if not isinstance(unit, MariaUnit):
+        raise InvariantError("a unit of another backend")
+    return unit

@@ -1,0 +1,34 @@
+"""MariaDB as a resource manager: its backend below a `ServerManager`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from participant.errors import ConfigError
+from participant.resource import ResourceLimits
+from participant.rm.mariadb.backend import MariaBackend
+from participant.rm.server.manager import ServerManager
+
+__all__ = ["MariaDB"]
+
+
+class MariaDB(ServerManager):
+    """One database of a MariaDB server, 10.5 or newer, or MySQL 8. Several processes may serve it at once.
+
+    `dsn` is `mariadb://user:password@host:port/database`. `schema` is statements that run at each opening, so they must
+    be harmless when repeated; leave it out if migrations make your tables. `connections_max`: how many branches may be
+    at work at once; half as many connections more end them.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: Sequence[str] = (),
+        limits: ResourceLimits | None = None,
+        connections_max: int = 16,
+    ) -> None:
+        if connections_max < 1:
+            raise ConfigError(f"connections_max: must be at least 1, not {connections_max!r}")
+        limits = limits or ResourceLimits()
+        super().__init__(MariaBackend(dsn, schema=schema, connections_max=connections_max, limits=limits), limits)

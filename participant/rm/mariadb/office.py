@@ -1,0 +1,175 @@
+"""Short questions and ends, on connections that never wait for a row: what is prepared, what is true."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from asyncmy import errors
+
+from participant.branch import Branch
+from participant.errors import ResourceBusy, ResourceUnreachable
+from participant.ids import BranchKey
+from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, Connections, error_code, unreachable
+from participant.rm.mariadb.names import read_xid
+from participant.rm.server.backend import Prepared
+from participant.wire import BranchState
+
+__all__ = ["Office"]
+
+KILL_LOOKS_MAX = 400  # whether a session has ended, with a pause in between
+KILL_PAUSE_S = 0.005
+_KEYS_MAX = 500  # in one IN (…)
+
+_DUPLICATE, _LOCK_WAIT, _XAER_NOTA, _NO_SUCH_THREAD = 1062, 1205, 1397, 1094
+
+_LOAD = "SELECT state, digest, reason, changed_at_ms FROM commitd_branch WHERE gid = %s AND branch = %s"
+_ROWS = """
+SELECT gid, branch, digest, greatest(0, round(unix_timestamp(now(3)) * 1000) - changed_at_ms) / 1000
+  FROM commitd_branch WHERE (gid, branch) IN ({}) ORDER BY changed_at_ms, gid, branch
+"""
+_UNCOMMITTED = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # for the next statement
+
+
+class Office:
+    """See `participant.rm.server.backend.Backend` for those methods that are the same there."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        self._connections.close()
+
+    async def prepared(self) -> list[Prepared]:
+        async with self.connection() as connection:
+            keys = await _listed(connection)
+            found = []
+            for begin in range(0, len(keys), _KEYS_MAX):
+                some = keys[begin : begin + _KEYS_MAX]
+                await connection.execute(_UNCOMMITTED)
+                found += await connection.fetch(
+                    _ROWS.format(", ".join(["(%s, %s)"] * len(some))),
+                    [part.encode() for key in some for part in key],
+                )
+        rows = [
+            Prepared(BranchKey(gid.decode(), branch.decode()), bytes(digest), float(age_s))
+            for gid, branch, digest, age_s in found
+        ]
+        return sorted(rows, key=lambda row: -row.age_s) if len(keys) > _KEYS_MAX else rows
+
+    async def load(self, key: BranchKey) -> Branch:
+        """The list first: what leaves it between the two questions has its row by then."""
+        async with self.connection() as connection:
+            is_listed = key in await _listed(connection)
+            if is_listed:
+                await connection.execute(_UNCOMMITTED)
+            rows = await connection.fetch(_LOAD, _bytes_of(key))
+        if not rows:
+            return Branch(key)
+        state, digest, reason, changed_at_ms = rows[0]
+        if is_listed:
+            return Branch(key, BranchState.PREPARED, bytes(digest))
+        return Branch(key, BranchState(_text(state)), bytes(digest), _text(reason), changed_at_ms)
+
+    async def is_listed(self, key: BranchKey) -> bool:
+        """Whether the server has the branch prepared."""
+        async with self.connection() as connection:
+            return key in await _listed(connection)
+
+    async def finish(self, statement: str) -> bool:
+        """Run XA COMMIT or XA ROLLBACK; False if the branch is unknown to this connection."""
+        async with self.connection() as connection:
+            try:
+                await connection.execute(statement)
+            except errors.MySQLError as error:
+                if error_code(error) != _XAER_NOTA:
+                    raise
+                return False
+        return True
+
+    async def settle(self, branch: Branch) -> bool:
+        key = _bytes_of(branch.key)
+        async with self.connection() as connection:
+            try:
+                await connection.execute(
+                    "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s)",
+                    (*key, branch.state.value, branch.digest, branch.reason, branch.changed_at_ms),
+                )
+            except errors.MySQLError as error:
+                if error_code(error) == _LOCK_WAIT:
+                    return False
+                if error_code(error) != _DUPLICATE:
+                    raise
+            else:
+                return True
+            changed = await connection.execute(
+                "UPDATE commitd_branch SET state = %s, reason = %s WHERE gid = %s AND branch = %s AND state = %s",
+                (branch.state.value, branch.reason, *key, BranchState.READ_ONLY.value),
+            )
+        return changed > 0
+
+    async def touch(self, key: BranchKey, at_ms: int) -> None:
+        async with self.connection() as connection:
+            await connection.execute(
+                "UPDATE commitd_branch SET changed_at_ms = %s WHERE gid = %s AND branch = %s", (at_ms, *_bytes_of(key))
+            )
+
+    async def forget(self, before_ms: int, branches_max: int) -> int:
+        """By key: a search that deletes would stumble over the rows of prepared branches."""
+        async with self.connection() as connection:
+            keys = await connection.fetch(
+                "SELECT gid, branch FROM commitd_branch WHERE changed_at_ms < %s ORDER BY changed_at_ms LIMIT %s",
+                (before_ms, branches_max),
+            )
+            for begin in range(0, len(keys), _KEYS_MAX):
+                some = keys[begin : begin + _KEYS_MAX]
+                marks = ", ".join(["(%s, %s)"] * len(some))
+                await connection.execute(
+                    f"DELETE FROM commitd_branch WHERE (gid, branch) IN ({marks})",  # noqa: S608 - marks only
+                    [part for key in some for part in key],
+                )
+        return len(keys)
+
+    async def kill(self, thread_id: int) -> None:
+        """End a session, and wait until the server has undone what was open in it."""
+        async with self.connection() as connection:
+            with suppress(errors.MySQLError):  # it has ended by itself
+                await connection.execute(f"KILL {thread_id}")
+            for _ in range(KILL_LOOKS_MAX):
+                if not await connection.fetch(
+                    "SELECT 1 FROM information_schema.processlist WHERE id = %s", (thread_id,)
+                ):
+                    return
+                await asyncio.sleep(KILL_PAUSE_S)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for a few statements. Raises ResourceUnreachable."""
+        try:
+            connection = await self._connections.acquire(CONNECT_TIMEOUT_S)
+        except ResourceBusy as busy:
+            raise ResourceUnreachable("no connection to the database came free") from busy
+        try:
+            with unreachable("ask"):
+                yield connection
+        except BaseException:
+            connection.close()  # in whatever state it is
+            raise
+        finally:
+            self._connections.release(connection)
+
+
+async def _listed(connection: Connection) -> list[BranchKey]:
+    """Every branch in the server that looks like ours, of whatever database."""
+    rows = await connection.fetch("XA RECOVER")
+    return [key for row in rows if (key := read_xid(*row)) is not None]
+
+
+def _bytes_of(key: BranchKey) -> tuple[bytes, bytes]:
+    return key.gid.encode(), key.branch.encode()
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()

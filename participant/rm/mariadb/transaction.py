@@ -1,0 +1,108 @@
+"""What an action on MariaDB receives as `tx`, and what it may do with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from participant.errors import ActionError
+from participant.rm.mariadb.connections import Connection, Values
+from participant.rm.server.statements import not_for_an_action, without_literals, words_of
+
+__all__ = ["Transaction", "check_statement"]
+
+_ENDING = frozenset(
+    {"analyze", "alter", "begin", "change", "commit", "create", "deallocate", "drop", "execute", "flush", "grant"}
+    | {"handler", "install", "kill", "load", "lock", "optimize", "prepare", "rename", "repair", "reset", "revoke"}
+    | {"release", "rollback", "savepoint", "set", "shutdown", "start", "stop", "truncate", "unlock", "use", "xa"}
+)
+_READING = frozenset({"desc", "describe", "explain", "select", "show", "values", "with"})
+_INSTEAD = "raise Reject to undo, and use tx.savepoint() for a part"
+
+
+def check_statement(sql: str) -> bool:
+    """Whether a statement only reads. Raises ActionError for one that would end the transaction, or outlive it.
+
+    The driver lets the server take several statements in one text, so there must be one only, and none that hides in a
+    comment that the server executes.
+    """
+    words = words_of(sql)
+    first = words.partition(" ")[0]
+    if first in _ENDING:
+        raise not_for_an_action(words, _INSTEAD)
+    bare = without_literals(sql)
+    if ";" in bare.rstrip().rstrip(";"):
+        raise ActionError("one statement at a time, and values as parameters: its SQL has a semicolon in it")
+    if "/*" in bare:
+        raise ActionError("its SQL has a comment that the server would execute")
+    return first in _READING
+
+
+class Transaction:
+    """The transaction of one branch. Usable only while its action runs.
+
+    A statement that fails leaves the work of the others in MariaDB. So a branch in which one has failed votes no,
+    unless it failed in a `savepoint`, which undoes all that was done in it.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._is_usable = True
+        self._savepoints = 0
+        self.failure = ""
+        self.has_written = False
+
+    async def execute(self, sql: str, values: Values = ()) -> int:
+        """Run one statement; how many rows it changed. Values go into `values`, as %s, never into the SQL.
+
+        Raises `asyncmy.errors.MySQLError` as the database does, and ActionError for what is not for an action.
+        """
+        affected, _ = await self._run(sql, values)
+        return affected
+
+    async def fetch_all(self, sql: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        """The rows that a statement gives."""
+        _, rows = await self._run(sql, values)
+        return rows or []
+
+    async def fetch_one(self, sql: str, values: Values = ()) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        rows = await self.fetch_all(sql, values)
+        return rows[0] if rows else None
+
+    async def fetch_value(self, sql: str, values: Values = ()) -> Any:
+        """The first column of the first row, or None."""
+        row = await self.fetch_one(sql, values)
+        return row[0] if row else None
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """What happens in the block is undone alone if it raises."""
+        self._savepoints += 1
+        name, failure = f"commitd_{self._savepoints}", self.failure
+        await self._connection.execute(f"SAVEPOINT {name}")
+        try:
+            yield
+        except BaseException:
+            if not self._connection.is_lost:
+                await self._connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
+                self.failure = failure
+            raise
+        await self._connection.execute(f"RELEASE SAVEPOINT {name}")
+
+    def end(self) -> None:
+        """The action is over."""
+        self._is_usable = False
+
+    async def _run(self, sql: str, values: Values) -> tuple[int, list[tuple[Any, ...]] | None]:
+        if not self._is_usable:
+            raise ActionError("its tx was used after the action had ended")
+        is_reading = check_statement(sql)
+        try:
+            affected, rows = await self._connection.run(sql, values)
+        except BaseException as error:
+            self.failure = f"{type(error).__name__} in {words_of(sql).upper()}"
+            raise
+        self.has_written = self.has_written or not is_reading
+        return affected, rows

@@ -1,0 +1,147 @@
+"""One open branch on MariaDB: from XA START to XA PREPARE, or back."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from asyncmy import errors
+
+from participant.branch import Branch
+from participant.errors import Reject, ResourceUnreachable
+from participant.ids import BranchKey
+from participant.resource import Call
+from participant.rm.mariadb.connections import Connection, error_code, unreachable
+from participant.rm.mariadb.names import xid_of
+from participant.rm.mariadb.transaction import Transaction
+from participant.rm.server.backend import Conflict, Stale
+from participant.wire import BranchState
+
+__all__ = ["MariaUnit", "run_function"]
+
+_DUPLICATE, _LOCK_WAIT, _NOT_OUR_XA = 1062, 1205, frozenset({1397, 1399, 1402})
+_STALE = frozenset({1020, 1213, 1613, 1614})  # changed since it was read; deadlock, in both ways to say so; timed out
+
+_INSERT = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, '', %s)"
+
+
+class Home(Protocol):
+    """Where a unit's connection goes."""
+
+    def attach(self, key: BranchKey, connection: Connection) -> None: ...
+    def release(self, connection: Connection) -> None: ...
+    async def kill(self, connection: Connection) -> None: ...
+
+
+class MariaUnit:
+    """See `participant.rm.server.backend.Unit`."""
+
+    def __init__(self, home: Home, connection: Connection, key: BranchKey, *, has_functions: bool) -> None:
+        self._home = home
+        self._connection: Connection | None = connection
+        self._xid = xid_of(key)
+        self._has_written = has_functions  # then a SELECT may have, and nobody can tell
+        self._failure = ""
+        self._is_ended = False
+        self.thread_id = connection.thread_id
+
+    async def run(self, call: Call) -> Any:
+        try:
+            result, tx = await run_function(self._connected, call)
+        except errors.MySQLError as error:
+            if error_code(error) in _STALE:
+                raise Stale from error
+            if error_code(error) == _LOCK_WAIT:
+                raise Conflict("a row stayed locked by another transaction") from error
+            raise
+        self._failure = self._failure or tx.failure
+        self._has_written = self._has_written or tx.has_written
+        return result
+
+    async def vote(self, branch: Branch) -> Branch | None:
+        if self._failure:
+            raise Reject(f"a statement of its action failed, and the action went on: {self._failure}")
+        state = branch.state
+        if state is BranchState.PREPARED and not self._has_written:
+            state = BranchState.READ_ONLY
+        with unreachable("vote in"):
+            try:
+                return await self._vote(branch._replace(state=state))
+            except errors.MySQLError as error:
+                if error_code(error) in _STALE | _NOT_OUR_XA:
+                    raise Stale from error
+                raise
+
+    async def _vote(self, branch: Branch) -> Branch | None:
+        """The row is COMMITTED although it is not: it is seen when it is."""
+        connection, key = self._connected, branch.key
+        row_state = BranchState.COMMITTED if branch.state is BranchState.PREPARED else branch.state
+        try:
+            await connection.execute(
+                _INSERT,
+                (key.gid.encode(), key.branch.encode(), row_state.value, branch.digest, branch.changed_at_ms),
+            )
+        except errors.MySQLError as error:
+            if error_code(error) in (_DUPLICATE, _LOCK_WAIT):
+                return None
+            raise
+        await connection.execute(f"XA END {self._xid}")
+        self._is_ended = True
+        if branch.state is BranchState.PREPARED:
+            await connection.execute(f"XA PREPARE {self._xid}")
+            self._connection = None
+            self._home.attach(key, connection)
+        else:
+            await connection.execute(f"XA COMMIT {self._xid} ONE PHASE")
+            self._connection = None
+            self._home.release(connection)
+        return branch
+
+    async def rollback(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if not connection.is_lost:
+                await self._undo(connection)
+            if connection.was_cancelled:
+                await self._home.kill(connection)
+        except ResourceUnreachable:
+            connection.close()  # the server rolls back what is not prepared
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._home.release(connection)
+
+    async def _undo(self, connection: Connection) -> None:
+        """What the server has marked for rollback does not take XA END."""
+        with unreachable("roll back in"):
+            try:
+                if not self._is_ended:
+                    await connection.execute(f"XA END {self._xid}")
+            except errors.MySQLError:
+                if connection.is_lost:
+                    raise
+            try:
+                await connection.execute(f"XA ROLLBACK {self._xid}")
+            except errors.MySQLError:
+                connection.close()
+
+    @property
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise ResourceUnreachable("the transaction of this branch has ended")
+        return self._connection
+
+
+async def run_function(connection: Connection, call: Call) -> tuple[Any, Transaction]:
+    """Run what a service was written with. Raises ResourceUnreachable if the connection was lost in it."""
+    tx = Transaction(connection)
+    try:
+        return await call.function(tx, call.body), tx
+    except Exception as error:
+        if connection.is_lost:
+            raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
+        raise
+    finally:
+        tx.end()

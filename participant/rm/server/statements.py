@@ -1,0 +1,39 @@
+"""What SQL statement is about to run, by its words. For the rule that an action does not end its transaction."""
+
+from __future__ import annotations
+
+import re
+
+from participant.errors import ActionError
+
+__all__ = ["not_for_an_action", "without_literals", "words_of"]
+
+_BLANK = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+_WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+)?", re.IGNORECASE)
+_LITERALS = re.compile(
+    r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|--[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M]).*?\*/""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def words_of(sql: str) -> str:
+    """The first two words of a statement, or the first, in small letters; comments are skipped.
+
+    Where something else stands in the place of a word, its first character.
+    """
+    blank = _BLANK.match(sql)
+    begin = blank.end() if blank else 0
+    found = _WORDS.match(sql, begin)
+    return " ".join(found[0].lower().split()) if found else sql[begin : begin + 1]
+
+
+def without_literals(sql: str) -> str:
+    """SQL (of MariaDB) with a space for each quoted text, name and comment."""
+    return _LITERALS.sub(" ", sql)
+
+
+def not_for_an_action(words: str, instead: str) -> ActionError:
+    """The error for a statement that would end the branch's transaction, or outlive it."""
+    return ActionError(
+        f"{words.upper()} is not for an action: the branch's transaction ends with its decision; {instead}"
+    )
