@@ -53,26 +53,28 @@ class MariaBackend:
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
 
     async def open(self) -> None:
-        first = Connections(self._dsn, "SELECT 1", 1)
-        connection = await first.acquire(self._limits.lock_wait_s)
+        connection = await self._connections("SELECT 1", 1).connect()
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
                 await make_table(connection, self._schema)
         finally:
             connection.close()
-        self._working = Connections(
-            self._dsn, self._facts.working(self._limits), self._connections_max, on_want=self._detach_oldest
-        )
-        ending = Connections(self._dsn, self._facts.ending(), max(2, self._connections_max // 2))
-        self._office = Office(ending)
+        self._working = self._connections(self._facts.working(self._limits), self._connections_max)
+        self._office = Office(self._connections(self._facts.ending(), max(2, self._connections_max // 2)))
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
+
+    def _connections(self, settings: str, size: int) -> Connections:
+        return Connections(self._dsn, settings, size, on_want=self._detach_oldest, on_loss=self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._working.close()
+        self._office.close()
 
     async def close(self) -> None:
         for key in tuple(self._attached):
             self._detach(key)
-        self._working.close()
-        self._office.close()
+        self._close_idle()
 
     async def prepared(self) -> list[Prepared]:
         return await self._office.prepared()
@@ -98,6 +100,8 @@ class MariaBackend:
         """The connection has prepared the branch, and stays with it for now."""
         timer = asyncio.get_running_loop().call_later(DETACH_AFTER_S, self._detach, key)
         self._attached[key] = connection, timer
+        if self._working.is_wanted:
+            self._detach_oldest()
 
     def release(self, connection: Connection) -> None:
         """The connection is fit for another branch, or closed."""

@@ -21,6 +21,7 @@ from participant.errors import ConfigError, ResourceBusy, ResourceUnreachable
 __all__ = ["Connection", "Connections", "Dsn", "Values", "error_code", "unreachable"]
 
 CONNECT_TIMEOUT_S = 10
+PING_AFTER_S = 5.0  # a connection that was idle for longer is tried before it is used
 _PORT = 3_306
 
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -34,17 +35,19 @@ def error_code(error: BaseException) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _is_loss(error: BaseException) -> bool:
+    return isinstance(error, (OSError, EOFError, errors.InterfaceError)) or error_code(error) in _LOST_CODES
+
+
 @contextmanager
 def unreachable(what: str) -> Iterator[None]:
     """Raise ResourceUnreachable for whatever says that the server is not there."""
     try:
         yield
-    except (OSError, EOFError, TimeoutError, errors.InterfaceError) as error:
+    except Exception as error:
+        if not _is_loss(error):
+            raise
         raise ResourceUnreachable(f"cannot {what} the database: {error or type(error).__name__}") from error
-    except errors.MySQLError as error:
-        if error_code(error) in _LOST_CODES:
-            raise ResourceUnreachable(f"cannot {what} the database: {error}") from error
-        raise
 
 
 class Dsn:
@@ -72,6 +75,7 @@ class Connection:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self.thread_id: int = raw.thread_id()
+        self.was_lost = False  # by the server, or on the way to it
         self.was_cancelled = False  # then the server may still be at work on its last statement
 
     @property
@@ -99,6 +103,9 @@ class Connection:
         except asyncio.CancelledError:
             self.was_cancelled = True
             raise
+        except Exception as error:
+            self.was_lost = _is_loss(error)
+            raise
         finally:
             if not self.is_lost:
                 await cursor.close()
@@ -109,42 +116,74 @@ class Connection:
 
 
 class Connections:
-    """At most `size` of them in use. `settings` is run on each new one."""
+    """At most `size` of them in use. `settings` is run on each new one.
 
-    def __init__(self, dsn: Dsn, settings: str, size: int, *, on_want: Callable[[], None] = lambda: None) -> None:
+    `on_want` is called when somebody has to wait for a place; `on_loss` when a connection was lost: others that are
+    idle may be lost as well, and not know it.
+    """
+
+    def __init__(
+        self, dsn: Dsn, settings: str, size: int, *, on_want: Callable[[], None], on_loss: Callable[[], None]
+    ) -> None:
         self._dsn = dsn
         self._settings = settings
         self._places = asyncio.Semaphore(size)
-        self._on_want = on_want  # called when somebody has to wait for a place
-        self._idle: list[Connection] = []
+        self._on_want = on_want
+        self._on_loss = on_loss
+        self._idle: list[tuple[Connection, float]] = []  # with when it was given back
+        self._wanted = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a place."""
+        return self._wanted > 0
 
     async def acquire(self, timeout_s: float) -> Connection:
         """Raises ResourceBusy if none comes free in time, ResourceUnreachable."""
         if self._places.locked():
             self._on_want()
+        self._wanted += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await self._places.acquire()
         except TimeoutError:
             raise ResourceBusy("every connection to the database is at work; come again") from None
+        finally:
+            self._wanted -= 1
         try:
-            while self._idle:
-                connection = self._idle.pop()
-                if not connection.is_lost:
-                    return connection
-            with unreachable("connect to"):
-                return Connection(await asyncmy.connect(**self._dsn.parameters, init_command=self._settings))
+            return await self._idle_one() or await self.connect()
         except BaseException:
             self._places.release()
             raise
 
+    async def connect(self) -> Connection:
+        """A new one, that belongs to whoever asks. Raises ResourceUnreachable."""
+        with unreachable("connect to"):
+            return Connection(await asyncmy.connect(**self._dsn.parameters, init_command=self._settings))
+
+    async def _idle_one(self) -> Connection | None:
+        while self._idle:
+            connection, since = self._idle.pop()
+            if asyncio.get_running_loop().time() < since + PING_AFTER_S:
+                return connection
+            try:
+                await connection.execute("DO 0")  # the server may have ended it for having been idle
+                return connection
+            except BaseException as error:
+                connection.close()
+                if not _is_loss(error):
+                    raise
+        return None
+
     def release(self, connection: Connection) -> None:
         """Give one back that is fit for the next user, or closed."""
+        if connection.was_lost:
+            self._on_loss()
         if not connection.is_lost:
-            self._idle.append(connection)
+            self._idle.append((connection, asyncio.get_running_loop().time()))
         self._places.release()
 
     def close(self) -> None:
         """Close those that nobody uses."""
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[0].close()

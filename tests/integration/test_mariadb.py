@@ -1,0 +1,277 @@
+"""The MariaDB resource manager where it meets the world: settings, roles, other processes, lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncmy
+import pytest
+from asyncmy import errors
+
+from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaError
+from participant.ids import BranchKey
+from participant.resource import Call, ResourceLimits
+from participant.rm.mariadb import MariaDB, Transaction
+from participant.testing import servers
+from participant.wire import CONFLICT, BranchState
+from tests.support.databases import mariadb_database
+from tests.support.eavesdropper import Eavesdropper
+from tests.support.subjects import MARIADB_SCHEMA
+
+ONE, TWO = BranchKey("gid-1", "b"), BranchKey("gid-2", "b")
+
+
+async def _add(tx: Transaction, body: Any) -> None:
+    await tx.execute(
+        "INSERT INTO numbers VALUES (%s, %s) ON DUPLICATE KEY UPDATE value = value + %s",
+        (body["key"], body["amount"], body["amount"]),
+    )
+
+
+def _adding(key: str, amount: int = 1) -> Call:
+    return Call.of("add", _add, {"key": key, "amount": amount})
+
+
+@asynccontextmanager
+async def _open(dsn: str, **options: Any) -> AsyncIterator[MariaDB]:
+    manager = MariaDB(dsn, schema=[MARIADB_SCHEMA], **options)
+    await manager.open()
+    try:
+        yield manager
+    finally:
+        await manager.close()
+
+
+async def _run(server: servers.MariaDB, *statements: str) -> Any:
+    """As root; the rows of the last one."""
+    connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="", autocommit=True)
+    try:
+        async with connection.cursor() as cursor:
+            for statement in statements:
+                await cursor.execute(statement)
+            return await cursor.fetchall()
+    finally:
+        connection.close()
+
+
+async def _numbers(server: servers.MariaDB, dsn: str) -> dict[str, int]:
+    return dict(await _run(server, f"SELECT name, value FROM {dsn.rpartition('/')[2]}.numbers"))
+
+
+@pytest.fixture
+def numbers(mariadb: servers.MariaDB, mariadb_dsn: str) -> Any:
+    """What is committed in the test's own database."""
+    return lambda: _numbers(mariadb, mariadb_dsn)
+
+
+@pytest.mark.parametrize("flushed", ["0", "2"])
+async def test_a_server_that_could_lose_a_yes_is_refused(flushed: str) -> None:
+    async with servers.MariaDB.running(settings={"innodb-flush-log-at-trx-commit": flushed}) as server:
+        await _run(server, "CREATE DATABASE d")
+        with pytest.raises(ConfigError, match="set `innodb_flush_log_at_trx_commit = 1` in"):
+            await MariaDB(server.dsn_of("d")).open()
+        await _run(server, "SET GLOBAL innodb_flush_log_at_trx_commit = 1", "SET GLOBAL read_only = 1")
+        with pytest.raises(ConfigError, match="read-only: connect to the primary"):
+            await MariaDB(server.dsn_of("d")).open()
+
+
+async def test_an_ordinary_role_is_enough(mariadb: servers.MariaDB, mariadb_dsn: str, numbers: Any) -> None:
+    """Who may not see who waits gets a no for a lock, too, which does not name the row."""
+    database = mariadb_dsn.rpartition("/")[2]
+    await _run(mariadb, "CREATE OR REPLACE USER plain", f"GRANT ALL ON {database}.* TO plain")
+    limits = ResourceLimits(lock_wait_s=0.5)
+    async with _open(mariadb_dsn.replace("root@", "plain@"), limits=limits) as manager:
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        answer = await manager.prepare(TWO, _adding("x"))
+        assert (answer.state, answer.reason) == (
+            BranchState.ABORTED,
+            f"{CONFLICT}a row stayed locked by another transaction",
+        )
+        assert (await manager.commit(ONE)).state is BranchState.COMMITTED
+    assert await numbers() == {"x": 1}
+
+
+async def test_a_role_that_may_not_make_the_table_is_told_what_to_run(
+    mariadb: servers.MariaDB, mariadb_dsn: str
+) -> None:
+    database = mariadb_dsn.rpartition("/")[2]
+    await _run(mariadb, "CREATE OR REPLACE USER poor", f"GRANT SELECT, INSERT ON {database}.* TO poor")
+    with pytest.raises(SchemaError, match=r"(?s)let its owner run, once:.*CREATE TABLE IF NOT EXISTS commitd_branch"):
+        await MariaDB(mariadb_dsn.replace("root@", "poor@")).open()
+
+
+async def test_work_of_which_a_statement_failed_is_never_prepared(mariadb_dsn: str, numbers: Any) -> None:
+    """MariaDB would prepare the rest of it. Seen red with the failure forgotten: the branch voted yes."""
+
+    async def stubborn(tx: Transaction, _: Any) -> None:
+        await _add(tx, {"key": "x", "amount": 1})
+        with pytest.raises(errors.IntegrityError):
+            await tx.execute("INSERT INTO numbers VALUES ('x', 5)")
+
+    async with _open(mariadb_dsn) as manager:
+        answer = await manager.prepare(ONE, Call.of("stubborn", stubborn, None))
+        assert (answer.state, answer.reason) == (
+            BranchState.ABORTED,
+            "a statement of its action failed, and the action went on: IntegrityError in INSERT INTO",
+        )
+        assert await numbers() == {}
+
+
+async def test_a_part_can_be_undone_alone(mariadb_dsn: str, numbers: Any) -> None:
+    async def careful(tx: Transaction, _: Any) -> None:
+        await _add(tx, {"key": "x", "amount": 1})
+        try:
+            async with tx.savepoint():
+                await _add(tx, {"key": "y", "amount": 1})
+                await tx.execute("INSERT INTO numbers VALUES ('x', 5)")
+        except errors.IntegrityError:
+            await _add(tx, {"key": "z", "amount": 1})
+
+    async with _open(mariadb_dsn) as manager:
+        assert (await manager.prepare(ONE, Call.of("careful", careful, None))).state is BranchState.PREPARED
+        await manager.commit(ONE)
+    assert await numbers() == {"x": 1, "z": 1}
+
+
+async def test_work_of_which_a_request_failed_is_never_prepared(mariadb_dsn: str, numbers: Any) -> None:
+    async def refused(tx: Transaction, body: Any) -> None:
+        await _add(tx, body)
+        raise Reject("not this")
+
+    async with _open(mariadb_dsn) as manager:
+        assert (await manager.work(ONE, _adding("x"), 0)).state is BranchState.WORKING
+        answer = await manager.work(ONE, Call.of("refused", refused, {"key": "y", "amount": 1}), 1)
+        assert (answer.state, answer.reason) == (BranchState.ABORTED, "not this")
+        assert (await manager.prepare(ONE, None, 1)).state is BranchState.ABORTED
+    assert await numbers() == {}
+
+
+async def test_a_select_that_writes_by_a_function_is_no_reader(
+    mariadb: servers.MariaDB, mariadb_dsn: str, numbers: Any
+) -> None:
+    async def sly(tx: Transaction, _: Any) -> Any:
+        return await tx.fetch_value("SELECT bump()")
+
+    async with _open(mariadb_dsn):
+        pass  # it makes the table
+    database = mariadb_dsn.rpartition("/")[2]
+    await _run(
+        mariadb,
+        f"CREATE FUNCTION {database}.bump() RETURNS INT BEGIN INSERT INTO numbers VALUES ('x', 1); RETURN 1; END",
+    )
+    async with _open(mariadb_dsn) as manager:
+        assert (await manager.prepare(ONE, Call.of("sly", sly, None))).state is BranchState.PREPARED
+        await manager.abort(ONE)
+    assert await numbers() == {}
+
+
+async def test_any_process_may_finish_what_another_has_prepared(mariadb_dsn: str, numbers: Any) -> None:
+    """At once, although the first one's connection holds the branches: it lets go of them after a moment."""
+    async with _open(mariadb_dsn) as first, _open(mariadb_dsn) as second:
+        for key in (ONE, TWO):
+            assert (await first.prepare(key, _adding(key.gid))).state is BranchState.PREPARED
+            assert (await second.prepare(key, _adding(key.gid))).state is BranchState.PREPARED, "a repeat elsewhere"
+        assert await second.in_doubt() == [ONE, TWO]
+        assert (await second.commit(ONE)).state is BranchState.COMMITTED
+        assert (await second.abort(TWO)).state is BranchState.ABORTED
+        assert (await first.commit(ONE)).state is BranchState.COMMITTED
+        assert (await first.prepare(TWO, _adding(TWO.gid))).state is BranchState.ABORTED
+        assert (await first.status()).prepared == 0
+    assert await numbers() == {"gid-1": 1}
+
+
+async def test_prepared_branches_give_their_connections_to_those_who_need_one(mariadb_dsn: str, numbers: Any) -> None:
+    async with _open(mariadb_dsn, connections_max=2) as manager:
+        keys = [BranchKey(f"gid-{number}", "b") for number in range(10)]
+        answers = await asyncio.gather(*(manager.prepare(key, _adding(key.gid)) for key in keys))
+        assert {answer.state for answer in answers} == {BranchState.PREPARED}
+        answers = await asyncio.gather(*(manager.commit(key) for key in keys))
+        assert {answer.state for answer in answers} == {BranchState.COMMITTED}
+    assert sum((await numbers()).values()) == len(keys)
+
+
+async def test_what_others_have_prepared_is_left_alone(mariadb: servers.MariaDB, mariadb_dsn: str) -> None:
+    """Also branches of ours in another database of the server."""
+    async with mariadb_database(mariadb) as other_dsn, _open(mariadb_dsn) as here, _open(other_dsn) as there:
+        database = mariadb_dsn.rpartition("/")[2]
+        await _run(mariadb, "XA START 'theirs'", f"INSERT INTO {database}.numbers VALUES ('t', 1)", "XA END 'theirs'",
+                   "XA PREPARE 'theirs'")  # fmt: skip
+        assert (await here.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        assert (await there.prepare(TWO, _adding("x"))).state is BranchState.PREPARED
+        assert await here.in_doubt() == [ONE]
+        assert await there.in_doubt() == [TWO]
+        assert (await there.outcome(ONE)).state is BranchState.UNKNOWN
+        answer = await there.prepare(ONE, _adding("x"))
+        assert (answer.state, answer.retry) == (BranchState.UNKNOWN, True), "the server has one list for all"
+        assert (await here.abort(ONE)).state is BranchState.ABORTED
+        assert (await there.commit(TWO)).state is BranchState.COMMITTED
+        assert [row[3] for row in await _run(mariadb, "XA RECOVER")] == [b"theirs"]
+
+
+async def test_a_yes_that_was_lost_on_its_way_is_found_by_the_repeat(mariadb_dsn: str, numbers: Any) -> None:
+    async with Eavesdropper.at(mariadb_dsn) as wire, _open(wire.dsn, connections_max=1) as manager:
+        wire.cut_after(b"XA PREPARE")
+        with pytest.raises(ResourceUnreachable):
+            await manager.prepare(ONE, _adding("x"))
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        wire.cut_after(b"XA COMMIT")
+        with pytest.raises(ResourceUnreachable):
+            await manager.commit(ONE)
+        assert (await manager.commit(ONE)).state is BranchState.COMMITTED
+    assert await numbers() == {"x": 1}
+
+
+async def test_branches_outlive_the_death_of_the_server() -> None:
+    """Three times `kill -9`, each with a prepared branch and with one whose work is open."""
+    async with servers.MariaDB.running() as server:
+        await _run(server, "CREATE DATABASE d")
+        async with _open(server.dsn_of("d")) as manager:
+            for round_ in range(3):
+                prepared, open_ = BranchKey(f"p-{round_}", "b"), BranchKey(f"o-{round_}", "b")
+                assert (await manager.prepare(prepared, _adding("x"))).state is BranchState.PREPARED
+                assert (await manager.work(open_, _adding("y"), 0)).state is BranchState.WORKING
+                await server.kill()
+                with pytest.raises(ResourceUnreachable):
+                    await manager.commit(prepared)
+                await server.start()
+                assert await manager.in_doubt() == [prepared]
+                assert (await manager.commit(prepared)).state is BranchState.COMMITTED
+                with pytest.raises(ResourceUnreachable):
+                    await manager.prepare(open_, None, 1)
+                assert (await manager.prepare(open_, None, 1)).state is BranchState.ABORTED
+            assert await _numbers(server, server.dsn_of("d")) == {"x": 3}
+
+
+async def test_two_that_want_each_others_rows_both_end(mariadb_dsn: str, numbers: Any) -> None:
+    async def both(tx: Transaction, body: Any) -> None:
+        for key in body:
+            await tx.execute("UPDATE numbers SET value = value + 1 WHERE name = %s", (key,))
+            await asyncio.sleep(0.1)
+
+    async with _open(mariadb_dsn, limits=ResourceLimits(lock_wait_s=5.0, deadlock_wait_s=0.3)) as manager:
+        for key in ("x", "y"):
+            await manager.commit_one_phase(BranchKey(f"set-{key}", "b"), _adding(key))
+        answers = await asyncio.gather(
+            manager.commit_one_phase(ONE, Call.of("both", both, ["x", "y"])),
+            manager.commit_one_phase(TWO, Call.of("both", both, ["y", "x"])),
+        )
+    assert [answer.state for answer in answers] == [BranchState.COMMITTED] * 2, "the server's victim runs again"
+    assert await numbers() == {"x": 3, "y": 3}
+
+
+async def test_a_branch_that_is_aborted_while_it_waits_leaves_no_session_behind(
+    mariadb: servers.MariaDB, mariadb_dsn: str
+) -> None:
+    """Its thread in the server would wait on, and then have the rows. Seen red without the KILL."""
+    async with _open(mariadb_dsn) as manager:
+        await manager.prepare(ONE, _adding("x"))
+        waiting = asyncio.ensure_future(manager.prepare(TWO, _adding("x")))
+        await asyncio.sleep(0.3)
+        assert (await manager.abort(TWO)).state is BranchState.ABORTED
+        assert (await waiting).state is BranchState.ABORTED
+        listed = await _run(mariadb, "SELECT info FROM information_schema.processlist WHERE info LIKE 'INSERT INTO n%'")
+        assert not listed
+        await manager.commit(ONE)

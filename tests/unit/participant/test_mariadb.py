@@ -1,0 +1,93 @@
+"""What of the MariaDB resource manager needs no server: names, and the statements that are not for an action."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from participant.errors import ActionError, ConfigError
+from participant.ids import BranchKey
+from participant.rm.mariadb import MariaDB
+from participant.rm.mariadb.names import read_xid, xid_of
+from participant.rm.mariadb.transaction import check_statement
+
+IDS = st.text("ABCabc019_.:-", min_size=1, max_size=64)
+
+
+@given(IDS, IDS)
+def test_an_identifier_says_which_branch_it_is(gid: str, branch: str) -> None:
+    format_id = int(xid_of(BranchKey(gid, branch)).rpartition(",")[2])
+    assert read_xid(format_id, len(gid), len(branch), gid + branch) == BranchKey(gid, branch)
+    assert read_xid(format_id, len(gid), len(branch), (gid + branch).encode()) == BranchKey(gid, branch)
+
+
+@pytest.mark.parametrize(
+    "row", [(1, 1, 1, "gb"), (0x636D7464, 0, 1, "b"), (0x636D7464, 1, 0, "g"), (0x636D7464, 1, 1, b"g\xff")]
+)
+def test_an_identifier_of_others_is_nobodys(row: tuple[int, int, int, str | bytes]) -> None:
+    assert read_xid(*row) is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT",
+        "/* a comment */ -- and another\n # and one more\n xa end 'g','b'",
+        "rollback to savepoint x",
+        "BEGIN",
+        "SET autocommit = 1",
+        "CREATE TEMPORARY TABLE t (x INT)",
+        "TRUNCATE t",
+        "LOCK TABLES t WRITE",
+        "USE other",
+    ],
+)
+def test_what_ends_or_outlives_the_transaction_is_not_for_an_action(sql: str) -> None:
+    with pytest.raises(ActionError, match="not for an action"):
+        check_statement(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1; COMMIT",
+        "UPDATE t SET x = 'it''s'; XA END 'g','b'",
+        "SELECT 'a\\'; b'; COMMIT",
+        'SELECT "\\"; COMMIT',
+        "SELECT 1 /*! ; COMMIT */",
+        "SELECT 1 /*M! , 2 */",
+        "/*! COMMIT */",
+    ],
+)
+def test_nothing_hides_behind_a_statement(sql: str) -> None:
+    with pytest.raises(ActionError):
+        check_statement(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_reading"),
+    [
+        ("SELECT ';' FROM t WHERE x = \"a;b\" AND `y;z` = 'it''s; \\'ok\\''", True),
+        ("SELECT 1 -- ; COMMIT\n + 1;", True),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("(SELECT 1)", False),
+        ("UPDATE commits SET x = 1", False),
+        ("CALL work()", False),
+    ],
+)
+def test_everything_else_is(sql: str, is_reading: bool) -> None:
+    assert check_statement(sql) is is_reading
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://host/database", "mariadb://host", "mariadb://host/", "mariadb:///x", "mariadb://h/d?a=b"]
+)
+def test_what_is_no_dsn_is_said(dsn: str) -> None:
+    with pytest.raises(ConfigError, match="dsn: must be mariadb://user:password@host:port/database"):
+        MariaDB(dsn)
+
+
+def test_what_cannot_be_chosen_is_said() -> None:
+    with pytest.raises(ConfigError, match="connections_max: must be at least 1, not 0"):
+        MariaDB("mariadb://root@127.0.0.1/x", connections_max=0)
