@@ -179,7 +179,7 @@ async def a_branch_waits_for_a_row_and_runs_again_on_what_it_finds(subject: Subj
         await bench.set("x", 10)
         await bench.manager.prepare(ONE, bench.add("x", -8))
         waiting = asyncio.ensure_future(bench.manager.prepare(TWO, bench.add("x", -8)))
-        await bench.manager.outcome(TWO)  # behind it in the queue: it has been tried
+        await bench.until_one_waits()
         expect(not waiting.done(), "a locked row is waited for")
         await bench.manager.commit(ONE)
         expect(
@@ -203,7 +203,7 @@ async def an_abort_does_not_wait_for_a_waiting_prepare(subject: Subject) -> None
         await bench.set("x", 10)
         await bench.manager.prepare(ONE, bench.add("x", -8))
         waiting = [asyncio.ensure_future(bench.manager.prepare(TWO, bench.add("x", -1))) for _ in range(2)]
-        await bench.manager.outcome(TWO)
+        await bench.until_one_waits()
         expect_state(await bench.manager.abort(TWO), BranchState.ABORTED, "a waiting branch can be aborted")
         for answer in await asyncio.gather(*waiting):
             expect_state(answer, BranchState.ABORTED, "and its prepare, however often it was asked, hears of it")

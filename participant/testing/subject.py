@@ -17,6 +17,7 @@ __all__ = ["HASTY", "ONE", "TWO", "Bench", "Check", "Subject", "expect", "expect
 PATIENT = ResourceLimits(lock_wait_s=30.0)
 HASTY = ResourceLimits(lock_wait_s=0.05)
 STEP_TIMEOUT_S = 20.0
+_LOOKS, _LOOK_PAUSE_S = 100, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,14 @@ class Bench:
 
     async def value(self, key: str) -> Any:
         return await self.manager.read(self.get(key))
+
+
+    async def until_one_waits(self) -> None:
+        """Until the manager says that a request waits for a row; it may say so a moment later, or not be able to."""
+        for _ in range(_LOOKS):
+            if (await self.manager.status()).waiting:
+                return
+            await asyncio.sleep(_LOOK_PAUSE_S)
 
 
 Check = Callable[[Subject], Awaitable[None]]
