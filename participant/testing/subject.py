@@ -71,7 +71,6 @@ class Bench:
     async def value(self, key: str) -> Any:
         return await self.manager.read(self.get(key))
 
-
     async def until_one_waits(self) -> None:
         """Until the manager says that a request waits for a row; it may say so a moment later, or not be able to."""
         for _ in range(_LOOKS):

@@ -23,7 +23,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a resource manager of this kind keeps its data, empty."""
-    return str(request.getfixturevalue(f"{kind}_dsn") if kind not in _IN_A_DIRECTORY else tmp_path)
+    if kind in _IN_A_DIRECTORY:
+        return str(tmp_path)
+    return str(request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -6,8 +6,9 @@ A place is where the data is: a directory, or the DSN of a database.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from participant.errors import Reject
 from participant.resource import ResourceLimits
@@ -19,6 +20,8 @@ from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
 __all__ = ["MARIADB_SCHEMA", "SCHEMA", "SUBJECTS"]
+
+Isolation: TypeAlias = Literal["repeatable read", "serializable"]
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL)"
 MARIADB_SCHEMA = SCHEMA.replace("name TEXT", "name VARCHAR(64)") + " ENGINE=InnoDB"
@@ -66,7 +69,7 @@ def _memory_subject(place: str) -> Subject:
     return Subject(make, put, add, get)
 
 
-def _postgres_subject(place: str) -> Subject:
+def _postgres_subject(place: str, isolation: Isolation = "repeatable read") -> Subject:
     """PostgreSQL on a database of its own."""
 
     async def put(tx: postgres.Transaction, body: Any) -> None:
@@ -85,12 +88,12 @@ def _postgres_subject(place: str) -> Subject:
         return await tx.fetchval("SELECT value FROM numbers WHERE name = $1", body["key"])
 
     def make(limits: ResourceLimits) -> PostgreSQL:
-        return PostgreSQL(place, schema=SCHEMA, limits=limits)
+        return PostgreSQL(place, schema=SCHEMA, limits=limits, isolation=isolation)
 
     return Subject(make, put, add, get, only_tx_awaited=False)
 
 
-def _mariadb_subject(place: str) -> Subject:
+def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Subject:
     """MariaDB on a database of its own."""
 
     async def put(tx: mariadb.Transaction, body: Any) -> None:
@@ -106,7 +109,7 @@ def _mariadb_subject(place: str) -> Subject:
         return await tx.fetch_value("SELECT value FROM numbers WHERE name = %s", (body["key"],))
 
     def make(limits: ResourceLimits) -> MariaDB:
-        return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits)
+        return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits, isolation=isolation)
 
     return Subject(make, put, add, get, only_tx_awaited=False)
 
@@ -115,5 +118,7 @@ SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "memory": _memory_subject,
     "sqlite": _sqlite_subject,
     "postgres": _postgres_subject,
+    "postgres-serializable": partial(_postgres_subject, isolation="serializable"),
     "mariadb": _mariadb_subject,
+    "mariadb-serializable": partial(_mariadb_subject, isolation="serializable"),
 }

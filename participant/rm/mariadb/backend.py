@@ -45,9 +45,12 @@ class MariaBackend:
 
     branches_max = BRANCHES_MAX
 
-    def __init__(self, dsn: str, *, schema: Sequence[str], connections_max: int, limits: ResourceLimits) -> None:
+    def __init__(
+        self, dsn: str, *, schema: Sequence[str], isolation: str, connections_max: int, limits: ResourceLimits
+    ) -> None:
         self._dsn = Dsn(dsn)
         self._schema = schema
+        self._isolation = isolation
         self._connections_max = connections_max
         self._limits = limits
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
@@ -60,7 +63,7 @@ class MariaBackend:
                 await make_table(connection, self._schema)
         finally:
             connection.close()
-        self._working = self._connections(self._facts.working(self._limits), self._connections_max)
+        self._working = self._connections(self._facts.working(self._limits, self._isolation), self._connections_max)
         self._office = Office(self._connections(self._facts.ending(), max(2, self._connections_max // 2)))
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
@@ -167,6 +170,7 @@ class MariaBackend:
         connection = await self._working.acquire(self._limits.lock_wait_s)
         try:
             with unreachable("read"):
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # it locks nothing
                 await connection.execute("START TRANSACTION READ ONLY")
             return (await run_function(connection, call))[0]
         except errors.MySQLError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from participant.errors import ConfigError
 from participant.resource import ResourceLimits
@@ -17,7 +18,9 @@ class MariaDB(ServerManager):
 
     `dsn` is `mariadb://user:password@host:port/database`. `schema` is statements that run at each opening, so they must
     be harmless when repeated; leave it out if migrations make your tables. `connections_max`: how many branches may be
-    at work at once; half as many connections more end them.
+    at work at once; half as many connections more end them. Serializable transactions see no write skew, and lock
+    what they read; a server without `innodb_snapshot_isolation` (MySQL, and MariaDB before 10.6.18) has no other way to
+    keep what an action has read from being changed before it writes, and uses them always.
     """
 
     def __init__(
@@ -26,9 +29,13 @@ class MariaDB(ServerManager):
         *,
         schema: Sequence[str] = (),
         limits: ResourceLimits | None = None,
+        isolation: Literal["repeatable read", "serializable"] = "repeatable read",
         connections_max: int = 16,
     ) -> None:
+        if isolation not in ("repeatable read", "serializable"):
+            raise ConfigError(f"isolation: must be 'repeatable read' or 'serializable', not {isolation!r}")
         if connections_max < 1:
             raise ConfigError(f"connections_max: must be at least 1, not {connections_max!r}")
         limits = limits or ResourceLimits()
-        super().__init__(MariaBackend(dsn, schema=schema, connections_max=connections_max, limits=limits), limits)
+        backend = MariaBackend(dsn, schema=schema, isolation=isolation, connections_max=connections_max, limits=limits)
+        super().__init__(backend, limits)

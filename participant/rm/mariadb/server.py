@@ -55,15 +55,17 @@ class ServerFacts(NamedTuple):
     sees_waits: bool
     snapshots: bool
 
-    def working(self, limits: ResourceLimits) -> str:
+    def working(self, limits: ResourceLimits, isolation: str) -> str:
         """The settings of a session that runs actions.
 
         Without snapshots that are checked, only SERIALIZABLE keeps what an action has read from being overwritten
         unseen. The server counts whole seconds of a wait; ours are finer, where we may see who waits.
         """
-        settings = [f"innodb_lock_wait_timeout={math.ceil(limits.lock_wait_s)}"]
-        isolation = "REPEATABLE-READ" if self.snapshots else "SERIALIZABLE"
-        settings.append(f"{self._isolation}='{isolation}'")
+        level = isolation if self.snapshots else "serializable"
+        settings = [
+            f"innodb_lock_wait_timeout={math.ceil(limits.lock_wait_s)}",
+            f"{self._isolation}='{level.upper().replace(' ', '-')}'",
+        ]
         if self.snapshots:
             settings.append("innodb_snapshot_isolation=ON")
         return "SET SESSION " + ", ".join(settings)
