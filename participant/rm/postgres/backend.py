@@ -45,6 +45,11 @@ SELECT $1, $2, CASE WHEN $3 AND pg_current_xact_id_if_assigned() IS NULL THEN 'r
   FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
 ON CONFLICT DO NOTHING RETURNING state
 """
+# The same for work that is known to have written, as part of a text of several statements: an error ends all of them.
+_VOTE_WRITTEN = """
+INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
+SELECT '{gid}', '{branch}', 'committed', '\\x{digest}', '', {at_ms} / pg_try_advisory_xact_lock({lock})::int; {end}
+"""
 _SETTLE = """
 INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
 SELECT $1, $2, $3, $4, $5, $6 FROM pg_try_advisory_xact_lock($7) AS is_free WHERE is_free
@@ -74,6 +79,7 @@ _LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asked while the server's last words were coming in
     OSError,
     TimeoutError,
 )
@@ -155,7 +161,7 @@ class PostgresBackend:
             return Branch(key)
         return Branch(key, BranchState(row["state"]), row["digest"], row["reason"], row["changed_at_ms"])
 
-    async def begin(self, key: BranchKey) -> Unit:
+    async def begin(self, _: BranchKey) -> Unit:
         with unreachable("begin a transaction on"):
             try:
                 connection = await self._working.acquire(timeout=self._limits.lock_wait_s)
@@ -167,7 +173,7 @@ class PostgresBackend:
                 terminate(connection)
                 await self._working.release(connection)
                 raise
-        return PostgresUnit(self._working, connection, self._names, key)
+        return PostgresUnit(self._working, connection, self._names)
 
     async def settle(self, branch: Branch) -> bool:
         key = branch.key
@@ -216,7 +222,7 @@ class PostgresBackend:
         async with self._office() as connection:
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:
-                return await _run(connection, call)
+                return (await _run(connection, call))[0]
             except asyncpg.ReadOnlySQLTransactionError as error:
                 raise ActionError(f"{call.name!r} may only read, but it wrote") from error
             finally:
@@ -233,6 +239,9 @@ class PostgresBackend:
                 raise ResourceUnreachable("no connection to the database came free") from None
             try:
                 yield connection
+            except _LOST:
+                terminate(connection)
+                raise
             finally:
                 await self._ending.release(connection)
 
@@ -240,20 +249,22 @@ class PostgresBackend:
 class PostgresUnit:
     """See `participant.rm.server.backend.Unit`."""
 
-    def __init__(self, pool: Any, connection: Connection, names: Names, key: BranchKey) -> None:
+    def __init__(self, pool: Any, connection: Connection, names: Names) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
         self._names = names
-        self.key = key
+        self._has_written = False
         self.pid: int = connection.get_server_pid()
 
     async def run(self, call: Call) -> Any:
         try:
-            return await _run(self._connected, call)
+            result, has_written = await _run(self._connected, call)
         except _STALE as error:
             raise Stale from error
         except asyncpg.LockNotAvailableError as error:
             raise Conflict(f"it did not get a lock: {error}") from error
+        self._has_written = self._has_written or has_written
+        return result
 
     async def vote(self, branch: Branch) -> Branch | None:
         with unreachable("vote in"):
@@ -271,23 +282,50 @@ class PostgresUnit:
                 raise Reject(f"the database refused it: {error}") from error
 
     async def _vote(self, branch: Branch) -> Branch | None:
-        key, connection = branch.key, self._connected
-        is_prepared = branch.state is BranchState.PREPARED
-        state = await connection.fetchval(
+        voted = await (self._vote_written(branch) if self._has_written else self._vote_unsure(branch))
+        if voted is not None:
+            await self._release()
+        return voted
+
+    async def _vote_written(self, branch: Branch) -> Branch | None:
+        """In one round trip. What keeps the row from being written ends everything: it is there, or locked."""
+        key, end = branch.key, self._end_of(branch)
+        sql = _VOTE_WRITTEN.format(
+            gid=key.gid,
+            branch=key.branch,
+            digest=branch.digest.hex(),
+            at_ms=branch.changed_at_ms,
+            lock=self._names.lock_of(key),
+            end=end,
+        )
+        try:
+            tag = await self._connected.execute(sql)
+        except asyncpg.DivisionByZeroError as error:
+            if error.context is not None:  # in a trigger
+                raise
+            return None
+        except asyncpg.UniqueViolationError as error:
+            if error.table_name != "commitd_branch":
+                raise
+            return None
+        _check_tag(tag, end)
+        return branch
+
+    async def _vote_unsure(self, branch: Branch) -> Branch | None:
+        key, is_prepared = branch.key, branch.state is BranchState.PREPARED
+        state = await self._connected.fetchval(
             _VOTE,
             *(key.gid, key.branch, is_prepared, branch.digest, branch.changed_at_ms, self._names.lock_of(key)),
         )
         if state is None:
             return None
-        if is_prepared and state == BranchState.COMMITTED:
-            statement, voted = f"PREPARE TRANSACTION '{self._names.of(branch)}'", branch
-        else:
-            statement, voted = "COMMIT", branch._replace(state=BranchState(state))
-        tag = await connection.execute(statement)
-        if not statement.startswith(tag):
-            raise Reject(f"the database answered {tag} to {statement.partition(' ')[0]}")
-        await self._release()
+        voted = branch if state == BranchState.COMMITTED else branch._replace(state=BranchState(state))
+        end = self._end_of(voted)
+        _check_tag(await self._connected.execute(end), end)
         return voted
+
+    def _end_of(self, branch: Branch) -> str:
+        return f"PREPARE TRANSACTION '{self._names.of(branch)}'" if branch.state is BranchState.PREPARED else "COMMIT"
 
     async def rollback(self) -> None:
         connection = self._connection
@@ -315,17 +353,26 @@ class PostgresUnit:
         await self._pool.release(connection)
 
 
-async def _run(connection: Connection, call: Call) -> Any:
-    """Run what a service was written with. Raises ResourceUnreachable if the connection was lost in it."""
+async def _run(connection: Connection, call: Call) -> tuple[Any, bool]:
+    """Run what a service was written with; its result, and whether it has written, as far as can be told.
+
+    Raises ResourceUnreachable if the connection was lost in it.
+    """
     tx = Transaction(connection)
     try:
-        return await call.function(tx, call.body)
+        return await call.function(tx, call.body), tx.has_written
     except Exception as error:
         if is_lost(connection):
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
         raise
     finally:
         tx.end()
+
+
+def _check_tag(tag: str, statement: str) -> None:
+    """Raise Reject unless the server has done what it was told: it rolls back what has failed, without an error."""
+    if not statement.startswith(tag):
+        raise Reject(f"the database answered {tag} to {statement.partition(' ')[0]}")
 
 
 @contextmanager

@@ -19,13 +19,15 @@ _ENDING = frozenset(
     {"abort", "begin", "close", "commit", "deallocate", "discard", "end", "listen", "load", "prepare", "release"}
     | {"reset", "rollback", "savepoint"}
 )
+_WRITING = frozenset({"delete", "insert", "merge", "update"})
 _INSTEAD = "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
 
 
-def check_statement(sql: str) -> None:
-    """Raise ActionError for a statement that would end the branch's transaction, or outlive it.
+def check_statement(sql: str) -> bool:
+    """Whether a statement is one that writes. Raises ActionError if it would end the transaction, or outlive it.
 
-    Each call sends one statement only (the extended protocol takes no more), so its first words tell.
+    Each call sends one statement only (the extended protocol takes no more), so its first words tell. Others than those
+    that are known to write may write as well, by a function.
     """
     words = words_of(sql)
     if not words.replace(" ", "").isalpha() and words not in ("", "("):
@@ -33,6 +35,7 @@ def check_statement(sql: str) -> None:
     is_setting = words.startswith("set") and words not in ("set local", "set constraints")
     if words.partition(" ")[0] in _ENDING or words == "start transaction" or is_setting:
         raise not_for_an_action(words, _INSTEAD)
+    return words.partition(" ")[0] in _WRITING
 
 
 def is_lost(connection: Connection) -> bool:
@@ -59,6 +62,7 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
         self._savepoints = 0
+        self.has_written = False  # as far as its statements tell
 
     async def execute(self, sql: str, *values: Any) -> str:
         """Run one statement; its command tag, such as `UPDATE 1`. Raises `asyncpg.PostgresError`."""
@@ -106,7 +110,8 @@ class Transaction:
         self._connection = None
 
     def _usable(self, sql: str) -> Connection:
-        check_statement(sql)
+        is_writing = check_statement(sql)
+        self.has_written = self.has_written or is_writing
         if self._connection is None:
             raise ActionError("its tx was used after the action had ended")
         return self._connection

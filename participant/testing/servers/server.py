@@ -58,9 +58,13 @@ class Server(ABC):
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, **options: Any) -> AsyncIterator[Self]:
-        """A new server, started, for as long as the block runs. Raises ServerMissing, ServerFailed."""
-        folder = Path(tempfile.mkdtemp(prefix="commitd-", dir="/tmp"))
+    async def running(cls, directory: Path | None = None, **options: Any) -> AsyncIterator[Self]:
+        """A new server, started, for as long as the block runs. Raises ServerMissing, ServerFailed.
+
+        Its folder is made in `directory`, or with the system's temporary files. The path must be short: that of a
+        socket may have 107 bytes.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="commitd-", dir=directory))
         server = cls(folder, _free_port(), **options)
         try:
             server._give_away(folder)
@@ -132,12 +136,13 @@ class Server(ABC):
             raise ServerFailed(f"{command[0]} failed:\n{self._last_words()}")
 
     async def _spawn(self, command: Sequence[str | Path]) -> asyncio.subprocess.Process:
-        user: dict[str, Any] = {}
         if self._is_given_away():
-            user = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
+            group = pwd.getpwnam(self.user).pw_gid
+            become = ("setpriv", f"--reuid={self.user}", f"--regid={group}", "--clear-groups", "--")
+            command = (*become, *command)  # it becomes the command, so the process is the server's
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", **user
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
             )
 
     def _give_away(self, folder: Path) -> None:
