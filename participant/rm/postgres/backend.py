@@ -45,10 +45,12 @@ SELECT $1, $2, CASE WHEN $3 AND pg_current_xact_id_if_assigned() IS NULL THEN 'r
   FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
 ON CONFLICT DO NOTHING RETURNING state
 """
-# The same for work that is known to have written, as part of a text of several statements: an error ends all of them.
+# The same for work that is known to have written, prepared in each session, so that it is planned once. It runs in a
+# text of several statements, and an error ends all of them: it raises one if the branch is taken.
 _VOTE_WRITTEN = """
+PREPARE commitd_vote (text, text, bytea, bigint, bigint) AS
 INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
-SELECT '{gid}', '{branch}', 'committed', '\\x{digest}', '', {at_ms} / pg_try_advisory_xact_lock({lock})::int; {end}
+SELECT $1, $2, 'committed', $3, '', $4 / pg_try_advisory_xact_lock($5)::int
 """
 _SETTLE = """
 INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
@@ -109,7 +111,7 @@ class PostgresBackend:
             finally:
                 await connection.close()
         self._waits = Waits(self._names)
-        self._working = await self._pool(settings, self._connections_max)
+        self._working = await self._pool(settings, self._connections_max, _prepare_vote)
         try:
             self._ending = await self._pool(settings, max(2, self._connections_max // 2))
         except BaseException:
@@ -125,7 +127,7 @@ class PostgresBackend:
             "idle_in_transaction_session_timeout": f"{idle_s * 1_000:.0f}ms",
         }
 
-    async def _pool(self, settings: dict[str, str], size: int) -> Any:
+    async def _pool(self, settings: dict[str, str], size: int, init: Any = None) -> Any:
         with unreachable("connect to"):
             return await asyncpg.create_pool(
                 self._dsn,
@@ -133,6 +135,7 @@ class PostgresBackend:
                 max_size=size,
                 timeout=CONNECT_TIMEOUT_S,
                 server_settings=settings,
+                init=init,
                 reset=_keep,
             )
 
@@ -290,14 +293,8 @@ class PostgresUnit:
     async def _vote_written(self, branch: Branch) -> Branch | None:
         """In one round trip. What keeps the row from being written ends everything: it is there, or locked."""
         key, end = branch.key, self._end_of(branch)
-        sql = _VOTE_WRITTEN.format(
-            gid=key.gid,
-            branch=key.branch,
-            digest=branch.digest.hex(),
-            at_ms=branch.changed_at_ms,
-            lock=self._names.lock_of(key),
-            end=end,
-        )
+        row = f"'{key.gid}', '{key.branch}', '\\x{branch.digest.hex()}', {branch.changed_at_ms}"
+        sql = f"EXECUTE commitd_vote ({row}, {self._names.lock_of(key)}); {end}"
         try:
             tag = await self._connected.execute(sql)
         except asyncpg.DivisionByZeroError as error:
@@ -386,6 +383,10 @@ def unreachable(what: str) -> Iterator[None]:
 
 async def _keep(_: Connection) -> None:
     """Between two uses of a connection nothing need be reset: actions cannot change a session (`check_statement`)."""
+
+
+async def _prepare_vote(connection: Connection) -> None:
+    await connection.execute(_VOTE_WRITTEN)
 
 
 def _own(unit: Unit) -> int:
