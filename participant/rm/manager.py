@@ -21,6 +21,7 @@ from participant.errors import ResourceBusy, ResourceClosed, ResourceFailed
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits, ResourceStatus
 from participant.rm.engine import Engine
+from participant.rm.refusal import refused
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request
 from participant.rm.retention import FORGET_BRANCHES_MAX, FORGET_INTERVAL_S, wall_clock_ms
 from participant.rm.store import Store
@@ -127,10 +128,10 @@ class EngineManager:
     def _ask(self, request: Request) -> asyncio.Future[Any]:
         """Line up. What lines up in one turn of the event loop is served in one step, up to BATCH_MAX."""
         if not self._is_open:
-            return _refused(ResourceClosed("the resource manager is not open"))
+            return refused(ResourceClosed("the resource manager is not open"))
         if self._failure.done():
             failure = self._failure.result()
-            return _refused(ResourceFailed(f"the resource manager has failed and must be restarted: {failure}"))
+            return refused(ResourceFailed(f"the resource manager has failed and must be restarted: {failure}"))
         future = self._loop.create_future()
         self._queue.append((future, request))
         self._waiting[future] = None
@@ -229,10 +230,3 @@ class EngineManager:
 def _is_awaited(ticket: Any) -> bool:
     """Whether the caller has not gone. In the engine's thread: a look at the future changes nothing."""
     return not ticket.done()
-
-
-def _refused(error: BaseException) -> asyncio.Future[Any]:
-    """Raised by awaiting it, as the port says."""
-    future = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    return future

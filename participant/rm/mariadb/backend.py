@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from asyncmy import errors
@@ -21,13 +22,14 @@ from participant.branch import Branch
 from participant.errors import ActionError, InvariantError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
-from participant.rm.mariadb.connections import Connection, Connections, Dsn, error_code, unreachable
+from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
 from participant.rm.mariadb.names import xid_of
 from participant.rm.mariadb.office import Office
 from participant.rm.mariadb.server import check_server, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
 from participant.rm.mariadb.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit
+from participant.rm.server.pool import Pool
 from participant.wire import BranchState
 
 __all__ = ["DETACH_AFTER_S", "MariaBackend"]
@@ -56,28 +58,31 @@ class MariaBackend:
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
 
     async def open(self) -> None:
-        connection = await self._connections("SELECT 1", 1).connect()
+        connection = await connect(self._dsn, "SELECT 1", lambda: None)
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
                 await make_table(connection, self._schema)
         finally:
-            connection.close()
-        self._working = self._connections(self._facts.working(self._limits, self._isolation), self._connections_max)
-        self._office = Office(self._connections(self._facts.ending(), max(2, self._connections_max // 2)))
+            connection.abandon()
+        self._working = self._pool(self._facts.working(self._limits, self._isolation), self._connections_max)
+        self._ending = self._pool(self._facts.ending(), max(2, self._connections_max // 2))
+        self._office = Office(self._ending)
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
-    def _connections(self, settings: str, size: int) -> Connections:
-        return Connections(self._dsn, settings, size, on_want=self._detach_oldest, on_loss=self._close_idle)
+    def _pool(self, settings: str, size: int) -> Pool[Connection]:
+        connecting = partial(connect, self._dsn, settings, self._drop_idle)
+        return Pool(connecting, size, on_want=self._detach_oldest)
 
-    def _close_idle(self) -> None:
-        self._working.close()
-        self._office.close()
+    def _drop_idle(self) -> None:
+        self._working.drop_idle()
+        self._ending.drop_idle()
 
     async def close(self) -> None:
         for key in tuple(self._attached):
             self._detach(key)
-        self._close_idle()
+        await self._working.close()
+        await self._ending.close()
 
     async def prepared(self) -> list[Prepared]:
         return await self._office.prepared()
@@ -92,7 +97,7 @@ class MariaBackend:
                 await connection.execute(f"XA START {xid_of(key)}")
         except BaseException as error:
             if error_code(error) != _XAER_DUPID:
-                connection.close()
+                connection.abandon()
             self._working.release(connection)
             if error_code(error) == _XAER_DUPID:
                 return None
@@ -112,7 +117,7 @@ class MariaBackend:
 
     async def kill(self, connection: Connection) -> None:
         """End a session whose statement may still be at work, and wait until it has ended."""
-        connection.close()
+        connection.abandon()
         await self._office.kill(connection.thread_id)
 
     async def settle(self, branch: Branch) -> bool:
@@ -137,7 +142,7 @@ class MariaBackend:
             with unreachable("end a branch in"):
                 await connection.execute(statement)
         except BaseException:
-            connection.close()
+            connection.abandon()
             raise
         finally:
             self._working.release(connection)
@@ -146,7 +151,7 @@ class MariaBackend:
     def _detach(self, key: BranchKey) -> None:
         connection, timer = self._attached.pop(key)
         timer.cancel()
-        connection.close()
+        connection.abandon()
         self._working.release(connection)
 
     def _detach_oldest(self) -> None:
@@ -186,7 +191,7 @@ class MariaBackend:
                 with unreachable("read"):
                     await connection.execute("ROLLBACK")
         except ResourceUnreachable:
-            connection.close()
+            connection.abandon()
         finally:
             self._working.release(connection)
 

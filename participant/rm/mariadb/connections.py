@@ -1,27 +1,25 @@
-"""Connections to MariaDB, and a pool of them.
+"""Sessions of MariaDB, and what it looks like when one is lost.
 
-The pool is ours because of what XA does with a connection: one that has prepared a branch belongs to it until the
-branch ends, or until the connection is closed; and one whose statement was cancelled is closed, while its thread in the
-server goes on waiting until somebody kills it.
+One that has prepared a branch belongs to it until the branch ends, or until it is closed. One whose statement was
+cancelled is closed by the driver, while its thread in the server goes on waiting until somebody kills it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import asyncmy
 from asyncmy import errors
 from yarl import URL
 
-from participant.errors import ConfigError, ResourceBusy, ResourceUnreachable
+from participant.errors import ConfigError, ResourceUnreachable
 
-__all__ = ["Connection", "Connections", "Dsn", "Values", "error_code", "unreachable"]
+__all__ = ["CONNECT_TIMEOUT_S", "Connection", "Dsn", "Values", "connect", "error_code", "unreachable"]
 
 CONNECT_TIMEOUT_S = 10
-PING_AFTER_S = 5.0  # a connection that was idle for longer is tried before it is used
 _PORT = 3_306
 
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -39,15 +37,22 @@ def _is_loss(error: BaseException) -> bool:
     return isinstance(error, (OSError, EOFError, errors.InterfaceError)) or error_code(error) in _LOST_CODES
 
 
-@contextmanager
-def unreachable(what: str) -> Iterator[None]:
+class unreachable:  # noqa: N801 - it stands where a function of contextlib would, and is faster
     """Raise ResourceUnreachable for whatever says that the server is not there."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_loss(error):
-            raise
-        raise ResourceUnreachable(f"cannot {what} the database: {error or type(error).__name__}") from error
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and _is_loss(error):
+            raise ResourceUnreachable(f"cannot {self._what} the database: {error or type(error).__name__}") from error
 
 
 class Dsn:
@@ -69,13 +74,20 @@ class Dsn:
         }
 
 
+async def connect(dsn: Dsn, settings: str, on_loss: Callable[[], None]) -> Connection:
+    """A new one, on which `settings` has been run. Raises ResourceUnreachable."""
+    with unreachable("connect to"):
+        return Connection(await asyncmy.connect(**dsn.parameters, init_command=settings), on_loss)
+
+
 class Connection:
     """One session."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, on_loss: Callable[[], None]) -> None:
+        """`on_loss` is called when it is lost: others that are idle may be lost as well, and not know it."""
         self._raw = raw
+        self._on_loss = on_loss
         self.thread_id: int = raw.thread_id()
-        self.was_lost = False  # by the server, or on the way to it
         self.was_cancelled = False  # then the server may still be at work on its last statement
 
     @property
@@ -104,86 +116,28 @@ class Connection:
             self.was_cancelled = True
             raise
         except Exception as error:
-            self.was_lost = _is_loss(error)
+            if _is_loss(error):
+                self._on_loss()
             raise
         finally:
             if not self.is_lost:
                 await cursor.close()
 
-    def close(self) -> None:
-        """Without a word; the server undoes what is not prepared, and lets others finish what is."""
+    async def is_alive(self) -> bool:
+        """The driver does not hear of an end by itself, and a server ends what was idle for long."""
+        try:
+            await self.execute("DO 0")
+        except Exception as error:
+            if not _is_loss(error):
+                raise
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Close it without a word. The server undoes what is not prepared, and lets others finish what is."""
         self._raw.close()
 
-
-class Connections:
-    """At most `size` of them in use. `settings` is run on each new one.
-
-    `on_want` is called when somebody has to wait for a place; `on_loss` when a connection was lost: others that are
-    idle may be lost as well, and not know it.
-    """
-
-    def __init__(
-        self, dsn: Dsn, settings: str, size: int, *, on_want: Callable[[], None], on_loss: Callable[[], None]
-    ) -> None:
-        self._dsn = dsn
-        self._settings = settings
-        self._places = asyncio.Semaphore(size)
-        self._on_want = on_want
-        self._on_loss = on_loss
-        self._idle: list[tuple[Connection, float]] = []  # with when it was given back
-        self._wanted = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody waits for a place."""
-        return self._wanted > 0
-
-    async def acquire(self, timeout_s: float) -> Connection:
-        """Raises ResourceBusy if none comes free in time, ResourceUnreachable."""
-        if self._places.locked():
-            self._on_want()
-        self._wanted += 1
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._places.acquire()
-        except TimeoutError:
-            raise ResourceBusy("every connection to the database is at work; come again") from None
-        finally:
-            self._wanted -= 1
-        try:
-            return await self._idle_one() or await self.connect()
-        except BaseException:
-            self._places.release()
-            raise
-
-    async def connect(self) -> Connection:
-        """A new one, that belongs to whoever asks. Raises ResourceUnreachable."""
-        with unreachable("connect to"):
-            return Connection(await asyncmy.connect(**self._dsn.parameters, init_command=self._settings))
-
-    async def _idle_one(self) -> Connection | None:
-        while self._idle:
-            connection, since = self._idle.pop()
-            if asyncio.get_running_loop().time() < since + PING_AFTER_S:
-                return connection
-            try:
-                await connection.execute("DO 0")  # the server may have ended it for having been idle
-                return connection
-            except BaseException as error:
-                connection.close()
-                if not _is_loss(error):
-                    raise
-        return None
-
-    def release(self, connection: Connection) -> None:
-        """Give one back that is fit for the next user, or closed."""
-        if connection.was_lost:
-            self._on_loss()
-        if not connection.is_lost:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
-        self._places.release()
-
-    def close(self) -> None:
-        """Close those that nobody uses."""
-        while self._idle:
-            self._idle.pop()[0].close()
+    async def close(self) -> None:
+        """Take leave of the server."""
+        if not self.is_lost:
+            await self._raw.ensure_closed()

@@ -11,9 +11,10 @@ from asyncmy import errors
 from participant.branch import Branch
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
-from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, Connections, error_code, unreachable
+from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code, unreachable
 from participant.rm.mariadb.names import read_xid
 from participant.rm.server.backend import Prepared
+from participant.rm.server.pool import Pool
 from participant.wire import BranchState
 
 __all__ = ["Office"]
@@ -35,12 +36,8 @@ _UNCOMMITTED = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # for the nex
 class Office:
     """See `participant.rm.server.backend.Backend` for those methods that are the same there."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Pool[Connection]) -> None:
         self._connections = connections
-
-    def close(self) -> None:
-        """Close those that nobody uses."""
-        self._connections.close()
 
     async def prepared(self) -> list[Prepared]:
         async with self.connection() as connection:
@@ -155,7 +152,7 @@ class Office:
             with unreachable("ask"):
                 yield connection
         except BaseException:
-            connection.close()  # in whatever state it is
+            connection.abandon()  # in whatever state it is
             raise
         finally:
             self._connections.release(connection)

@@ -106,9 +106,9 @@ class MariaUnit:
             if connection.was_cancelled:
                 await self._home.kill(connection)
         except ResourceUnreachable:
-            connection.close()  # the server rolls back what is not prepared
+            connection.abandon()  # the server rolls back what is not prepared
         except BaseException:
-            connection.close()
+            connection.abandon()
             raise
         finally:
             self._home.release(connection)
@@ -125,7 +125,7 @@ class MariaUnit:
             try:
                 await connection.execute(f"XA ROLLBACK {self._xid}")
             except errors.MySQLError:
-                connection.close()
+                connection.abandon()
 
     @property
     def _connected(self) -> Connection:

@@ -20,7 +20,7 @@ __all__ = ["LOOK_INTERVAL_S", "Waits"]
 LOOK_INTERVAL_S = 0.2
 
 _WAITS = """
-SELECT waiter.trx_mysql_thread_id, lock_table, lock_data, holder.trx_mysql_thread_id
+SELECT waiter.trx_mysql_thread_id, lock_table, lock_data, holder.trx_mysql_thread_id, holder.trx_id
   FROM information_schema.innodb_lock_waits
   JOIN information_schema.innodb_trx AS waiter ON waiter.trx_id = requesting_trx_id
   JOIN information_schema.innodb_trx AS holder ON holder.trx_id = blocking_trx_id
@@ -28,7 +28,7 @@ SELECT waiter.trx_mysql_thread_id, lock_table, lock_data, holder.trx_mysql_threa
  ORDER BY holder.trx_state <> 'LOCK WAIT'
 """
 
-_Row: TypeAlias = tuple[str, str | None, int]
+_Row: TypeAlias = tuple[str, str | None, int, int]
 
 
 class Waits:
@@ -40,17 +40,19 @@ class Waits:
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
         self._waits: Mapping[int, _Row] = {}
+        self._detached: dict[int, BranchKey] = {}  # who holds what others wait for, once he has no session any more
 
     async def of(self, thread_id: int, holders: Mapping[int, BranchKey]) -> Blocked | None:
         """What a session waits for. `holders`: branches by the session that has prepared them."""
         found = (await self._look()).get(thread_id)
         if found is None:
             return None
-        table, data, holder_thread = found
+        table, data, holder_thread, holder_trx = found
         name = table.split(".")[-1].strip("`")
         row = f"{name}({data.replace(chr(39), '')})" if data else f"a row of {name}"
-        holder = holders.get(holder_thread)
+        holder = holders.get(holder_thread) or self._detached.get(holder_trx)
         if holder is not None:
+            self._detached[holder_trx] = holder
             return Blocked(row, holder, str(holder))
         return Blocked(row, None, f"session {holder_thread}" if holder_thread else "a prepared transaction")
 
@@ -66,6 +68,8 @@ class Waits:
                 async with self._connection() as connection:
                     rows = await connection.fetch(_WAITS)
                 # The last row of a waiter counts: it names one who does not wait himself, if there is one.
-                self._waits = {waiter: (table, data, holder) for waiter, table, data, holder in rows}
+                self._waits = {row[0]: row[1:] for row in rows}
+                holding = {row[-1] for row in rows}
+                self._detached = {trx: key for trx, key in self._detached.items() if trx in holding}
                 self._looked_at = asyncio.get_running_loop().time()
         return self._waits

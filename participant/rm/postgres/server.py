@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncpg
 
 from participant.errors import ConfigError, SchemaError
+from participant.rm.postgres.connections import Connection
 from participant.rm.postgres.names import Names
-from participant.rm.postgres.transaction import Connection
 
 __all__ = ["check_owners", "check_server", "is_synchronous", "make_table"]
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 
 from participant.errors import ActionError
+from participant.rm.postgres.connections import Connection
 from participant.rm.server.statements import not_for_an_action, words_of
 
-__all__ = ["Connection", "Transaction", "check_statement", "is_lost", "terminate"]
-
-Connection: TypeAlias = asyncpg.Connection
+__all__ = ["Transaction", "check_statement"]
 
 _ENDING = frozenset(
     {"abort", "begin", "close", "commit", "deallocate", "discard", "end", "listen", "load", "prepare", "release"}
@@ -36,20 +35,6 @@ def check_statement(sql: str) -> bool:
     if words.partition(" ")[0] in _ENDING or words == "start transaction" or is_setting:
         raise not_for_an_action(words, _INSTEAD)
     return words.partition(" ")[0] in _WRITING
-
-
-def is_lost(connection: Connection) -> bool:
-    """Whether a connection of a pool is gone: one that is lost in use goes back to its pool by itself."""
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:
-        return True
-
-
-def terminate(connection: Connection) -> None:
-    """Give up a connection of a pool, unless it is lost already."""
-    if not is_lost(connection):
-        connection.terminate()
 
 
 class Transaction:
@@ -100,7 +85,7 @@ class Transaction:
         try:
             yield
         except BaseException:
-            if not is_lost(connection):
+            if not connection.is_closed():
                 await connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
             raise
         await connection.execute(f"RELEASE SAVEPOINT {name}")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from participant.ids import BranchKey
+from participant.rm.postgres.connections import Connection
 from participant.rm.postgres.names import Names
-from participant.rm.postgres.transaction import Connection
 from participant.rm.server.backend import Blocked
 
 __all__ = ["Waits"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from structlog import get_logger
@@ -31,6 +32,7 @@ from participant.errors import (
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits, ResourceStatus
 from participant.rm.measures import Measures
+from participant.rm.refusal import refused
 from participant.rm.requests import BranchRequest
 from participant.rm.retention import FORGET_BRANCHES_MAX, FORGET_INTERVAL_S, wall_clock_ms
 from participant.rm.server.backend import Backend, Conflict, Stale
@@ -96,31 +98,28 @@ class ServerManager:
 
     # What may run an action, and wait for rows.
 
-    async def work(self, key: BranchKey, call: Call, seq: int) -> Answer:
-        return await self._run(BranchRequest(Ask.WORK, key, call, seq))
+    def work(self, key: BranchKey, call: Call, seq: int) -> asyncio.Future[Answer]:
+        return self._run(BranchRequest(Ask.WORK, key, call, seq))
 
-    async def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
-        return await self._run(BranchRequest(Ask.PREPARE, key, call, works=works))
+    def prepare(self, key: BranchKey, call: Call | None, works: int | None = None) -> asyncio.Future[Answer]:
+        return self._run(BranchRequest(Ask.PREPARE, key, call, works=works))
 
-    async def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> Answer:
-        return await self._run(BranchRequest(Ask.COMMIT_ONE_PHASE, key, call, works=works))
+    def commit_one_phase(self, key: BranchKey, call: Call | None, works: int | None = None) -> asyncio.Future[Answer]:
+        return self._run(BranchRequest(Ask.COMMIT_ONE_PHASE, key, call, works=works))
 
-    async def _run(self, request: BranchRequest) -> Answer:
+    def _run(self, request: BranchRequest) -> asyncio.Future[Answer]:
         """Let it run, whoever of those who ask for it goes; a repeat joins."""
-        self._check_open()
         run = self._runs.get(request.key)
+        if not self._is_open:
+            return refused(ResourceClosed("the resource manager is not open"))
         if run is None:
             run = Run(request, self._backend, self._limits, self._held_since)
             self._runs[request.key] = run
             run.task = self._loop.create_task(self._serve(run))
-            run.task.add_done_callback(lambda task: self._ran(request.key, task))
+            run.task.add_done_callback(partial(self._ran, request.key))
         elif not request.is_repeat_of(run.request):
-            raise BranchConflict(f"another request for branch {request.key} is under way")
-        run.waiters += 1
-        try:
-            return await asyncio.shield(run.task)
-        finally:
-            run.waiters -= 1
+            return refused(BranchConflict(f"another request for branch {request.key} is under way"))
+        return run.join()
 
     def _ran(self, key: BranchKey, task: asyncio.Task[Answer]) -> None:
         del self._runs[key]

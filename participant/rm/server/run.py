@@ -47,14 +47,24 @@ class Run:
         self._limits = limits
         self._held_since = held_since
         self._since = asyncio.get_running_loop().time()
-        self._action: asyncio.Task[Any] | None = None
         self._end: Exception | None = None
+
+    def join(self) -> asyncio.Future[Answer]:
+        """Its answer, for one more who waits for it; that this one goes away does not end it."""
+        answer = asyncio.shield(self.task)
+        self.waiters += 1
+        answer.add_done_callback(self._left)
+        return answer
+
+    def _left(self, _: asyncio.Future[Answer]) -> None:
+        self.waiters -= 1
 
     def interrupt(self, end: Exception) -> None:
         """Let `end` be raised instead of a vote, unless the vote is under way already."""
-        self._end = self._end or end
-        if self._action is not None:
-            self._action.cancel()
+        if self._end is None:
+            self._end = end
+            if self.unit is not None:
+                self.task.cancel()  # see `act`
 
     def check(self) -> None:
         """Raise what `interrupt` was given."""
@@ -71,47 +81,60 @@ class Run:
         """Run an action; its result. Raises Reject, Stale, ResourceError and what `interrupt` was given."""
         self.check()
         self.unit = unit
-        self._action = asyncio.ensure_future(_result_of(unit, call))
-        try:
-            await self._watch(unit, self._action)
-            self.check()
-            if self._action.cancelled():
-                raise Reject(f"action {call.name!r} failed: it raised CancelledError")
-            return self._action.result()
-        finally:
-            await _gone(self._action)
-            self._action = self.unit = None
-
-    async def _watch(self, unit: Unit, action: asyncio.Task[Any]) -> None:
-        """Until the action has ended, by itself or by us."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        look_at = min(began + self._limits.deadlock_wait_s, self._since + self._limits.lock_wait_s)
-        while True:
-            ended, _ = await asyncio.wait({action}, timeout=max(0.0, look_at - loop.time()))
-            if ended:
-                return
-            now = loop.time()
-            blocked = await self._backend.blocked_by(unit)
-            if blocked is None and now >= self._since + self._limits.unprepared_limit_s:
-                self.interrupt(Reject(f"its action took longer than {self._limits.unprepared_limit_s:g} s"))
-            elif blocked is not None and now >= (until := self._until(blocked, began)):
-                waited = f"{blocked.row} stayed locked by {blocked.holder_text} for {now - self._since:.2g} s"
-                self.interrupt(Conflict(waited))
+        first_look = min(began + self._limits.deadlock_wait_s, self._since + self._limits.lock_wait_s)
+        watching: list[asyncio.Task[None]] = []
+        timer = loop.call_at(first_look, lambda: watching.append(loop.create_task(self._watch(unit, began))))
+        try:
+            return await _result_of(unit, call)
+        except asyncio.CancelledError:
+            if self._end is not None:
+                self.task.uncancel()
+            elif self.task.cancelling():
+                raise
             else:
-                look_at = now + self._limits.deadlock_wait_s
-                if blocked is not None:
-                    look_at = min(look_at, until)
+                raise Reject(f"action {call.name!r} failed: it raised CancelledError") from None
+        finally:
+            self.unit = None
+            timer.cancel()
+            for watch in watching:
+                watch.cancel()
+            self.check()  # however it has ended: there must be no vote
+
+    async def _watch(self, unit: Unit, began: float) -> None:
+        """Look at an action that has not ended, until it has, and put an end to it when its time is over."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                blocked = await self._backend.blocked_by(unit)
+            except ResourceError:
+                return  # the action will hear of it as well
+            now = loop.time()
+            look_at = now + self._limits.deadlock_wait_s
+            if blocked is not None:
+                until = self._until(blocked, began)
+                if now >= until:
+                    waited = f"{blocked.row} stayed locked by {blocked.holder_text} for {now - self._since:.2g} s"
+                    self.interrupt(Conflict(waited))
+                look_at = min(look_at, until)
+            elif now >= self._since + self._limits.unprepared_limit_s:
+                self.interrupt(Reject(f"its action took longer than {self._limits.unprepared_limit_s:g} s"))
+            if self._end is not None:
+                return
+            await asyncio.sleep(look_at - now)
 
     def _until(self, blocked: Blocked, began: float) -> float:
-        """Until when this waits for that row. Raises Reject if the wait could not end."""
+        """Until when this waits for that row. Never for a branch of the same transaction, which waits for this one."""
         until = self._since + self._limits.lock_wait_s
         holder, key = blocked.holder, self.request.key
         if holder is None:
             return until
         if holder.gid == key.gid:
-            raise Reject(
-                f"{blocked.row} is changed by branch {holder.branch} of the same transaction; make them one branch"
+            self.interrupt(
+                Reject(
+                    f"{blocked.row} is changed by branch {holder.branch} of the same transaction; make them one branch"
+                )
             )
         if holder < key:
             until = min(until, max(began, self._held_since(holder) or began) + self._limits.deadlock_wait_s)
@@ -125,11 +148,3 @@ async def _result_of(unit: Unit, call: Call) -> Any:
         raise
     except Exception as error:
         raise no_of(call, error) from error
-
-
-async def _gone(action: asyncio.Task[Any]) -> None:
-    """See to it that the action runs no more, before its transaction is used for anything else."""
-    action.cancel()
-    await asyncio.wait({action})
-    if not action.cancelled():
-        action.exception()

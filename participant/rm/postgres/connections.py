@@ -1,0 +1,103 @@
+"""Sessions of PostgreSQL, and what it looks like when one is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TypeAlias
+
+import asyncpg
+
+from participant.errors import ResourceBusy, ResourceUnreachable
+from participant.rm.server.pool import Pool
+
+__all__ = ["CONNECT_TIMEOUT_S", "LOST", "Connection", "Office", "Session", "unreachable"]
+
+CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0
+
+Connection: TypeAlias = asyncpg.Connection
+
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asked while the server's last words were coming in
+    OSError,
+    TimeoutError,
+)
+
+
+class Session:
+    """One connection, as a pool wants it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.pid: int = connection.get_server_pid()
+
+    @property
+    def is_lost(self) -> bool:
+        return bool(self.connection.is_closed())
+
+    async def is_alive(self) -> bool:
+        """The driver hears of an end by itself."""
+        return not self.is_lost
+
+    def abandon(self) -> None:
+        if not self.is_lost:
+            self.connection.terminate()
+
+    async def close(self) -> None:
+        try:
+            await self.connection.close(timeout=CLOSE_TIMEOUT_S)
+        except LOST:
+            self.abandon()
+
+
+class unreachable:  # noqa: N801 - it stands where a function of contextlib would, and is faster
+    """Raise ResourceUnreachable for whatever says that the server is not there."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, LOST):
+            raise ResourceUnreachable(f"cannot {self._what} the database: {error or type(error).__name__}") from error
+
+
+class Office:
+    """`async with Office(pool) as connection`: for short questions and ends, without a transaction."""
+
+    __slots__ = ("_pool", "_session")
+
+    def __init__(self, pool: Pool[Session]) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        try:
+            self._session = await self._pool.acquire(CONNECT_TIMEOUT_S)
+        except ResourceBusy as busy:
+            raise ResourceUnreachable("no connection to the database came free") from busy
+        return self._session.connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, (*LOST, asyncio.CancelledError)):
+            self._session.abandon()
+        self._pool.release(self._session)
+        if isinstance(error, LOST):
+            raise ResourceUnreachable(f"cannot ask the database: {error or type(error).__name__}") from error
