@@ -23,7 +23,7 @@ OTHER_PYTHONS := 3.12 3.13
 SERVERS := initdb:postgresql mariadbd:mariadb-server
 # Where Debian puts programs that are not in everybody's path.
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
-BENCHMARKS := log commit failover scale
+BENCHMARKS := log commit failover scale resource_managers
 FOR := 600
 
 .PHONY: help

@@ -8,6 +8,7 @@ is a stand-in where it is not installed. The ports are the pages' own.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ NOT_OURS = "benchmarks"  # what its page shows takes minutes
 PAGES = sorted({*pages(), *ROOT.glob("*.md")})
 DOCUMENTS = {str(page.relative_to(ROOT)): read(page.read_text(encoding="utf-8")) for page in PAGES}
 RUN = [name for name, page in DOCUMENTS.items() if page.blocks and not name.startswith(NOT_OURS)]
+
+SERVERS_PATH = ":".join(map(str, Path("/usr/lib/postgresql").glob("*/bin")))  # where Debian puts PostgreSQL's programs
 
 _STAND_INS = f"""
 make() {{ command make --directory={ROOT} --dry-run "$@" >/dev/null; }}
@@ -91,8 +94,8 @@ async def test_a_page_shows_what_happens(name: str, tmp_path: Path) -> None:
     Seen red with a misspelt command, with a wrong output, and with a port that nobody serves.
     """
     needs = DOCUMENTS[name].needs
-    if needs is not None and shutil.which(needs) is None:
-        pytest.skip(f"{needs} is not installed")
+    if needs is not None and shutil.which(needs, path=f"{os.environ['PATH']}:{SERVERS_PATH}") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{needs} is not installed")
     home = tmp_path / "home"
     home.mkdir()
     variables = {"HOME": str(home), "PATH": f"{home}:/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "olivia"}

@@ -57,7 +57,6 @@ async def _numbers(dsn: str) -> dict[str, int]:
     [
         ({"max_prepared_transactions": "0"}, "set `max_prepared_transactions = 100`"),
         ({"fsync": "off"}, "set `fsync = on` in postgresql.conf"),
-        ({"full_page_writes": "off"}, "set `full_page_writes = on`"),
     ],
 )
 async def test_a_server_that_could_lose_a_yes_is_refused(settings: dict[str, str], said: str) -> None:

@@ -10,11 +10,12 @@ import asyncio
 import os
 import pwd
 import shutil
+import signal
 import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,8 +103,12 @@ class Server(ABC):
             raise ServerFailed(f"not ready within {START_TIMEOUT_S:g} s:\n{self._last_words()}") from None
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone. Its data stays."""
+        """SIGKILL, for those that it has begun as well, and wait until it is gone. Its data stays."""
+        children = _children(self._process.pid) if self._process is not None else []
         await self._end(asyncio.subprocess.Process.kill)
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def stop(self) -> None:
         """SIGTERM, and wait; SIGKILL if that takes too long."""
@@ -116,12 +121,12 @@ class Server(ABC):
             raise ServerFailed("it is not running")
         return self._process.pid
 
-    async def _end(self, signal: Any) -> None:
+    async def _end(self, by: Any) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         if process.returncode is None:
-            signal(process)
+            by(process)
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await process.wait()
@@ -132,7 +137,13 @@ class Server(ABC):
     async def run_to_end(self, *command: str | Path) -> None:
         """Run a tool of the server. Raises ServerFailed."""
         process = await self._spawn(command)
-        if await process.wait() != 0:
+        try:
+            status = await process.wait()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
+        if status != 0:
             raise ServerFailed(f"{command[0]} failed:\n{self._last_words()}")
 
     async def _spawn(self, command: Sequence[str | Path]) -> asyncio.subprocess.Process:
@@ -166,6 +177,14 @@ class Server(ABC):
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         return "\n".join(lines[-_LOG_LINES:])
+
+
+def _children(pid: int) -> list[int]:
+    """Those of a database server outlive it for a moment, and keep the next one from starting (proc(5))."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
 
 
 def _free_port() -> int:

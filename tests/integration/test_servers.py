@@ -1,0 +1,88 @@
+"""Throw-away servers: what they leave behind, and what they say when they cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from participant.testing.servers import MariaDB, Postgres, Server, ServerFailed, ServerMissing
+from participant.testing.servers.server import find_program
+
+
+def _is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One that every user may pass: a server may have to run as another one."""
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    return tmp_path
+
+
+def _left_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", [Postgres, MariaDB])
+async def test_nothing_is_left_of_a_server(kind: type[Server], folder: Path) -> None:
+    pids = []
+
+    async def use() -> None:
+        async with kind.running(folder) as server:
+            assert _left_in(folder) == [server.folder]
+            pids.append(server.pid)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await use()
+    assert not _is_there(pids[0])
+    assert _left_in(folder) == []
+
+
+async def test_a_killed_server_comes_back_with_its_data() -> None:
+    async with Postgres.running() as server:
+        connection = await asyncpg.connect(server.dsn)
+        await connection.execute("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)")
+        pid, port = server.pid, server.port
+        await server.kill()
+        assert not _is_there(pid)
+        with pytest.raises(ServerFailed, match="it is not running"):
+            _ = server.pid
+        await server.start()
+        assert server.port == port
+        again = await asyncpg.connect(server.dsn)
+        assert await again.fetchval("SELECT x FROM kept") == 7
+        await again.close()
+        connection.terminate()
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Postgres, "unrecognized configuration"), (MariaDB, "unknown variable")])
+async def test_a_server_that_cannot_start_says_why(kind: type[Server], said: str) -> None:
+    with pytest.raises(ServerFailed, match=f"(?s)has ended by itself.*{said}"):
+        async with kind.running(settings={"no-such-setting": "1"}):
+            pass
+
+
+def test_what_is_not_installed_is_said_with_its_package() -> None:
+    with pytest.raises(ServerMissing, match="no-such-program is not installed: apt-get install some-package"):
+        find_program("no-such-program", "some-package")
+    with pytest.raises(ServerMissing, match="PostgreSQL 7 is not installed: apt-get install postgresql-7"):
+        Postgres(Path("/nowhere"), 1, version="7")
+
+
+async def test_a_server_that_is_given_up_while_it_starts_leaves_nothing(folder: Path) -> None:
+    async def run() -> None:
+        async with Postgres.running(folder):
+            raise AssertionError("it was given up")
+
+    starting = asyncio.ensure_future(run())
+    await asyncio.sleep(0.1)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert _left_in(folder) == []
