@@ -14,7 +14,7 @@ import signal
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,7 @@ __all__ = ["START_TIMEOUT_S", "Server", "ServerFailed", "ServerMissing", "find_p
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+REMOVE_ATTEMPTS = 100
 _PROBE_INTERVAL_S = 0.02
 _LOG_LINES = 15  # of the server's log, in an error
 
@@ -74,7 +75,7 @@ class Server(ABC):
             yield server
         finally:
             await server.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            await _remove(folder)
 
     @abstractmethod
     async def make(self) -> None:
@@ -104,11 +105,7 @@ class Server(ABC):
 
     async def kill(self) -> None:
         """SIGKILL, for those that it has begun as well, and wait until it is gone. Its data stays."""
-        children = _children(self._process.pid) if self._process is not None else []
-        await self._end(asyncio.subprocess.Process.kill)
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        await self._end(lambda process: _kill(process.pid))
 
     async def stop(self) -> None:
         """SIGTERM, and wait; SIGKILL if that takes too long."""
@@ -121,7 +118,7 @@ class Server(ABC):
             raise ServerFailed("it is not running")
         return self._process.pid
 
-    async def _end(self, by: Any) -> None:
+    async def _end(self, by: Callable[[asyncio.subprocess.Process], None]) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -140,7 +137,7 @@ class Server(ABC):
         try:
             status = await process.wait()
         except asyncio.CancelledError:
-            process.kill()
+            _kill(process.pid)
             await process.wait()
             raise
         if status != 0:
@@ -179,12 +176,22 @@ class Server(ABC):
         return "\n".join(lines[-_LOG_LINES:])
 
 
-def _children(pid: int) -> list[int]:
-    """Those of a database server outlive it for a moment, and keep the next one from starting (proc(5))."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-    except OSError:
-        return []
+def _kill(pid: int) -> None:
+    """SIGKILL a process, and those that it has begun: they would outlive it, and keep the next server from starting."""
+    with suppress(OSError):  # without proc(5), it alone
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+            _kill(int(child))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+async def _remove(folder: Path) -> None:
+    """Once nobody writes into it any more."""
+    for _ in range(REMOVE_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not await asyncio.to_thread(folder.exists):
+            return
+        await asyncio.sleep(_PROBE_INTERVAL_S)
 
 
 def _free_port() -> int:
