@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Any
 
-from participant.errors import BranchConflict, ResourceBusy
+from participant.errors import BranchConflict, Reject, ResourceBusy
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.testing.subject import HASTY, ONE, TWO, Bench, Check, Subject, expect, expect_state
@@ -108,9 +108,17 @@ async def a_branch_that_writes_nothing_votes_read_only(subject: Subject) -> None
         expect(not await bench.manager.in_doubt(), "it needs no decision")
         answer = await bench.manager.commit_one_phase(TWO, bench.add("x", 1))
         expect_state(answer, BranchState.COMMITTED, "it locks nothing")
+
+    async def refuse(_tx: Any, _body: Any) -> None:
+        raise Reject("not any more")
+
     async with subject.open() as bench:
         answer = await bench.manager.prepare(ONE, call)
         expect_state(answer, BranchState.READ_ONLY, "the vote is remembered, though the action would write now")
+        answer = await bench.manager.prepare(ONE, Call.of("collect", refuse, {"key": "x"}))
+        expect_state(answer, BranchState.READ_ONLY, "and though it would refuse")
+        expect_state(await bench.manager.abort(ONE), BranchState.ABORTED, "until it is aborted")
+        expect_state((await bench.manager.outcome(ONE)), BranchState.ABORTED, "which is remembered as well")
 
 
 async def one_phase_is_vote_and_commit_in_one(subject: Subject) -> None:

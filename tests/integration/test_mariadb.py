@@ -115,7 +115,7 @@ async def test_work_of_which_a_statement_failed_is_never_prepared(mariadb_dsn: s
         answer = await manager.prepare(ONE, Call.of("stubborn", stubborn, None))
         assert (answer.state, answer.reason) == (
             BranchState.ABORTED,
-            "a statement of its action failed, and the action went on: IntegrityError in INSERT INTO",
+            "a statement of its action failed, and the action went on: IntegrityError in INSERT INTO NUMBERS",
         )
         assert await numbers() == {}
 

@@ -137,6 +137,25 @@ async def test_a_part_can_be_undone_alone(postgres_dsn: str) -> None:
     assert await _numbers(postgres_dsn) == {"x": 1, "z": 1}
 
 
+async def test_the_row_of_a_branch_is_written_where_it_belongs(postgres_dsn: str) -> None:
+    """Whatever search path an action sets for itself: services with a schema for each tenant do."""
+
+    async def elsewhere(tx: Transaction, _: Any) -> None:
+        await tx.execute("CREATE SCHEMA other")
+        await tx.execute("SET LOCAL search_path = other")
+        await tx.execute("CREATE TABLE numbers (x int)")
+
+    async def only_there(tx: Transaction, _: Any) -> None:
+        await tx.execute("SET LOCAL search_path = other")
+        await tx.execute("INSERT INTO numbers VALUES (1)")
+
+    async with _open(postgres_dsn) as manager:
+        for key, action in ((ONE, elsewhere), (TWO, only_there)):
+            assert (await manager.prepare(key, Call.of("there", action, None))).state is BranchState.PREPARED
+            assert (await manager.commit(key)).state is BranchState.COMMITTED
+            assert (await manager.outcome(key)).state is BranchState.COMMITTED
+
+
 async def test_a_constraint_that_is_checked_at_the_end_votes_no(postgres_dsn: str) -> None:
     async def orphan(tx: Transaction, _: Any) -> None:
         await tx.execute("INSERT INTO children VALUES ('nobody')")

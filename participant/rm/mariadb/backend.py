@@ -120,8 +120,8 @@ class MariaBackend:
         connection.abandon()
         await self._office.kill(connection.thread_id)
 
-    async def settle(self, branch: Branch) -> bool:
-        return await self._office.settle(branch)
+    async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
+        return await self._office.settle(branch, is_read_only=is_read_only)
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
         statement = f"XA {'COMMIT' if to is BranchState.COMMITTED else 'ROLLBACK'} {xid_of(prepared.key)}"

@@ -60,12 +60,18 @@ class Dsn:
 
     def __init__(self, text: str) -> None:
         url = URL(text)
-        if url.scheme not in ("mariadb", "mysql") or not url.host or len(url.path) < 2 or url.query_string:
+        if (
+            url.scheme not in ("mariadb", "mysql")
+            or not url.host
+            or not url.user
+            or len(url.path) < 2
+            or url.query_string
+        ):
             raise ConfigError("dsn: must be mariadb://user:password@host:port/database")
         self.parameters: dict[str, Any] = {
             "host": url.host,
             "port": url.port or _PORT,
-            "user": url.user or "root",
+            "user": url.user,
             "password": url.password or "",
             "db": url.path.removeprefix("/"),
             "autocommit": True,

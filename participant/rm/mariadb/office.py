@@ -11,7 +11,7 @@ from asyncmy import errors
 from participant.branch import Branch
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
-from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code, unreachable
+from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code
 from participant.rm.mariadb.names import read_xid
 from participant.rm.server.backend import Prepared
 from participant.rm.server.pool import Pool
@@ -30,6 +30,10 @@ _ROWS = """
 SELECT gid, branch, digest, greatest(0, round(unix_timestamp(now(3)) * 1000) - changed_at_ms) / 1000
   FROM commitd_branch WHERE (gid, branch) IN ({}) ORDER BY changed_at_ms, gid, branch
 """
+_SETTLE = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s)"
+_SETTLE_READ_ONLY = (
+    "UPDATE commitd_branch SET state = 'aborted', reason = %s WHERE gid = %s AND branch = %s AND state = 'read-only'"
+)
 _UNCOMMITTED = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # for the next statement
 
 
@@ -86,26 +90,20 @@ class Office:
                 return False
         return True
 
-    async def settle(self, branch: Branch) -> bool:
+    async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
         key = _bytes_of(branch.key)
         async with self.connection() as connection:
+            if is_read_only:
+                return await connection.execute(_SETTLE_READ_ONLY, (branch.reason, *key)) > 0
             try:
                 await connection.execute(
-                    "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s)",
-                    (*key, branch.state.value, branch.digest, branch.reason, branch.changed_at_ms),
+                    _SETTLE, (*key, branch.state.value, branch.digest, branch.reason, branch.changed_at_ms)
                 )
             except errors.MySQLError as error:
-                if error_code(error) == _LOCK_WAIT:
+                if error_code(error) in (_DUPLICATE, _LOCK_WAIT):
                     return False
-                if error_code(error) != _DUPLICATE:
-                    raise
-            else:
-                return True
-            changed = await connection.execute(
-                "UPDATE commitd_branch SET state = %s, reason = %s WHERE gid = %s AND branch = %s AND state = %s",
-                (branch.state.value, branch.reason, *key, BranchState.READ_ONLY.value),
-            )
-        return changed > 0
+                raise
+        return True
 
     async def touch(self, key: BranchKey, at_ms: int) -> None:
         async with self.connection() as connection:
@@ -149,8 +147,10 @@ class Office:
         except ResourceBusy as busy:
             raise ResourceUnreachable("no connection to the database came free") from busy
         try:
-            with unreachable("ask"):
-                yield connection
+            yield connection
+        except errors.MySQLError as error:
+            connection.abandon()
+            raise ResourceUnreachable(f"cannot ask the database: {error}") from error
         except BaseException:
             connection.abandon()  # in whatever state it is
             raise

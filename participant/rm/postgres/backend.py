@@ -35,20 +35,22 @@ FINISH_ATTEMPTS = 20  # while another connection is at the same prepared transac
 FINISH_PAUSE_S = 0.05
 
 _SETTLE = """
-INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
-SELECT $1, $2, $3, $4, $5, $6 FROM pg_try_advisory_xact_lock($7) AS is_free WHERE is_free
-ON CONFLICT (gid, branch) DO UPDATE SET state = excluded.state, reason = excluded.reason
-  WHERE commitd_branch.state = 'read-only' AND excluded.state = 'aborted'
-RETURNING state
+INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms)
+SELECT $1, $2, 'aborted', $3, $4, $5 FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
+ON CONFLICT DO NOTHING RETURNING state
+"""
+_SETTLE_READ_ONLY = """
+UPDATE {table} SET state = 'aborted', reason = $3 WHERE gid = $1 AND branch = $2 AND state = 'read-only' RETURNING state
 """
 _PREPARED = """
 SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
  WHERE database = current_database() AND starts_with(gid, $1) ORDER BY prepared, transaction::text::bigint
 """
-_LOAD = "SELECT state, digest, reason, changed_at_ms FROM commitd_branch WHERE gid = $1 AND branch = $2"
+_LOAD = "SELECT state, digest, reason, changed_at_ms FROM {table} WHERE gid = $1 AND branch = $2"
+_TOUCH = "UPDATE {table} SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2"
 _FORGET = """
-DELETE FROM commitd_branch WHERE (gid, branch) IN (
-    SELECT gid, branch FROM commitd_branch WHERE changed_at_ms < $1 ORDER BY changed_at_ms LIMIT $2)
+DELETE FROM {table} WHERE (gid, branch) IN (
+    SELECT gid, branch FROM {table} WHERE changed_at_ms < $1 ORDER BY changed_at_ms LIMIT $2)
 """
 _BEGIN = "BEGIN ISOLATION LEVEL {isolation} READ WRITE"
 
@@ -70,14 +72,14 @@ class PostgresBackend:
             connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
             try:
                 self.branches_max = await check_server(connection)
-                self._names = Names(await make_table(connection, self._schema))
+                self._names = Names(*await make_table(connection, self._schema))
                 await check_owners(connection, self._names)
                 if not await is_synchronous(connection):
                     settings["synchronous_commit"] = "on"
             finally:
                 await connection.close()
         self._waits = Waits(self._names)
-        self._working = self._pool(settings, self._connections_max, VOTE_WRITTEN)
+        self._working = self._pool(settings, self._connections_max, self._sql(VOTE_WRITTEN))
         self._ending = self._pool(settings, max(2, self._connections_max // 2))
 
     def _settings(self) -> dict[str, str]:
@@ -105,6 +107,9 @@ class PostgresBackend:
 
         return Pool(connect, size)
 
+    def _sql(self, text: str) -> str:
+        return text.format(table=self._names.table)
+
     async def close(self) -> None:
         await self._working.close()
         await self._ending.close()
@@ -121,7 +126,7 @@ class PostgresBackend:
             listed = await connection.fetch(_PREPARED, self._names.of_key(key))
             if listed and (named := self._names.read(listed[0]["gid"])) is not None:
                 return Branch(key, BranchState.PREPARED, named[1])
-            row = await connection.fetchrow(_LOAD, key.gid, key.branch)
+            row = await connection.fetchrow(self._sql(_LOAD), key.gid, key.branch)
         if row is None:
             return Branch(key)
         return Branch(key, BranchState(row["state"]), row["digest"], row["reason"], row["changed_at_ms"])
@@ -137,15 +142,14 @@ class PostgresBackend:
             raise
         return PostgresUnit(self._working, session, self._names)
 
-    async def settle(self, branch: Branch) -> bool:
-        key = branch.key
+    async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
+        key, reason = branch.key, branch.reason
         async with Office(self._ending) as connection:
-            row = await connection.fetchrow(
-                _SETTLE,
-                *(key.gid, key.branch, branch.state.value, branch.digest, branch.reason, branch.changed_at_ms),
-                self._names.lock_of(key),
-            )
-        return row is not None
+            if is_read_only:
+                return await connection.fetchval(self._sql(_SETTLE_READ_ONLY), *key, reason) is not None
+            lock = self._names.lock_of(key)
+            values = (*key, branch.digest, reason, branch.changed_at_ms, lock)
+            return await connection.fetchval(self._sql(_SETTLE), *values) is not None
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
         verb = "COMMIT" if to is BranchState.COMMITTED else "ROLLBACK"
@@ -163,9 +167,7 @@ class PostgresBackend:
 
     async def touch(self, key: BranchKey, at_ms: int) -> None:
         async with Office(self._ending) as connection:
-            await connection.execute(
-                "UPDATE commitd_branch SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2", *key, at_ms
-            )
+            await connection.execute(self._sql(_TOUCH), *key, at_ms)
 
     async def blocked_by(self, unit: Unit) -> Blocked | None:
         async with Office(self._ending) as connection:
@@ -177,7 +179,7 @@ class PostgresBackend:
 
     async def forget(self, before_ms: int, branches_max: int) -> int:
         async with Office(self._ending) as connection:
-            tag = await connection.execute(_FORGET, before_ms, branches_max)
+            tag = await connection.execute(self._sql(_FORGET), before_ms, branches_max)
         return int(tag.split()[-1])
 
     async def read(self, call: Call) -> Any:

@@ -99,5 +99,5 @@ class Office:
         if isinstance(error, (*LOST, asyncio.CancelledError)):
             self._session.abandon()
         self._pool.release(self._session)
-        if isinstance(error, LOST):
+        if isinstance(error, (asyncpg.PostgresError, *LOST)):
             raise ResourceUnreachable(f"cannot ask the database: {error or type(error).__name__}") from error

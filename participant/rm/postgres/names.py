@@ -19,9 +19,10 @@ __all__ = ["Names"]
 
 
 class Names:
-    """The names of one database's branches."""
+    """The names of one database's branches. `table` is ours with its schema, as SQL: an action may set its own path."""
 
-    def __init__(self, table_oid: int) -> None:
+    def __init__(self, table_oid: int, table: str = "commitd_branch") -> None:
+        self.table = table
         self.prefix = f"commitd/{table_oid}/"
 
     def of(self, branch: Branch) -> str:

@@ -31,6 +31,12 @@ CREATE TABLE IF NOT EXISTS commitd_branch (
 CREATE INDEX IF NOT EXISTS commitd_branch_changed ON commitd_branch (changed_at_ms);
 """
 
+_NAME = """
+SELECT pg_class.oid::int8, format('%I.%I', nspname, relname)
+  FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid
+ WHERE pg_class.oid = 'commitd_branch'::regclass
+"""
+
 
 async def check_server(connection: Connection) -> int:
     """How many transactions the server can keep prepared. Raises ConfigError."""
@@ -57,8 +63,8 @@ async def is_synchronous(connection: Connection) -> bool:
     return bool(await connection.fetchval("SHOW synchronous_commit") != "off")
 
 
-async def make_table(connection: Connection, schema: str) -> int:
-    """Run the user's `schema`, and make our table if it is not there; its oid. Raises SchemaError."""
+async def make_table(connection: Connection, schema: str) -> tuple[int, str]:
+    """Run the user's `schema`, and make our table if it is not there; its oid and full name. Raises SchemaError."""
     try:
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK})")
@@ -66,7 +72,8 @@ async def make_table(connection: Connection, schema: str) -> int:
                 await connection.execute(_TABLE)
             if schema:
                 await connection.execute(schema)
-            return int(await connection.fetchval("SELECT 'commitd_branch'::regclass::oid::int8"))
+            oid, table = await connection.fetchrow(_NAME)
+            return int(oid), str(table)
     except asyncpg.InsufficientPrivilegeError as error:
         raise SchemaError(f"the role may not make a table ({error}); let its owner run, once:\n{_TABLE}") from error
     except asyncpg.PostgresConnectionError:

@@ -29,12 +29,14 @@ def check_statement(sql: str) -> bool:
     that are known to write may write as well, by a function.
     """
     words = words_of(sql)
-    if not words.replace(" ", "").isalpha() and words not in ("", "("):
+    first, second, third, *_ = [*words.split(), "", "", ""]
+    if words and words != "(" and not first.isalpha():
         raise ActionError(f"its SQL begins with {words!r}")  # e.g. with what is left of a comment in a comment
-    is_setting = words.startswith("set") and words not in ("set local", "set constraints")
-    if words.partition(" ")[0] in _ENDING or words == "start transaction" or is_setting:
+    is_lasting = first == "set" and second not in ("local", "constraints")
+    is_another = first == "set" and third in ("role", "session")  # who has prepared a branch must be who ends it
+    if first in _ENDING or (first, second) == ("start", "transaction") or is_lasting or is_another:
         raise not_for_an_action(words, _INSTEAD)
-    return words.partition(" ")[0] in _WRITING
+    return first in _WRITING
 
 
 class Transaction:

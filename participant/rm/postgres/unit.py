@@ -24,7 +24,7 @@ __all__ = ["VOTE_WRITTEN", "PostgresUnit", "run_function"]
 
 # The row is COMMITTED although it is not: it is seen when it is.
 _VOTE = """
-INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
+INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms)
 SELECT $1, $2, CASE WHEN $3 AND pg_current_xact_id_if_assigned() IS NULL THEN 'read-only' ELSE 'committed' END,
        $4, '', $5
   FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
@@ -34,7 +34,7 @@ ON CONFLICT DO NOTHING RETURNING state
 # text of several statements, and an error ends all of them: it raises one if the branch is taken.
 VOTE_WRITTEN = """
 PREPARE commitd_vote (text, text, bytea, bigint, bigint) AS
-INSERT INTO commitd_branch (gid, branch, state, digest, reason, changed_at_ms)
+INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms)
 SELECT $1, $2, 'committed', $3, '', $4 / pg_try_advisory_xact_lock($5)::int
 """
 _STALE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -102,7 +102,7 @@ class PostgresUnit:
     async def _vote_unsure(self, branch: Branch) -> Branch | None:
         key, is_prepared = branch.key, branch.state is BranchState.PREPARED
         state = await self._connected.fetchval(
-            _VOTE,
+            _VOTE.format(table=self._names.table),
             *(key.gid, key.branch, is_prepared, branch.digest, branch.changed_at_ms, self._names.lock_of(key)),
         )
         if state is None:

@@ -88,10 +88,10 @@ class Backend(Protocol):
     async def begin(self, key: BranchKey) -> Unit | None:
         """Open a transaction; None if another one is open or prepared for this branch. Raises ResourceBusy."""
 
-    async def settle(self, branch: Branch) -> bool:
-        """Write a final row without any work; False if there is one already, or a transaction works on the branch.
+    async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
+        """Write ABORTED without any work; False if there is a row already, or a transaction works on the branch.
 
-        ABORTED replaces READ_ONLY, which changes nothing but the answer.
+        `is_read_only`: in the place of a vote READ_ONLY, and nothing else.
         """
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:

@@ -27,7 +27,6 @@ from participant.errors import (
     Reject,
     ResourceClosed,
     ResourceError,
-    ResourceUnreachable,
 )
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits, ResourceStatus
@@ -158,8 +157,8 @@ class ServerManager:
             voted = await self._vote(run, branch)
         except Reject as no:
             return await self._vote_no(run, branch, no)
-        except ResourceUnreachable:
-            self._known.suspect(request.key)
+        except Exception:
+            self._known.suspect(request.key)  # what became of the vote is not known
             raise
         if voted is None:
             return None
@@ -326,7 +325,8 @@ class ServerManager:
 
     async def _settle(self, branch: Branch, ask: Ask, reason: str, digest: bytes = b"") -> Answer | None:
         moved = branch.move(ask, BranchState.ABORTED, at_ms=self._wall_ms(), digest=digest, reason=reason)
-        return moved.answer() if await self._backend.settle(moved) else None
+        is_read_only = branch.state is BranchState.READ_ONLY
+        return moved.answer() if await self._backend.settle(moved, is_read_only=is_read_only) else None
 
     # What changes nothing.
 

@@ -9,7 +9,7 @@ from participant.errors import ActionError
 __all__ = ["not_for_an_action", "without_literals", "words_of"]
 
 _BLANK = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
-_WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+)?", re.IGNORECASE)
+_WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+){0,2}", re.IGNORECASE)
 _LITERALS = re.compile(
     r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|--[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M]).*?\*/""",
     re.DOTALL | re.VERBOSE,
@@ -17,7 +17,7 @@ _LITERALS = re.compile(
 
 
 def words_of(sql: str) -> str:
-    """The first two words of a statement, or the first, in small letters; comments are skipped.
+    """The first three words of a statement, or as many as there are, in small letters; comments are skipped.
 
     Where something else stands in the place of a word, its first character.
     """

@@ -49,6 +49,8 @@ def test_a_name_of_others_is_nobodys(name: str) -> None:
         "SET SESSION search_path = other",
         "set transaction isolation level read committed",
         "RESET ALL",
+        "SET LOCAL ROLE other",
+        "set local session authorization other",
         "LISTEN x",
         "DISCARD ALL",
     ],
