@@ -111,6 +111,9 @@ class ResourceManager(Protocol):
     array, and sees all of them before the event loop goes on, so that they can share a forced write.
     """
 
+    is_in_order: bool
+    """Whether what is asked for has been tried before anything is answered that was asked for later."""
+
     async def open(self) -> None:
         """Own the data; recover what is prepared, with its locks. Raises AlreadyOwned and SchemaError, too."""
 

@@ -105,8 +105,10 @@ class ParticipantService:
             for index, operation in enumerate(operations):
                 under_way.add(index, self._begin_one_of_many(operation))
             last = operations[-1] if operations else None
-            if isinstance(last, Operation) and all(
-                isinstance(each, Operation) and each.may_wait for each in operations
+            if (
+                self._resource.is_in_order
+                and isinstance(last, Operation)
+                and all(isinstance(each, Operation) and each.may_wait for each in operations)
             ):
                 # It is served after them, and waits for nothing: with it, all that did not have to wait are answered.
                 under_way.watch(asyncio.ensure_future(self._resource.outcome(last.key)))

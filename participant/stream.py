@@ -20,7 +20,7 @@ from structlog import get_logger
 
 from participant.errors import ParticipantError, WireError
 from participant.service import ParticipantService
-from participant.wire import STREAM_PROTOCOL
+from participant.wire import STREAM_PROTOCOL, Operation
 
 __all__ = ["ARRAYS_OPEN_MAX", "Streams"]
 
@@ -82,12 +82,20 @@ class Streams:
             except WireError as error:
                 await socket.close(code=WSCloseCode.INVALID_TEXT, message=str(error).encode()[:123])
                 return
-            if len(arrays) >= ARRAYS_OPEN_MAX:  # not left unread: what frees the rows that they wait for may be behind
+            if len(arrays) >= ARRAYS_OPEN_MAX and self._may_wait(listed):
                 await _say(socket, number, f"{ARRAYS_OPEN_MAX} arrays are open already")
                 continue
             array = loop.create_task(self._answer(socket, number, listed))
             arrays.add(array)
             array.add_done_callback(arrays.discard)
+
+    def _may_wait(self, listed: list[Any]) -> bool:
+        """Whether all of an array may wait; what does not may free the rows that those before it wait for."""
+        try:
+            operations = self._service.read_array(listed)
+        except WireError:
+            return True
+        return all(isinstance(each, Operation) and each.may_wait for each in operations)
 
     async def _answer(self, socket: web.WebSocketResponse, number: int, listed: list[Any]) -> None:
         """Each answer as soon as it is true: one that waits for a row delays nobody."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -162,7 +162,9 @@ class HttpParticipants:
         except (aiohttp.ClientError, OSError) as error:
             raise CallFailed(f"{name}: {error or type(error).__name__}") from error
         if socket.protocol != STREAM_PROTOCOL:
-            await socket.close()
+            with suppress(TimeoutError):  # it may go on talking
+                async with asyncio.timeout(GOODBYE_S):
+                    await socket.close()
             raise CallFailed(f"{name} does not speak {STREAM_PROTOCOL} over its stream", heard=True)
         return socket
 

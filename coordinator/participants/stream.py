@@ -8,9 +8,10 @@ under way then is unknown. Must never do: retry.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket as tcp
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from socket import SHUT_RDWR
 from typing import Any
 
 import aiohttp
@@ -81,7 +82,8 @@ class _Connection:
     def __init__(self, participant: str, socket: aiohttp.ClientWebSocketResponse, silence_s: float) -> None:
         self._participant = participant
         self._socket = socket
-        self._tcp = socket.get_extra_info("socket")
+        # A descriptor of our own: what uvloop gives for a socket cannot be shut down.
+        self._tcp = tcp.socket(fileno=os.dup(socket.get_extra_info("socket").fileno()))
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._pack = msgpack.Packer().pack
@@ -134,11 +136,14 @@ class _Connection:
 
     async def _leave(self) -> None:
         """Say goodbye, and end the connection also when nobody reads: who waits for room to write waits on it."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._socket.close()
-        with suppress(OSError):  # it has ended
-            self._tcp.shutdown(SHUT_RDWR)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._socket.close()
+        finally:
+            with suppress(OSError):  # it has ended
+                self._tcp.shutdown(tcp.SHUT_RDWR)
+            self._tcp.close()
 
     def _take(self, kind: aiohttp.WSMsgType, data: Any) -> None:
         """One message. Raises CallFailed if it is none of the contract."""

@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 class EngineManager:
     """`participant.resource.ResourceManager`, see there, over a `Store`. `worker` makes the thread that owns it."""
 
+    is_in_order = True
+
     def __init__(
         self,
         store: Store,

@@ -53,6 +53,8 @@ _FULL = Answer(BranchState.UNKNOWN, "too many branches are open; come again", re
 class ServerManager:
     """`participant.resource.ResourceManager`, see there, over a `Backend`."""
 
+    is_in_order = False  # the server does many things at once
+
     def __init__(self, backend: Backend, limits: ResourceLimits, wall_ms: Callable[[], int] = wall_clock_ms) -> None:
         self._backend = backend
         self._limits = limits

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import msgpack
 import pytest
+import uvloop
 from aiohttp import WSMessageTypeError, web
 
 from coordinator.participants import lane
@@ -256,6 +258,26 @@ async def test_a_participant_without_the_stream_it_spoke_of_is_asked_again_what_
 
 
 @pytest.mark.filterwarnings("ignore:Client protocols")
+async def test_a_stream_of_another_protocol_that_goes_on_talking_is_left(bank: Bank) -> None:
+    """Seen red without a limit for the goodbye: nobody could connect any more, also when it had been put right."""
+
+    async def chatter(socket: web.WebSocketResponse) -> None:
+        while bank.opened == 1:
+            await socket.send_str("tick")
+            await asyncio.sleep(0.05)
+        await _echo(socket)
+
+    bank.script, bank.protocols = chatter, ()
+    async with calling(bank, timeout_s=0.3) as participants, asyncio.timeout(15):
+        first = participants.call("bank-a", operations(1)[0])
+        await asyncio.sleep(0.1)
+        bank.protocols = (STREAM_PROTOCOL,)
+        assert await told([first]) == ["unknown"]
+        later = [(await told([participants.call("bank-a", operations(1)[0])]))[0] for _ in range(5)]
+    assert later[-1] == "prepared"
+
+
+@pytest.mark.filterwarnings("ignore:Client protocols")
 async def test_a_stream_of_another_protocol_is_none(bank: Bank) -> None:
     """Seen red without the check: what was said in it was taken for answers."""
     bank.protocols = ()
@@ -280,27 +302,34 @@ async def test_a_stream_is_where_the_configuration_says(bank: Bank) -> None:
         assert other.opened == 0
 
 
-async def test_a_participant_that_reads_nothing_holds_no_place_for_ever(bank: Bank) -> None:
+@pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_participant_that_reads_nothing_holds_no_place_for_ever(
+    loops: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     """Seen red without the end of the connection under those who wait for room in its buffer: nothing was sent any
-    more, to a participant that had long been back."""
+    more, to a participant that had long been back. On uvloop also seen red with the socket that the transport has."""
 
-    async def deaf(socket: web.WebSocketResponse) -> None:
+    async def deaf(bank: Bank, socket: web.WebSocketResponse) -> None:
         if bank.opened > 1:
             await _echo(socket)
         writer: Any = socket._writer
         writer.transport.pause_reading()
         await asyncio.sleep(60)
 
-    bank.script = deaf
-    async with calling(bank, timeout_s=0.4) as participants:
-        large = [operation._replace(body="x" * 60_000) for operation in operations(128)]
-        waiting = [participants.call("bank-a", operation) for operation in large]
-        async with asyncio.timeout(20):
-            assert set(await told(waiting)) == {"unknown"}
-            assert await told([participants.call("bank-a", operations(1)[0])]) == ["prepared"]
-        await asyncio.sleep(0)
-        made: Any = participants
-        assert not made._lanes["bank-a"]._open
+    async def call() -> None:
+        async with impostor(Bank()) as bank, calling(bank, timeout_s=0.4) as participants:
+            bank.script = partial(deaf, bank)
+            large = [operation._replace(body="x" * 60_000) for operation in operations(128)]
+            waiting = [participants.call("bank-a", operation) for operation in large]
+            async with asyncio.timeout(20):
+                assert set(await told(waiting)) == {"unknown"}
+                assert await told([participants.call("bank-a", operations(1)[0])]) == ["prepared"]
+            await asyncio.sleep(0)
+            made: Any = participants
+            assert not made._lanes["bank-a"]._open
+
+    with asyncio.Runner(loop_factory=loops) as runner:
+        runner.run(call())
 
 
 async def test_the_end_of_one_connection_is_not_that_of_the_next(bank: Bank) -> None:
