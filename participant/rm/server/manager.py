@@ -133,8 +133,10 @@ class ServerManager:
         if request.ask is Ask.WORK or self._known.is_anything(request.key):
             branch = await self._known.truth(request.key)
         answer = self._judged(branch, request) or await self._attempt(run, branch)
-        if answer is None:  # somebody else's row, or transaction
-            answer = self._judged(await self._known.truth(request.key), request) or _ELSEWHERE
+        if answer is None:  # somebody else's row, or transaction; perhaps that of an end of ours
+            async with self._lanes.of(request.key):
+                branch = await self._known.truth(request.key)
+            answer = self._judged(branch, request) or _ELSEWHERE
         return answer
 
     def _judged(self, branch: Branch, request: BranchRequest) -> Answer | None:
@@ -174,7 +176,8 @@ class ServerManager:
             if not run.waiters:
                 return Answer(BranchState.UNKNOWN, no.reason, retry=True)
             self._measures.conflict()
-        return await self._settle(branch, run.request.ask, no.reason, run.request.binding)
+        async with self._lanes.of(branch.key):
+            return await self._settle(branch, run.request.ask, no.reason, run.request.binding)
 
     async def _vote(self, run: Run, branch: Branch) -> Branch | None:
         """The branch as it is after its vote. Raises Reject for a no."""
