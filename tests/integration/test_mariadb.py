@@ -155,16 +155,40 @@ async def test_a_select_that_writes_by_a_function_is_no_reader(
     async def sly(tx: Transaction, _: Any) -> Any:
         return await tx.fetch_value("SELECT bump()")
 
-    async with _open(mariadb_dsn):
-        pass  # it makes the table
     database = mariadb_dsn.rpartition("/")[2]
-    await _run(
-        mariadb,
-        f"CREATE FUNCTION {database}.bump() RETURNS INT BEGIN INSERT INTO numbers VALUES ('x', 1); RETURN 1; END",
-    )
     async with _open(mariadb_dsn) as manager:
+        await _run(
+            mariadb,
+            f"CREATE FUNCTION {database}.bump() RETURNS INT BEGIN INSERT INTO numbers VALUES ('x', 1); RETURN 1; END",
+        )
         assert (await manager.prepare(ONE, Call.of("sly", sly, None))).state is BranchState.PREPARED
         await manager.abort(ONE)
+    assert await numbers() == {}
+
+
+async def test_a_statement_that_outlives_its_action_is_never_voted_on(mariadb_dsn: str, numbers: Any) -> None:
+    """The driver would give its answer to the statement after it: PREPARED was said before the server had prepared, and
+    the next branch on the connection read what this one had asked for. Seen red without the look."""
+    left = []
+
+    async def hasty(tx: Transaction, _: Any) -> None:
+        await _add(tx, {"key": "x", "amount": 1})
+        left.append(asyncio.ensure_future(tx.fetch_value("SELECT sleep(0.3)")))
+        await asyncio.sleep(0.05)
+
+    async def twice_at_once(tx: Transaction, _: Any) -> None:
+        await asyncio.gather(*(_add(tx, {"key": key, "amount": 1}) for key in "abc"))
+
+    async def seven(tx: Transaction, _: Any) -> Any:
+        return await tx.fetch_value("SELECT 7")
+
+    async with _open(mariadb_dsn, connections_max=1) as manager:
+        for key, action in ((ONE, hasty), (TWO, twice_at_once)):
+            answer = await manager.prepare(key, Call.of("hasty", action, None))
+            assert answer.state is BranchState.ABORTED
+            assert "await each" in answer.reason
+        await asyncio.gather(*left, return_exceptions=True)
+        assert (await manager.work(BranchKey("gid-3", "b"), Call.of("seven", seven, None), 0)).result == 7
     assert await numbers() == {}
 
 
@@ -204,9 +228,9 @@ async def test_what_others_have_prepared_is_left_alone(mariadb: servers.MariaDB,
         assert await here.in_doubt() == [ONE]
         assert await there.in_doubt() == [TWO]
         assert (await there.outcome(ONE)).state is BranchState.UNKNOWN
-        answer = await there.prepare(ONE, _adding("x"))
-        assert (answer.state, answer.retry) == (BranchState.UNKNOWN, True), "the server has one list for all"
-        assert (await here.abort(ONE)).state is BranchState.ABORTED
+        for _ in range(2):
+            assert (await there.abort(ONE)).state is BranchState.ABORTED
+        assert (await here.commit(ONE)).state is BranchState.COMMITTED, "it was another branch of the same name"
         assert (await there.commit(TWO)).state is BranchState.COMMITTED
         assert [row[3] for row in await _run(mariadb, "XA RECOVER")] == [b"theirs"]
 

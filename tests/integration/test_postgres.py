@@ -137,6 +137,70 @@ async def test_a_part_can_be_undone_alone(postgres_dsn: str) -> None:
     assert await _numbers(postgres_dsn) == {"x": 1, "z": 1}
 
 
+async def test_nothing_that_an_action_does_to_its_session_outlives_it(postgres_dsn: str) -> None:
+    """Neither durability nor a lock. Seen red: the next branch committed without a forced write."""
+
+    async def careless(tx: Transaction, _: Any) -> None:
+        await tx.fetchval("SELECT set_config('synchronous_commit', 'off', false)")
+        await tx.fetchval("SELECT pg_advisory_lock(42)")
+
+    async def look(tx: Transaction, _: Any) -> Any:
+        locks = await tx.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42")
+        return [await _show_synchronous_commit(tx, None), locks]
+
+    async with _open(postgres_dsn, connections_max=1) as manager:
+        await manager.commit_one_phase(ONE, Call.of("careless", careless, None))
+        assert (await manager.work(TWO, Call.of("look", look, None), 0)).result == ["on", 0]
+
+
+async def test_a_late_commit_is_remembered_as_long_as_any(postgres_dsn: str) -> None:
+    """Its row is as old as its vote. Seen red without the touch: a repeated prepare ran again, and counted twice."""
+    limits = ResourceLimits(retention_s=2.0)
+    async with _open(postgres_dsn, limits=limits) as first, _open(postgres_dsn, limits=limits) as second:
+        assert (await first.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        await asyncio.sleep(2.5)
+        assert (await second.commit(ONE)).state is BranchState.COMMITTED
+        backend: Any = second._backend
+        assert await backend.forget(second._wall_ms() - 2_000, 10) == 0
+        assert (await second.prepare(ONE, _adding("x"))).state is BranchState.COMMITTED
+
+
+async def test_an_action_ends_at_its_limit_although_nobody_could_look_at_it(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red when the first failed look was the last."""
+
+    async def endless(_tx: Transaction, _: Any) -> None:
+        await asyncio.sleep(60)
+
+    async with _open(postgres_dsn, limits=ResourceLimits(unprepared_limit_s=0.5, deadlock_wait_s=0.1)) as manager:
+
+        async def unseen(_: object) -> None:
+            raise ResourceUnreachable("not now")
+
+        monkeypatch.setattr(manager._backend, "blocked_by", unseen)
+        answer = await manager.prepare(ONE, Call.of("endless", endless, None))
+        assert (answer.state, answer.reason) == (BranchState.ABORTED, "its action took longer than 0.5 s")
+
+
+async def test_half_a_work_is_never_voted_on(postgres_dsn: str) -> None:
+    """What asks somebody else in an action may raise his errors. Seen red: the repeat was done on top of it."""
+    fails = [ResourceUnreachable("the other one is not there")]
+
+    async def asking(tx: Transaction, body: Any) -> None:
+        await _add(tx, body)
+        if fails:
+            raise fails.pop()
+
+    call = Call.of("asking", asking, {"key": "x", "amount": 1})
+    async with _open(postgres_dsn) as manager:
+        assert (await manager.work(ONE, _adding("x"), 0)).state is BranchState.WORKING
+        with pytest.raises(ResourceUnreachable):
+            await manager.work(ONE, call, 1)
+        assert (await manager.work(ONE, call, 1)).state is BranchState.ABORTED, "the work before it is lost"
+    assert await _numbers(postgres_dsn) == {}
+
+
 async def test_the_row_of_a_branch_is_written_where_it_belongs(postgres_dsn: str) -> None:
     """Whatever search path an action sets for itself: services with a schema for each tenant do."""
 

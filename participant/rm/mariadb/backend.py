@@ -5,8 +5,8 @@ the branch is unknown (XAER_NOTA), although XA RECOVER lists it. So a connection
 while, because normally the decision is about to come; then it is closed, and any process may end the branch. It is
 closed sooner if another branch needs a connection.
 
-A branch's row can be read before the commit by a transaction that reads uncommitted rows; the digest comes from there,
-and whether a listed branch is of this database. But such a row is no proof of a yes: that is XA RECOVER's to say.
+A branch's row can be read before the commit by a transaction that reads uncommitted rows; the digest comes from there.
+But such a row is no proof of a yes: that is XA RECOVER's to say.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from participant.errors import ActionError, InvariantError, ResourceBusy, Resour
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
-from participant.rm.mariadb.names import xid_of
+from participant.rm.mariadb.names import Names
 from participant.rm.mariadb.office import Office
 from participant.rm.mariadb.server import check_server, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
@@ -35,6 +35,7 @@ from participant.wire import BranchState
 __all__ = ["DETACH_AFTER_S", "MariaBackend"]
 
 DETACH_AFTER_S = 1.0  # how long a prepared branch keeps its connection
+ANSWER_TIMEOUT_S = 30  # what ends a branch, or asks for one; then the connection counts as lost
 FINISH_ATTEMPTS = 40  # while another process has the branch's connection
 FINISH_PAUSE_S = 0.05
 BRANCHES_MAX = 100_000  # the server has no limit of its own
@@ -51,6 +52,7 @@ class MariaBackend:
         self, dsn: str, *, schema: Sequence[str], isolation: str, connections_max: int, limits: ResourceLimits
     ) -> None:
         self._dsn = Dsn(dsn)
+        self._names = Names(self._dsn.database)
         self._schema = schema
         self._isolation = isolation
         self._connections_max = connections_max
@@ -58,7 +60,7 @@ class MariaBackend:
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
 
     async def open(self) -> None:
-        connection = await connect(self._dsn, "SELECT 1", lambda: None)
+        connection = await connect(self._dsn, "SELECT 1", lambda: None, ANSWER_TIMEOUT_S)
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
@@ -66,12 +68,12 @@ class MariaBackend:
         finally:
             connection.abandon()
         self._working = self._pool(self._facts.working(self._limits, self._isolation), self._connections_max)
-        self._ending = self._pool(self._facts.ending(), max(2, self._connections_max // 2))
-        self._office = Office(self._ending)
+        self._ending = self._pool(self._facts.ending(), max(2, self._connections_max // 2), ANSWER_TIMEOUT_S)
+        self._office = Office(self._ending, self._names)
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
-    def _pool(self, settings: str, size: int) -> Pool[Connection]:
-        connecting = partial(connect, self._dsn, settings, self._drop_idle)
+    def _pool(self, settings: str, size: int, answer_s: int | None = None) -> Pool[Connection]:
+        connecting = partial(connect, self._dsn, settings, self._drop_idle, answer_s)
         return Pool(connecting, size, on_want=self._detach_oldest)
 
     def _drop_idle(self) -> None:
@@ -94,7 +96,7 @@ class MariaBackend:
         connection = await self._working.acquire(self._limits.lock_wait_s)
         try:
             with unreachable("begin a transaction on"):
-                await connection.execute(f"XA START {xid_of(key)}")
+                await connection.execute(f"XA START {self._names.of(key)}")
         except BaseException as error:
             if error_code(error) != _XAER_DUPID:
                 connection.abandon()
@@ -102,10 +104,12 @@ class MariaBackend:
             if error_code(error) == _XAER_DUPID:
                 return None
             raise
-        return MariaUnit(self, connection, key, has_functions=self._facts.has_functions)
+        return MariaUnit(self, connection, self._names.of(key))
 
     def attach(self, key: BranchKey, connection: Connection) -> None:
         """The connection has prepared the branch, and stays with it for now."""
+        if key in self._attached:  # somebody has ended it behind our back, and it was prepared anew
+            self._detach(key)
         timer = asyncio.get_running_loop().call_later(DETACH_AFTER_S, self._detach, key)
         self._attached[key] = connection, timer
         if self._working.is_wanted:
@@ -124,7 +128,7 @@ class MariaBackend:
         return await self._office.settle(branch, is_read_only=is_read_only)
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
-        statement = f"XA {'COMMIT' if to is BranchState.COMMITTED else 'ROLLBACK'} {xid_of(prepared.key)}"
+        statement = f"XA {'COMMIT' if to is BranchState.COMMITTED else 'ROLLBACK'} {self._names.of(prepared.key)}"
         own = self._attached.pop(prepared.key, None)
         if own is not None:
             return await self._finish_attached(statement, *own)
@@ -141,6 +145,11 @@ class MariaBackend:
         try:
             with unreachable("end a branch in"):
                 await connection.execute(statement)
+        except errors.MySQLError as error:
+            connection.abandon()
+            if error_code(error) == _XAER_NOTA:  # MySQL lets others end it meanwhile
+                return False
+            raise ResourceUnreachable(f"cannot end a branch in the database: {error}") from error
         except BaseException:
             connection.abandon()
             raise
@@ -187,7 +196,9 @@ class MariaBackend:
 
     async def _end_reading(self, connection: Connection) -> None:
         try:
-            if not connection.is_lost:
+            if connection.may_be_at_work:
+                await self.kill(connection)
+            elif not connection.is_lost:
                 with unreachable("read"):
                     await connection.execute("ROLLBACK")
         except ResourceUnreachable:

@@ -15,9 +15,9 @@ import asyncmy
 from asyncmy import errors
 from yarl import URL
 
-from participant.errors import ConfigError, ResourceUnreachable
+from participant.errors import ActionError, ConfigError, ResourceUnreachable
 
-__all__ = ["CONNECT_TIMEOUT_S", "Connection", "Dsn", "Values", "connect", "error_code", "unreachable"]
+__all__ = ["CONNECT_TIMEOUT_S", "Connection", "Dsn", "Values", "connect", "error_code", "is_loss", "unreachable"]
 
 CONNECT_TIMEOUT_S = 10
 _PORT = 3_306
@@ -33,7 +33,8 @@ def error_code(error: BaseException) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _is_loss(error: BaseException) -> bool:
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that the server is not there."""
     return isinstance(error, (OSError, EOFError, errors.InterfaceError)) or error_code(error) in _LOST_CODES
 
 
@@ -51,7 +52,7 @@ class unreachable:  # noqa: N801 - it stands where a function of contextlib woul
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and _is_loss(error):
+        if error is not None and is_loss(error):
             raise ResourceUnreachable(f"cannot {self._what} the database: {error or type(error).__name__}") from error
 
 
@@ -68,33 +69,41 @@ class Dsn:
             or url.query_string
         ):
             raise ConfigError("dsn: must be mariadb://user:password@host:port/database")
+        self.database = url.path.removeprefix("/")
         self.parameters: dict[str, Any] = {
             "host": url.host,
             "port": url.port or _PORT,
             "user": url.user,
             "password": url.password or "",
-            "db": url.path.removeprefix("/"),
+            "db": self.database,
             "autocommit": True,
             "charset": "utf8mb4",
             "connect_timeout": CONNECT_TIMEOUT_S,
         }
 
 
-async def connect(dsn: Dsn, settings: str, on_loss: Callable[[], None]) -> Connection:
-    """A new one, on which `settings` has been run. Raises ResourceUnreachable."""
+async def connect(dsn: Dsn, settings: str, on_loss: Callable[[], None], answer_s: int | None) -> Connection:
+    """A new one, on which `settings` has been run. An answer that takes longer than `answer_s` counts as none.
+
+    Raises ResourceUnreachable.
+    """
     with unreachable("connect to"):
-        return Connection(await asyncmy.connect(**dsn.parameters, init_command=settings), on_loss)
+        raw = await asyncmy.connect(**dsn.parameters, init_command=settings, read_timeout=answer_s)
+        return Connection(raw, on_loss)
 
 
 class Connection:
     """One session."""
+
+    is_soiled = False
 
     def __init__(self, raw: Any, on_loss: Callable[[], None]) -> None:
         """`on_loss` is called when it is lost: others that are idle may be lost as well, and not know it."""
         self._raw = raw
         self._on_loss = on_loss
         self.thread_id: int = raw.thread_id()
-        self.was_cancelled = False  # then the server may still be at work on its last statement
+        self._is_busy = False
+        self.may_be_at_work = False  # the server, on a statement that nobody waits for any more
 
     @property
     def is_lost(self) -> bool:
@@ -112,29 +121,47 @@ class Connection:
         return rows or []
 
     async def run(self, sql: str, values: Values = ()) -> tuple[int, list[tuple[Any, ...]] | None]:
-        """How many rows it changed, and its rows, if it is a statement that gives some."""
+        """How many rows it changed, and its rows, if it is a statement that gives some.
+
+        The driver would give the answer to one statement for that to another if two were under way at once.
+        """
+        if self._is_busy:
+            self.give_up()
+            raise ActionError("a statement was begun while another one was under way on the same tx: await each")
+        self._is_busy = True
         cursor = self._raw.cursor()
         try:
             await cursor.execute(sql, values or None)
             rows = list(await cursor.fetchall()) if cursor.description is not None else None
             return max(0, cursor.rowcount), rows
         except asyncio.CancelledError:
-            self.was_cancelled = True
+            self.may_be_at_work = True
             raise
         except Exception as error:
-            if _is_loss(error):
+            if is_loss(error):
                 self._on_loss()
             raise
         finally:
+            self._is_busy = False
             if not self.is_lost:
                 await cursor.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement is under way."""
+        return self._is_busy
+
+    def give_up(self) -> None:
+        """Close it while a statement is under way."""
+        self.may_be_at_work = True
+        self.abandon()
 
     async def is_alive(self) -> bool:
         """The driver does not hear of an end by itself, and a server ends what was idle for long."""
         try:
             await self.execute("DO 0")
         except Exception as error:
-            if not _is_loss(error):
+            if not is_loss(error):
                 raise
             return False
         return True

@@ -12,7 +12,7 @@ from participant.branch import Branch
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code
-from participant.rm.mariadb.names import read_xid
+from participant.rm.mariadb.names import Names
 from participant.rm.server.backend import Prepared
 from participant.rm.server.pool import Pool
 from participant.wire import BranchState
@@ -40,12 +40,13 @@ _UNCOMMITTED = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # for the nex
 class Office:
     """See `participant.rm.server.backend.Backend` for those methods that are the same there."""
 
-    def __init__(self, connections: Pool[Connection]) -> None:
+    def __init__(self, connections: Pool[Connection], names: Names) -> None:
         self._connections = connections
+        self._names = names
 
     async def prepared(self) -> list[Prepared]:
         async with self.connection() as connection:
-            keys = await _listed(connection)
+            keys = await self._listed(connection)
             found = []
             for begin in range(0, len(keys), _KEYS_MAX):
                 some = keys[begin : begin + _KEYS_MAX]
@@ -63,7 +64,7 @@ class Office:
     async def load(self, key: BranchKey) -> Branch:
         """The list first: what leaves it between the two questions has its row by then."""
         async with self.connection() as connection:
-            is_listed = key in await _listed(connection)
+            is_listed = key in await self._listed(connection)
             if is_listed:
                 await connection.execute(_UNCOMMITTED)
             rows = await connection.fetch(_LOAD, _bytes_of(key))
@@ -77,7 +78,7 @@ class Office:
     async def is_listed(self, key: BranchKey) -> bool:
         """Whether the server has the branch prepared."""
         async with self.connection() as connection:
-            return key in await _listed(connection)
+            return key in await self._listed(connection)
 
     async def finish(self, statement: str) -> bool:
         """Run XA COMMIT or XA ROLLBACK; False if the branch is unknown to this connection."""
@@ -139,6 +140,10 @@ class Office:
                     return
                 await asyncio.sleep(KILL_PAUSE_S)
 
+    async def _listed(self, connection: Connection) -> list[BranchKey]:
+        rows = await connection.fetch("XA RECOVER")
+        return [key for row in rows if (key := self._names.read(*row)) is not None]
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection for a few statements. Raises ResourceUnreachable."""
@@ -156,12 +161,6 @@ class Office:
             raise
         finally:
             self._connections.release(connection)
-
-
-async def _listed(connection: Connection) -> list[BranchKey]:
-    """Every branch in the server that looks like ours, of whatever database."""
-    rows = await connection.fetch("XA RECOVER")
-    return [key for row in rows if (key := read_xid(*row)) is not None]
 
 
 def _bytes_of(key: BranchKey) -> tuple[bytes, bytes]:

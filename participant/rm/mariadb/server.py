@@ -16,6 +16,7 @@ from structlog import get_logger
 from participant.errors import ConfigError, SchemaError
 from participant.resource import ResourceLimits
 from participant.rm.mariadb.connections import Connection
+from participant.rm.mariadb.waits import WAITS
 
 __all__ = ["ServerFacts", "check_server", "make_table"]
 
@@ -33,10 +34,6 @@ CREATE TABLE IF NOT EXISTS commitd_branch (
     KEY commitd_branch_changed (changed_at_ms)
 ) ENGINE=InnoDB
 """
-_FUNCTIONS = """
-SELECT count(*) FROM information_schema.routines
- WHERE routine_type = 'FUNCTION' AND routine_schema NOT IN ('mysql', 'sys')
-"""
 _OTHER_ENGINES = """
 SELECT table_name, engine FROM information_schema.tables
  WHERE table_schema = database() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB' LIMIT 1
@@ -46,12 +43,11 @@ SELECT table_name, engine FROM information_schema.tables
 class ServerFacts(NamedTuple):
     """What a backend must know of its server.
 
-    `has_functions`: a SELECT may write, by a function that somebody has stored. `sees_waits`: this role may ask who
+    `sees_waits`: this role may ask who
     waits for whom. `snapshots`: the server itself refuses to overwrite what a transaction has not seen.
     """
 
     is_mariadb: bool
-    has_functions: bool
     sees_waits: bool
     snapshots: bool
 
@@ -99,7 +95,6 @@ async def check_server(connection: Connection) -> ServerFacts:
         raise ConfigError(f"this role cannot see what is prepared ({error}): GRANT XA_RECOVER_ADMIN to it") from error
     return ServerFacts(
         is_mariadb="mariadb" in str(version).lower(),
-        has_functions=bool((await connection.fetch(_FUNCTIONS))[0][0]),
         sees_waits=await _may_see_waits(connection),
         snapshots=bool(await connection.fetch("SHOW VARIABLES LIKE 'innodb_snapshot_isolation'")),
     )
@@ -107,7 +102,7 @@ async def check_server(connection: Connection) -> ServerFacts:
 
 async def _may_see_waits(connection: Connection) -> bool:
     try:
-        await connection.fetch("SELECT 1 FROM information_schema.innodb_trx LIMIT 1")
+        await connection.fetch(WAITS)
     except errors.MySQLError:
         _LOG.warning("mariadb.waits_unseen", why="without GRANT PROCESS, a no for a lock cannot say which row it was")
         return False

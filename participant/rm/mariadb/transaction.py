@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,7 +18,8 @@ _ENDING = frozenset(
     | {"handler", "install", "kill", "load", "lock", "optimize", "prepare", "rename", "repair", "reset", "revoke"}
     | {"release", "rollback", "savepoint", "set", "shutdown", "start", "stop", "truncate", "unlock", "use", "xa"}
 )
-_READING = frozenset({"desc", "describe", "explain", "select", "show", "values", "with"})
+_READING = frozenset({"desc", "describe", "explain", "select", "show", "values"})
+_LEAVING = re.compile(r"\b(get_lock|call)\b|:=", re.IGNORECASE)  # what may outlive its transaction
 _INSTEAD = "raise Reject to undo, and use tx.savepoint() for a part"
 
 
@@ -105,4 +107,5 @@ class Transaction:
             self.failure = f"{type(error).__name__} in {words_of(sql).upper()}"
             raise
         self.has_written = self.has_written or not is_reading
+        self._connection.is_soiled = self._connection.is_soiled or _LEAVING.search(sql) is not None
         return affected, rows

@@ -7,11 +7,10 @@ from typing import Any, Protocol
 from asyncmy import errors
 
 from participant.branch import Branch
-from participant.errors import Reject, ResourceUnreachable
+from participant.errors import ActionError, Reject, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.resource import Call
-from participant.rm.mariadb.connections import Connection, error_code, unreachable
-from participant.rm.mariadb.names import xid_of
+from participant.rm.mariadb.connections import Connection, error_code, is_loss, unreachable
 from participant.rm.mariadb.transaction import Transaction
 from participant.rm.server.backend import Conflict, Stale
 from participant.wire import BranchState
@@ -21,6 +20,10 @@ __all__ = ["MariaUnit", "run_function"]
 _DUPLICATE, _LOCK_WAIT, _NOT_OUR_XA = 1062, 1205, frozenset({1397, 1399, 1402})
 _STALE = frozenset({1020, 1213, 1613, 1614})  # changed since it was read; deadlock, in both ways to say so; timed out
 
+_FUNCTIONS = """
+SELECT count(*) FROM information_schema.routines
+ WHERE routine_type = 'FUNCTION' AND routine_schema NOT IN ('mysql', 'sys')
+"""
 _INSERT = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, '', %s)"
 
 
@@ -35,11 +38,11 @@ class Home(Protocol):
 class MariaUnit:
     """See `participant.rm.server.backend.Unit`."""
 
-    def __init__(self, home: Home, connection: Connection, key: BranchKey, *, has_functions: bool) -> None:
+    def __init__(self, home: Home, connection: Connection, xid: str) -> None:
         self._home = home
         self._connection: Connection | None = connection
-        self._xid = xid_of(key)
-        self._has_written = has_functions  # then a SELECT may have, and nobody can tell
+        self._xid = xid
+        self._has_written = False
         self._failure = ""
         self._is_ended = False
         self.thread_id = connection.thread_id
@@ -60,16 +63,23 @@ class MariaUnit:
     async def vote(self, branch: Branch) -> Branch | None:
         if self._failure:
             raise Reject(f"a statement of its action failed, and the action went on: {self._failure}")
-        state = branch.state
-        if state is BranchState.PREPARED and not self._has_written:
-            state = BranchState.READ_ONLY
+        if self._connected.is_busy:
+            raise Reject("its action has ended before one of its statements did: await each")
         with unreachable("vote in"):
             try:
-                return await self._vote(branch._replace(state=state))
+                if branch.state is BranchState.PREPARED and not await self._may_have_written():
+                    branch = branch._replace(state=BranchState.READ_ONLY)
+                return await self._vote(branch)
             except errors.MySQLError as error:
                 if error_code(error) in _STALE | _NOT_OUR_XA:
                     raise Stale from error
-                raise
+                if is_loss(error):
+                    raise
+                raise Reject(f"the database refused it: {error}") from error
+
+    async def _may_have_written(self) -> bool:
+        """A SELECT may have, by a function that somebody has stored."""
+        return self._has_written or bool((await self._connected.fetch(_FUNCTIONS))[0][0])
 
     async def _vote(self, branch: Branch) -> Branch | None:
         """The row is COMMITTED although it is not: it is seen when it is."""
@@ -101,9 +111,11 @@ class MariaUnit:
         if connection is None:
             return
         try:
+            if connection.is_busy:
+                connection.give_up()
             if not connection.is_lost:
                 await self._undo(connection)
-            if connection.was_cancelled:
+            if connection.may_be_at_work:
                 await self._home.kill(connection)
         except ResourceUnreachable:
             connection.abandon()  # the server rolls back what is not prepared
@@ -139,6 +151,8 @@ async def run_function(connection: Connection, call: Call) -> tuple[Any, Transac
     tx = Transaction(connection)
     try:
         return await call.function(tx, call.body), tx
+    except ActionError:
+        raise
     except Exception as error:
         if connection.is_lost:
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error

@@ -15,11 +15,11 @@ from participant.ids import BranchKey
 from participant.rm.mariadb.connections import Connection
 from participant.rm.server.backend import Blocked
 
-__all__ = ["LOOK_INTERVAL_S", "Waits"]
+__all__ = ["LOOK_INTERVAL_S", "WAITS", "Waits"]
 
 LOOK_INTERVAL_S = 0.2
 
-_WAITS = """
+WAITS = """
 SELECT waiter.trx_mysql_thread_id, lock_table, lock_data, holder.trx_mysql_thread_id, holder.trx_id
   FROM information_schema.innodb_lock_waits
   JOIN information_schema.innodb_trx AS waiter ON waiter.trx_id = requesting_trx_id
@@ -66,7 +66,7 @@ class Waits:
             now = asyncio.get_running_loop().time()
             if self._is_seen and now >= self._looked_at + LOOK_INTERVAL_S:
                 async with self._connection() as connection:
-                    rows = await connection.fetch(_WAITS)
+                    rows = await connection.fetch(WAITS)
                 # The last row of a waiter counts: it names one who does not wait himself, if there is one.
                 self._waits = {row[0]: row[1:] for row in rows}
                 holding = {row[-1] for row in rows}

@@ -21,7 +21,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.postgres.connections import CONNECT_TIMEOUT_S, Office, Session, unreachable
 from participant.rm.postgres.names import Names
-from participant.rm.postgres.server import check_owners, check_server, is_synchronous, make_table
+from participant.rm.postgres.server import check_owners, check_server, make_table, synchronous_level
 from participant.rm.postgres.unit import VOTE_WRITTEN, PostgresUnit, run_function
 from participant.rm.postgres.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit
@@ -31,6 +31,7 @@ from participant.wire import BranchState
 __all__ = ["PostgresBackend"]
 
 LOCK_TIMEOUT_MARGIN_S = 1.0  # the server's own limit is a backstop: normally the wait is ended before, with its reason
+ANSWER_TIMEOUT_S = 30.0  # what ends a branch, or asks for one; then the connection counts as lost
 FINISH_ATTEMPTS = 20  # while another connection is at the same prepared transaction
 FINISH_PAUSE_S = 0.05
 
@@ -74,13 +75,12 @@ class PostgresBackend:
                 self.branches_max = await check_server(connection)
                 self._names = Names(*await make_table(connection, self._schema))
                 await check_owners(connection, self._names)
-                if not await is_synchronous(connection):
-                    settings["synchronous_commit"] = "on"
+                self._names.synchronous = settings["synchronous_commit"] = await synchronous_level(connection)
             finally:
                 await connection.close()
         self._waits = Waits(self._names)
         self._working = self._pool(settings, self._connections_max, self._sql(VOTE_WRITTEN))
-        self._ending = self._pool(settings, max(2, self._connections_max // 2))
+        self._ending = self._pool(settings, max(2, self._connections_max // 2), answer_s=ANSWER_TIMEOUT_S)
 
     def _settings(self) -> dict[str, str]:
         lock_timeout_s = self._limits.lock_wait_s + LOCK_TIMEOUT_MARGIN_S
@@ -91,12 +91,16 @@ class PostgresBackend:
             "idle_in_transaction_session_timeout": f"{idle_s * 1_000:.0f}ms",
         }
 
-    def _pool(self, settings: dict[str, str], size: int, first: str = "") -> Pool[Session]:
+    def _pool(
+        self, settings: dict[str, str], size: int, first: str = "", answer_s: float | None = None
+    ) -> Pool[Session]:
         """`first` is run in each new session."""
 
         async def connect() -> Session:
             with unreachable("connect to"):
-                connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
+                connection = await asyncpg.connect(
+                    self._dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=answer_s, server_settings=settings
+                )
                 try:
                     if first:
                         await connection.execute(first)
@@ -187,7 +191,8 @@ class PostgresBackend:
         try:
             with unreachable("read"):
                 await session.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            result, _ = await run_function(session.connection, call)
+            result, tx = await run_function(session.connection, call)
+            session.is_soiled = session.is_soiled or tx.is_soiled
             with unreachable("read"):
                 await session.connection.execute("ROLLBACK")
             return result

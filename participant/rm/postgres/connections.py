@@ -38,6 +38,7 @@ class Session:
     """One connection, as a pool wants it."""
 
     def __init__(self, connection: Connection) -> None:
+        self.is_soiled = False
         self.connection = connection
         self.pid: int = connection.get_server_pid()
 

@@ -1,8 +1,8 @@
 """What a prepared transaction of ours is called in PostgreSQL, and back. Sans-IO.
 
-    commitd/<oid of our table>/<gid>/<branch>/<digest in hex>
+    commitd/<oid of the database>.<oid of our table>/<gid>/<branch>/<digest in hex>
 
-At most 181 of the 199 bytes that there are (PostgreSQL, PREPARE TRANSACTION). The statement takes no parameters, so the
+At most 192 of the 199 bytes that there are (PostgreSQL, PREPARE TRANSACTION). The statement takes no parameters, so the
 name stands in the SQL; nothing in it needs quoting. Names are shared by all databases of a server, which is why a table
 is named that belongs to one: two databases may have branches of the same key. The digest is in the name because nobody
 can read the branch's row before the commit.
@@ -19,11 +19,16 @@ __all__ = ["Names"]
 
 
 class Names:
-    """The names of one database's branches. `table` is ours with its schema, as SQL: an action may set its own path."""
+    """The names of one database's branches.
 
-    def __init__(self, table_oid: int, table: str = "commitd_branch") -> None:
+    `table` is ours with its schema, as SQL: an action may set its own path. `synchronous` is how far a commit must have
+    come when it is answered, as PostgreSQL calls it.
+    """
+
+    def __init__(self, oids: str, table: str = "commitd_branch") -> None:
         self.table = table
-        self.prefix = f"commitd/{table_oid}/"
+        self.synchronous = "on"
+        self.prefix = f"commitd/{oids}/"
 
     def of(self, branch: Branch) -> str:
         """The name of a prepared branch."""

@@ -12,7 +12,7 @@ from participant.errors import ConfigError, SchemaError
 from participant.rm.postgres.connections import Connection
 from participant.rm.postgres.names import Names
 
-__all__ = ["check_owners", "check_server", "is_synchronous", "make_table"]
+__all__ = ["check_owners", "check_server", "make_table", "synchronous_level"]
 
 VERSION_MIN = 15
 
@@ -32,8 +32,8 @@ CREATE INDEX IF NOT EXISTS commitd_branch_changed ON commitd_branch (changed_at_
 """
 
 _NAME = """
-SELECT pg_class.oid::int8, format('%I.%I', nspname, relname)
-  FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid
+SELECT pg_database.oid || '.' || pg_class.oid, format('%I.%I', nspname, relname)
+  FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid JOIN pg_database ON datname = current_database()
  WHERE pg_class.oid = 'commitd_branch'::regclass
 """
 
@@ -58,13 +58,14 @@ async def check_server(connection: Connection) -> int:
     return slots
 
 
-async def is_synchronous(connection: Connection) -> bool:
-    """Whether a plain commit is on the disk when it is answered. (What is prepared always is.)"""
-    return bool(await connection.fetchval("SHOW synchronous_commit") != "off")
+async def synchronous_level(connection: Connection) -> str:
+    """How far a plain commit must have come when it is answered: on the disk at least. (What is prepared always is.)"""
+    level = str(await connection.fetchval("SHOW synchronous_commit"))
+    return "on" if level == "off" else level
 
 
-async def make_table(connection: Connection, schema: str) -> tuple[int, str]:
-    """Run the user's `schema`, and make our table if it is not there; its oid and full name. Raises SchemaError."""
+async def make_table(connection: Connection, schema: str) -> tuple[str, str]:
+    """Run the user's `schema`, and make our table if it is not there; its oids and full name. Raises SchemaError."""
     try:
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK})")
@@ -72,8 +73,8 @@ async def make_table(connection: Connection, schema: str) -> tuple[int, str]:
                 await connection.execute(_TABLE)
             if schema:
                 await connection.execute(schema)
-            oid, table = await connection.fetchrow(_NAME)
-            return int(oid), str(table)
+            oids, table = await connection.fetchrow(_NAME)
+            return str(oids), str(table)
     except asyncpg.InsufficientPrivilegeError as error:
         raise SchemaError(f"the role may not make a table ({error}); let its owner run, once:\n{_TABLE}") from error
     except asyncpg.PostgresConnectionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,7 @@ _ENDING = frozenset(
     | {"reset", "rollback", "savepoint"}
 )
 _WRITING = frozenset({"delete", "insert", "merge", "update"})
+_LEAVING = re.compile(r"set_config|advisory|\btemp|^\s*(?:call|do)\b", re.IGNORECASE)  # may outlive its transaction
 _INSTEAD = "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
 
 
@@ -33,8 +35,9 @@ def check_statement(sql: str) -> bool:
     if words and words != "(" and not first.isalpha():
         raise ActionError(f"its SQL begins with {words!r}")  # e.g. with what is left of a comment in a comment
     is_lasting = first == "set" and second not in ("local", "constraints")
-    is_another = first == "set" and third in ("role", "session")  # who has prepared a branch must be who ends it
-    if first in _ENDING or (first, second) == ("start", "transaction") or is_lasting or is_another:
+    # Who has prepared a branch must be who ends it; and neither isolation nor durability is the action's to choose.
+    is_ours = first == "set" and third in ("", "role", "session", "synchronous", "transaction")
+    if first in _ENDING or (first, second) == ("start", "transaction") or is_lasting or is_ours:
         raise not_for_an_action(words, _INSTEAD)
     return first in _WRITING
 
@@ -50,6 +53,7 @@ class Transaction:
         self._connection: Connection | None = connection
         self._savepoints = 0
         self.has_written = False  # as far as its statements tell
+        self.is_soiled = False  # whether its session may have been changed
 
     async def execute(self, sql: str, *values: Any) -> str:
         """Run one statement; its command tag, such as `UPDATE 1`. Raises `asyncpg.PostgresError`."""
@@ -99,6 +103,7 @@ class Transaction:
     def _usable(self, sql: str) -> Connection:
         is_writing = check_statement(sql)
         self.has_written = self.has_written or is_writing
+        self.is_soiled = self.is_soiled or _LEAVING.search(sql) is not None
         if self._connection is None:
             raise ActionError("its tx was used after the action had ended")
         return self._connection

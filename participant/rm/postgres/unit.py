@@ -52,12 +52,14 @@ class PostgresUnit:
 
     async def run(self, call: Call) -> Any:
         try:
-            result, has_written = await run_function(self._connected, call)
+            result, tx = await run_function(self._connected, call)
         except _STALE as error:
             raise Stale from error
         except asyncpg.LockNotAvailableError as error:
             raise Conflict(f"it did not get a lock: {error}") from error
-        self._has_written = self._has_written or has_written
+        self._has_written = self._has_written or tx.has_written
+        if self._session is not None and tx.is_soiled:
+            self._session.is_soiled = True
         return result
 
     async def vote(self, branch: Branch) -> Branch | None:
@@ -84,7 +86,7 @@ class PostgresUnit:
     async def _vote_written(self, branch: Branch) -> Branch | None:
         """In one round trip. What keeps the row from being written ends everything: it is there, or locked."""
         key, end = branch.key, self._end_of(branch)
-        row = f"'{key.gid}', '{key.branch}', '\\x{branch.digest.hex()}', {branch.changed_at_ms}"
+        row = f"'{key.gid}', '{key.branch}', decode('{branch.digest.hex()}', 'hex'), {branch.changed_at_ms}"
         sql = f"EXECUTE commitd_vote ({row}, {self._names.lock_of(key)}); {end}"
         try:
             tag = await self._connected.execute(sql)
@@ -113,7 +115,9 @@ class PostgresUnit:
         return voted
 
     def _end_of(self, branch: Branch) -> str:
-        return f"PREPARE TRANSACTION '{self._names.of(branch)}'" if branch.state is BranchState.PREPARED else "COMMIT"
+        if branch.state is BranchState.PREPARED:
+            return f"PREPARE TRANSACTION '{self._names.of(branch)}'"
+        return f"SET LOCAL synchronous_commit = {self._names.synchronous}; COMMIT"  # whatever the action has set it to
 
     async def rollback(self) -> None:
         session = self._session
@@ -142,14 +146,14 @@ class PostgresUnit:
             self._pool.release(session)
 
 
-async def run_function(connection: Connection, call: Call) -> tuple[Any, bool]:
-    """Run what a service was written with; its result, and whether it has written, as far as can be told.
+async def run_function(connection: Connection, call: Call) -> tuple[Any, Transaction]:
+    """Run what a service was written with; its result, and what it has worked with.
 
     Raises ResourceUnreachable if the connection was lost in it.
     """
     tx = Transaction(connection)
     try:
-        return await call.function(tx, call.body), tx.has_written
+        return await call.function(tx, call.body), tx
     except Exception as error:
         if connection.is_closed():
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
@@ -160,5 +164,6 @@ async def run_function(connection: Connection, call: Call) -> tuple[Any, bool]:
 
 def _check_tag(tag: str, statement: str) -> None:
     """Raise Reject unless the server has done what it was told: it rolls back what has failed, without an error."""
-    if not statement.startswith(tag):
-        raise Reject(f"the database answered {tag} to {statement.partition(' ')[0]}")
+    last = statement.rpartition("; ")[2]
+    if not last.startswith(tag):
+        raise Reject(f"the database answered {tag} to {last.partition(' ')[0]}")

@@ -52,6 +52,11 @@ class Known:
         """Whether there is a reason to ask the server before a branch runs."""
         return key in self.open or key in self.held or key in self._suspects
 
+    def held_since(self, key: BranchKey) -> float | None:
+        """Since when a branch is prepared, in this process's time; None if it is not known to be."""
+        held = self.held.get(key)
+        return None if held is None else held.since
+
     def suspect(self, key: BranchKey) -> None:
         """A vote was lost on its way: it may be true."""
         if len(self._suspects) < SUSPECTS_MAX:
@@ -79,7 +84,11 @@ class Known:
         before = frozenset(self.held)
         listed = await self._backend.prepared()
         now = asyncio.get_running_loop().time()
-        held = {each.key: self.held.get(each.key) or Held(each.digest, now, each.age_s) for each in listed}
+        held = {
+            each.key: self.held.get(each.key) or Held(each.digest, now, each.age_s)
+            for each in listed
+            if each.key in self.held or each.key not in before  # it may have ended meanwhile
+        }
         held.update({key: value for key, value in self.held.items() if key not in before and key not in held})
         self.held = held
         return listed

@@ -18,7 +18,7 @@ from typing import Any
 
 from structlog import get_logger
 
-from participant.branch import Ask, Branch, Rule, Verdict, judge
+from participant.branch import Ask, Branch, Verdict, judge
 from participant.errors import (
     ActionError,
     BranchConflict,
@@ -38,6 +38,7 @@ from participant.rm.server.backend import Backend, Conflict, Stale
 from participant.rm.server.known import Held, Known, Opened
 from participant.rm.server.lanes import Lanes
 from participant.rm.server.run import Run
+from participant.rm.server.saying import said
 from participant.wire import Answer, BranchState
 
 __all__ = ["ServerManager"]
@@ -114,7 +115,7 @@ class ServerManager:
         if not self._is_open:
             return refused(ResourceClosed("the resource manager is not open"))
         if run is None:
-            run = Run(request, self._backend, self._limits, self._held_since)
+            run = Run(request, self._backend, self._limits, self._known.held_since)
             self._runs[request.key] = run
             run.task = self._loop.create_task(self._serve(run))
             run.task.add_done_callback(partial(self._ran, request.key))
@@ -145,7 +146,7 @@ class ServerManager:
         if request.ask in _VOTING and branch.is_bound_to_another(request.binding):
             raise BranchConflict(f"branch {branch.key} is bound to another action or body (a gid used twice?)")
         if rule.verdict is not Verdict.RUN:
-            return _said(branch, rule)
+            return said(branch, rule)
         return _FULL if branch.state is BranchState.UNKNOWN and self._is_full() else None
 
     def _is_full(self) -> bool:
@@ -161,8 +162,11 @@ class ServerManager:
             voted = await self._vote(run, branch)
         except Reject as no:
             return await self._vote_no(run, branch, no)
+        except BranchConflict:
+            raise
         except Exception:
             self._known.suspect(request.key)  # what became of the vote is not known
+            await self._known.drop(request.key)  # and half of a work must not be voted on
             raise
         if voted is None:
             return None
@@ -273,20 +277,28 @@ class ServerManager:
             branch = Branch(key, BranchState.PREPARED, held.digest) if held else await self._known.truth(key)
             while (rule := judge(branch.state, Ask.COMMIT)).verdict is Verdict.RUN:
                 if await self._backend.finish(branch, BranchState.COMMITTED):
-                    await self._committed(key)
-                    return Answer(BranchState.COMMITTED)
-                branch = await self._known.truth(key)  # another process was quicker
+                    voted_at_ms = self._count_decided(key)
+                    branch = Branch(key, BranchState.COMMITTED, changed_at_ms=voted_at_ms)
+                else:  # another process was quicker
+                    branch = await self._known.truth(key)
             self._known.held.pop(key, None)
-            return _said(branch, rule)
+            await self._keep(branch)
+            return said(branch, rule)
 
-    async def _committed(self, key: BranchKey) -> None:
+    def _count_decided(self, key: BranchKey) -> int:
+        """Since when, by the clock on the wall, a branch was prepared that has ended now; 0 if it is not known here."""
         held = self._known.held.pop(key, None)
         if held is None:
-            return
+            return 0
         prepared_s = self._loop.time() - held.since
         self._measures.decided(prepared_s)
-        if held.age_s + prepared_s > self._limits.retention_s / 2:
-            await self._backend.touch(key, self._wall_ms())  # the row is as old as the vote, and would be forgotten
+        return self._wall_ms() - int((held.age_s + prepared_s) * 1_000)
+
+    async def _keep(self, branch: Branch) -> None:
+        """The row of a commit is as old as its vote, and would be forgotten too soon if that took long."""
+        is_old = self._wall_ms() - branch.changed_at_ms > self._limits.retention_s * 500
+        if branch.state is BranchState.COMMITTED and is_old:
+            await self._backend.touch(branch.key, self._wall_ms())
 
     async def abort(self, key: BranchKey) -> Answer:
         self._check_open()
@@ -297,33 +309,37 @@ class ServerManager:
         return await self._end(key, Ask.PREVENT, reason)
 
     async def _end(self, key: BranchKey, ask: Ask, reason: str) -> Answer:
-        run = self._runs.get(key)
-        if run is not None:
-            run.interrupt(Reject(reason or "aborted by its coordinator"))
-            await asyncio.wait({run.task})
-        async with self._lanes.of(key):
-            if await self._known.drop(key):
-                branch = Branch(key, BranchState.WORKING)
-            elif key in self._known.held or ask is Ask.EXPIRE:
-                branch = await self._known.truth(key)
-            else:
-                branch = Branch(key)
-            answer = await self._end_as(branch, ask, reason)
-            if answer is None:  # there is a row, or another process is at it
-                answer = await self._end_as(await self._known.truth(key), ask, reason)
-            return answer or _ELSEWHERE
+        while True:
+            run = self._runs.get(key)
+            if run is not None:
+                run.interrupt(Reject(reason or "aborted by its coordinator"))
+                await asyncio.wait({run.task})
+            async with self._lanes.of(key):
+                if key not in self._runs:  # none has begun while this waited for the lane
+                    return await self._end_alone(key, ask, reason)
+
+    async def _end_alone(self, key: BranchKey, ask: Ask, reason: str) -> Answer:
+        if await self._known.drop(key):
+            branch = Branch(key, BranchState.WORKING)
+        elif key in self._known.held or ask is Ask.EXPIRE:
+            branch = await self._known.truth(key)
+        else:
+            branch = Branch(key)
+        answer = await self._end_as(branch, ask, reason)
+        if answer is None:  # there is a row, or another process is at it
+            answer = await self._end_as(await self._known.truth(key), ask, reason)
+        return answer or _ELSEWHERE
 
     async def _end_as(self, branch: Branch, ask: Ask, reason: str) -> Answer | None:
         """Do what the table says of a branch in this state; None if it is not, or no longer, in it."""
         rule = judge(branch.state, ask)
         if rule.verdict not in (Verdict.RUN, Verdict.EMPTY):
-            return _said(branch, rule)
+            return said(branch, rule)
         if branch.state is BranchState.PREPARED:
             if not await self._backend.finish(branch, BranchState.ABORTED):
                 self._known.held.pop(branch.key, None)
                 return None
-            if (held := self._known.held.pop(branch.key, None)) is not None:
-                self._measures.decided(self._loop.time() - held.since)
+            self._count_decided(branch.key)
         is_empty = rule.verdict is Verdict.EMPTY
         reason = reason or ("aborted before it was prepared" if is_empty else "aborted by its coordinator")
         return await self._settle(branch, ask, reason)
@@ -338,7 +354,7 @@ class ServerManager:
     async def outcome(self, key: BranchKey) -> Answer:
         self._check_open()
         branch = await self._known.truth(key)
-        return _said(branch, judge(branch.state, Ask.OUTCOME))
+        return said(branch, judge(branch.state, Ask.OUTCOME))
 
     async def in_doubt(self) -> list[BranchKey]:
         self._check_open()
@@ -349,12 +365,8 @@ class ServerManager:
         await self._known.listed()
         units = [run.unit for run in self._runs.values() if run.unit is not None]
         waiting = await self._backend.waiting(units) if units else 0
-        return self._measures.status(
-            self._loop.time(),
-            {key: held.since for key, held in self._known.held.items()},
-            range(waiting),
-            self._known.open,
-        )
+        since = {key: held.since for key, held in self._known.held.items()}
+        return self._measures.status(self._loop.time(), since, range(waiting), self._known.open)
 
     async def read(self, call: Call) -> Any:
         self._check_open()
@@ -365,10 +377,6 @@ class ServerManager:
         except Exception as error:
             _LOG.exception("view.failed", view=call.name)
             raise ActionError(f"{call.name!r} failed with {type(error).__name__}") from error
-
-    def _held_since(self, key: BranchKey) -> float | None:
-        held = self._known.held.get(key)
-        return None if held is None else held.since
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -389,12 +397,3 @@ class ServerManager:
                     pass  # in steps, so that others are served in between
             except ResourceError as later:
                 _LOG.warning("resource.busy", why=str(later))
-
-
-def _said(branch: Branch, rule: Rule) -> Answer:
-    """The answer to what changes nothing."""
-    if rule.verdict is Verdict.CONTRADICTION:
-        _LOG.error("branch.contradiction", branch=str(branch.key), state=branch.state, why=rule.why)
-    if rule.verdict is Verdict.REPEAT:
-        return branch.answer()
-    return branch.answer(rule.why)

@@ -21,6 +21,9 @@ PING_AFTER_S = 5.0  # a connection that was idle for longer is tried before it i
 class Pooled(Protocol):
     """What a pool must be able to do with a connection."""
 
+    is_soiled: bool
+    """Whether something was done on it that may outlive its transaction."""
+
     @property
     def is_lost(self) -> bool:
         """Whether it can be used no more."""
@@ -97,7 +100,7 @@ class Pool(Generic[_C]):
         self._places.release()
         if connection.is_lost:
             return
-        if self._is_closed:
+        if self._is_closed or connection.is_soiled:
             connection.abandon()
         else:
             self._idle.append((connection, asyncio.get_running_loop().time()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from participant.errors import Reject, ResourceError
@@ -106,10 +107,9 @@ class Run:
         """Look at an action that has not ended, until it has, and put an end to it when its time is over."""
         loop = asyncio.get_running_loop()
         while True:
-            try:
+            blocked = None
+            with suppress(ResourceError):  # not seen this time
                 blocked = await self._backend.blocked_by(unit)
-            except ResourceError:
-                return  # the action will hear of it as well
             now = loop.time()
             look_at = now + self._limits.deadlock_wait_s
             if blocked is not None:

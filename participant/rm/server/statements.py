@@ -11,7 +11,7 @@ __all__ = ["not_for_an_action", "without_literals", "words_of"]
 _BLANK = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+){0,2}", re.IGNORECASE)
 _LITERALS = re.compile(
-    r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|--[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M]).*?\*/""",
+    r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|--(?=\s|$)[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M]).*?\*/""",
     re.DOTALL | re.VERBOSE,
 )
 
@@ -28,7 +28,7 @@ def words_of(sql: str) -> str:
 
 
 def without_literals(sql: str) -> str:
-    """SQL (of MariaDB) with a space for each quoted text, name and comment."""
+    """SQL (of MariaDB, where `--` is a comment only before a blank) with a space for each text, name and comment."""
     return _LITERALS.sub(" ", sql)
 
 

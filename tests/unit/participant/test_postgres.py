@@ -21,7 +21,7 @@ NAME_BYTES_MAX = 199  # PostgreSQL, PREPARE TRANSACTION
 
 @given(IDS, IDS, st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES), st.integers(0, 2**32 - 1))
 def test_a_name_says_which_branch_it_is(gid: str, branch: str, digest: bytes, oid: int) -> None:
-    names = Names(oid)
+    names = Names(f"{oid}.{oid}")
     name = names.of(Branch(BranchKey(gid, branch), BranchState.PREPARED, digest))
     assert names.read(name) == (BranchKey(gid, branch), digest)
     assert name.startswith(names.of_key(BranchKey(gid, branch)))
@@ -32,7 +32,7 @@ def test_a_name_says_which_branch_it_is(gid: str, branch: str, digest: bytes, oi
 
 @pytest.mark.parametrize("name", ["", "commitd/8/g/b/00", "commitd/7/g/b", "commitd/7/g/b/zz", "commitd/7/a b/b/00"])
 def test_a_name_of_others_is_nobodys(name: str) -> None:
-    assert Names(7).read(name) is None
+    assert Names("7").read(name) is None
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,10 @@ def test_a_name_of_others_is_nobodys(name: str) -> None:
         "set transaction isolation level read committed",
         "RESET ALL",
         "SET LOCAL ROLE other",
+        "SET LOCAL /**/ role other",
+        'SET LOCAL "role" other',
+        "SET LOCAL synchronous_commit = off",
+        "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED",
         "set local session authorization other",
         "LISTEN x",
         "DISCARD ALL",
