@@ -15,6 +15,8 @@
     │   ├── AlreadyOwned        another process owns the data
     │   ├── SchemaError         the tables cannot be recorded; says which and why
     │   └── IntentConflict      a promised change no longer fits the rows: somebody wrote outside the protocol
+    ├── CheckError          a participant cannot be checked: it does not start, or votes no on everything
+    │   └── NobodyAnswers       nothing serves at the URL that was given
     └── InvariantError      a promise of our own code is broken
 
 Whatever is raised instead of an `Answer` leaves the outcome of the operation unknown to the caller.
@@ -26,10 +28,12 @@ __all__ = [
     "ActionError",
     "AlreadyOwned",
     "BranchConflict",
+    "CheckError",
     "ConfigError",
     "IntentConflict",
     "InvariantError",
     "MediaTypeError",
+    "NobodyAnswers",
     "ParticipantError",
     "Reject",
     "ResourceBusy",
@@ -110,6 +114,14 @@ class SchemaError(ResourceError):
 
 class IntentConflict(ResourceError):
     """A prepared change no longer fits the rows: somebody wrote to them outside the protocol."""
+
+
+class CheckError(ParticipantError):
+    """A participant of another make cannot be checked at all (`participant.testing`)."""
+
+
+class NobodyAnswers(CheckError):
+    """Nothing serves at the URL that was given."""
 
 
 class InvariantError(ParticipantError):
