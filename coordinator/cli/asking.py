@@ -11,7 +11,7 @@ import typer
 
 from coordinator.client import Client
 
-__all__ = ["JsonOption", "UrlOption", "ask"]
+__all__ = ["JsonOption", "UrlOption", "ask", "is_url"]
 
 TIMEOUT_S = 10.0
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 def ask(url: str, question: Callable[[Client], Awaitable[_T]]) -> _T:
     """Ask the cluster behind `url`, and wait for the answer."""
     urls = [part.strip() for part in url.split(",") if part.strip()]
-    if not urls or not all(_is_url(part) for part in urls):
+    if not urls or not all(is_url(part) for part in urls):
         raise typer.BadParameter("write it as http://host:port", param_hint="--url")
 
     async def run() -> _T:
@@ -36,7 +36,8 @@ def ask(url: str, question: Callable[[Client], Awaitable[_T]]) -> _T:
     return asyncio.run(run())
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Whether it is http://host:port, or https."""
     parts = urlsplit(text)
     try:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

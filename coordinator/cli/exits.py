@@ -3,7 +3,7 @@
 0  done
 1  refused or failed: the configuration is wrong, the request was refused, the replica cannot go on
 2  the command line is wrong
-3  no replica could be reached; nothing was done
+3  no replica, or no participant that is to be checked, could be reached; nothing was done
 4  it is not known whether it was done: ask again
 5  there is no such transaction
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from coordinator.errors import ConfigError, CoordinatorError, NotFound, OutcomeUnknown, Unavailable
-from participant.errors import ParticipantError
+from participant.errors import NobodyAnswers, ParticipantError
 
 __all__ = ["Exit", "exit_of", "lines_of"]
 
@@ -30,7 +30,7 @@ class Exit(IntEnum):
 def exit_of(error: CoordinatorError | ParticipantError) -> Exit:
     """The status that an error ends with."""
     match error:
-        case Unavailable():
+        case Unavailable() | NobodyAnswers():
             return Exit.UNREACHABLE
         case OutcomeUnknown():
             return Exit.UNKNOWN

@@ -1,16 +1,10 @@
 """The contract of participants in any language, as promises that are tried over HTTP. Public; needs no test framework.
 
-    @pytest.mark.parametrize("promise", PROMISES, ids=str)
-    async def test_the_shop_keeps_its_promises(promise, tmp_path):
-        start = ("node", "shop.js", "9010", str(tmp_path / "shop.journal"))
-        target = Target("http://127.0.0.1:9010", "reserve", {"item": "mug", "pieces": 1}, start)
-        async with target.open() as bench:
-            verdict = await examine(promise, bench)
-        assert verdict.is_fine, verdict
+`participant.testing` shows how it is used in pytest; `commitd check-participant` tries the same.
 
-`commitd check-participant` tries the same. What cannot be judged from outside is not tried: whether an action does what
-it should, whether rows that a prepared branch changed are kept from others (who may change what is the action's), and
-whether writes are forced to the disk, which only a power cut shows.
+What cannot be judged from outside is not tried: whether an action does what it should, whether rows that a prepared
+branch changed are kept from others (which rows these are, and who may still change them, only the participant knows),
+whether a branch in doubt asks its coordinators, and whether writes are forced to the disk: a power cut shows that.
 """
 
 from __future__ import annotations

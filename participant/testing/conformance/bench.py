@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from participant.errors import CheckError, NobodyAnswers
-from participant.ids import BranchKey
+from participant.ids import BranchKey, is_branch_id, is_gid
 from participant.testing.conformance.process import Process
 from participant.testing.conformance.talk import Exchange, Talk
 from participant.wire import BranchState, Capabilities, Verb
@@ -104,7 +104,10 @@ class Bench:
 
     def branch(self, gid: str | None = None) -> BranchKey:
         """A new branch, of a new transaction unless `gid` says otherwise."""
-        key = BranchKey(gid or GID_PREFIX + secrets.token_hex(GID_BYTES), f"b{len(self._branches) + 1}")
+        return self.remember(BranchKey(gid or GID_PREFIX + secrets.token_hex(GID_BYTES), f"b{len(self._branches) + 1}"))
+
+    def remember(self, key: BranchKey) -> BranchKey:
+        """To be ended as well: a name that must be refused, should it be taken."""
         self._branches.append(key)
         return key
 
@@ -206,7 +209,7 @@ class Bench:
         await self._revive()
         said = await self.talk.get("/v1/capabilities")
         if said.unreachable:
-            raise NobodyAnswers(f"{self.talk.url}: {said.failure}")
+            raise NobodyAnswers(f"nobody answers at {self.talk.url}: {said.failure}")
         self.capabilities = said.value if isinstance(said.value, dict) else {}
 
     async def tidy(self) -> list[BranchKey]:
@@ -215,7 +218,8 @@ class Bench:
 
         async def end(key: BranchKey) -> None:
             said = await self.abort(key)
-            if said.state in (BranchState.ABORTED, BranchState.COMMITTED, BranchState.READ_ONLY):
+            was_never_one = said.is_refusal and not (is_gid(key.gid) and is_branch_id(key.branch))
+            if said.state in _ENDED or was_never_one:
                 ended.add(key)
 
         branches, self._branches = self._branches, []
@@ -241,6 +245,9 @@ class Bench:
     async def serves(self) -> bool:
         said = await self.talk.get("/v1/capabilities")
         return not said.unreachable
+
+
+_ENDED = (BranchState.ABORTED, BranchState.COMMITTED, BranchState.READ_ONLY)
 
 
 def expect(holds: bool, expected: str, said: Exchange | None = None) -> None:

@@ -73,5 +73,6 @@ class Process:
 
     def _died(self, status: int | None) -> str:
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join((f"the participant that was started ended at once, with status {status}", *said))
+        said = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        why = f"the participant that was started ended at once, with status {status}"
+        return "\n".join((why, *said[-LOG_TAIL_LINES:]))

@@ -48,11 +48,13 @@ async def names_beyond_their_limits_are_refused(bench: Bench) -> None:
     said = await bench.outcome(longest)
     expect(said.answer is not None, f"an answer, because a gid of {GID_BYTES_MAX} is allowed", said)
     for gid in (longest.gid + "g", *BAD_NAMES):
+        key = bench.remember(BranchKey(gid, "b1"))
         for verb in (Verb.PREPARE, Verb.ABORT):
-            said = await bench.talk.branch(BranchKey(gid, "b1"), verb, bench.call if verb is Verb.PREPARE else None)
+            said = await bench.talk.branch(key, verb, bench.call if verb is Verb.PREPARE else None)
             expect(said.is_refusal, f"4xx, because a gid is 1 to {GID_BYTES_MAX} of A-Z a-z 0-9 _ . : -", said)
     for branch in ("b" * (BRANCH_BYTES_MAX + 1), *BAD_NAMES):
-        said = await bench.talk.branch(BranchKey(longest.gid, branch), Verb.PREPARE, bench.call)
+        key = bench.remember(BranchKey(longest.gid, branch))
+        said = await bench.talk.branch(key, Verb.PREPARE, bench.call)
         expect(said.is_refusal, f"4xx, because a branch is 1 to {BRANCH_BYTES_MAX} of A-Z a-z 0-9 _ . : -", said)
 
 

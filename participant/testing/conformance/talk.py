@@ -7,6 +7,7 @@ a participant hangs, or hangs up, is a finding.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shlex
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ class Talk:
             async with self._open.request(
                 exchange.method,
                 URL(exchange.url, encoded=True),
-                data=exchange.data,
+                data=None if exchange.data is None else io.BytesIO(exchange.data),
                 headers=headers,
                 skip_auto_headers=("Content-Type",),
                 allow_redirects=False,

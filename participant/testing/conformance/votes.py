@@ -108,9 +108,9 @@ async def a_prepare_without_work_is_no_yes(bench: Bench) -> None:
 
 
 async def branches_of_one_transaction_are_told_apart(bench: Bench) -> None:
-    one = bench.branch()
+    one = await bench.prepared()
     two = bench.branch(one.gid)
-    expect_state(await bench.abort(one), "it was unknown, and is aborted now", BranchState.ABORTED)
+    expect_state(await bench.abort(one), "it was prepared", BranchState.ABORTED)
     expect_state(await bench.outcome(two), "only the other branch was aborted", BranchState.UNKNOWN)
     bench.expect_yes(await bench.prepare(two))
     expect_state(await bench.commit(two), "only the other branch was aborted", BranchState.COMMITTED)

@@ -1,0 +1,253 @@
+"""Participants in other processes and languages keep the promises of the contract, and broken ones are found out.
+
+What is shown of the broken ones is that the check can fail, and that it then names the promise that was broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from participant.errors import CheckError, NobodyAnswers
+from participant.testing import PROMISES, Outcome, Promise, Target, Verdict, examine, examine_all
+from participant.testing.conformance import talk
+from tests.fixtures.broken import FAULTS
+from tests.support.foreign import ROOT, broken, counter, node, sqlite_bank, stdlib
+
+CRASH = "crash"  # in the names of the promises for which the participant has to die
+ONE_PHASE = {promise for promise in PROMISES if promise.needs == "one_phase"}
+MANY = {promise for promise in PROMISES if promise.needs in ("arrays", "stream")}
+WORK = {promise for promise in PROMISES if "work" in str(promise).split() and "prepare" not in str(promise).split()}
+
+KEPT_BY_ALL = "it answers as before after all this"
+TOMBSTONE = "an abort before the prepare keeps the prepare out"
+RACE_OF_ENDS = "a commit and an abort at once agree"
+RACE_WITH_ABORT = "a prepare and an abort at once end aborted"
+RACE_WITH_PREVENT = "a prepare and a prevent at once agree"
+
+# What must be found, and what may be found as well, because it shows the same fault by chance.
+BROKEN: dict[str, tuple[str, set[str]]] = {
+    "forgets-tombstones": (TOMBSTONE, {RACE_WITH_ABORT}),
+    "aborts-the-second-commit": ("a commit may be repeated", set()),
+    "commits-the-unknown": ("a commit of an unknown branch leaves no trace", set()),
+    "aborts-the-committed": ("an abort of a committed branch is refused", {RACE_OF_ENDS}),
+    "prepares-the-committed-again": ("a prepare after the commit hears of it", set()),
+    "takes-another-body": ("another body for the same branch is refused", set()),
+    "prevents-a-yes": ("prevent leaves a yes alone", {RACE_WITH_PREVENT}),
+    "steals-rows": ("a yes stands whatever other branches do", set()),
+    "acts-on-a-stale-look": (RACE_OF_ENDS, set()),
+    "does-not-know-the-action": ("an unknown action is a no that stays", set()),
+    "breaks-on-bad-json": ("what is not json is refused", {"a body that no database holds is no defect"}),
+    "hangs-on-much": ("a body that is too large is refused", set()),
+    "takes-any-content-type": ("another content type is refused", set()),
+    "takes-any-name": ("names beyond their limits are refused", set()),
+    "has-no-name": ("it says what it can", set()),
+}
+LOSES_VOTES = {
+    "a yes survives a crash right after it",
+    "a crash during a prepare leaves all or nothing",
+    "a crash during an end leaves all or nothing",
+}
+
+
+async def verdicts_of(target: Target, *, crashes: bool = True) -> list[Verdict]:
+    promises = [promise for promise in PROMISES if crashes or CRASH not in str(promise)]
+    async with target.open() as bench:
+        return [verdict async for verdict in examine_all(promises, bench)]
+
+
+def story(verdicts: list[Verdict]) -> str:
+    return "\n".join(str(verdict) for verdict in verdicts if not verdict.is_fine)
+
+
+@pytest.mark.parametrize("make", [sqlite_bank, counter], ids=lambda make: make.__name__)
+async def test_ours_keep_every_promise(make: Callable[[Path], Awaitable[Target]], tmp_path: Path) -> None:
+    """Goal: SQLite and memory, each in a process that is killed, keep all that the kit knows of."""
+    verdicts = await verdicts_of(await make(tmp_path))
+    assert {verdict.outcome for verdict in verdicts} == {Outcome.KEPT}, story(verdicts)
+    assert [verdict.left for verdict in verdicts] == [()] * len(PROMISES)
+
+
+@pytest.mark.parametrize("make", [stdlib, node], ids=lambda make: make.__name__)
+async def test_foreign_ones_keep_every_promise_that_they_make(
+    make: Callable[[Path], Awaitable[Target]], tmp_path: Path
+) -> None:
+    """Goal: so do those that share no line with us. What they do not claim, and nothing else, is not tried."""
+    verdicts = await verdicts_of(await make(tmp_path))
+    assert all(verdict.is_fine for verdict in verdicts), story(verdicts)
+    not_kept = {verdict.promise for verdict in verdicts if verdict.outcome is not Outcome.KEPT}
+    assert not_kept == ONE_PHASE | MANY | WORK
+    assert {verdict.outcome for verdict in verdicts if verdict.promise in not_kept} == {Outcome.NOT_APPLICABLE}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+async def test_a_broken_one_is_found_by_the_promise_that_it_breaks(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: each fault is found, under its own line, with the request that shows it; and no other line is wrong."""
+    monkeypatch.setattr(talk, "REQUEST_TIMEOUT_S", 2.0)  # for the one that hangs; the others answer at once
+    verdicts = await verdicts_of(broken(tmp_path, fault), crashes=False)
+    found = {str(verdict.promise): verdict for verdict in verdicts if not verdict.is_fine}
+    must, may = BROKEN[fault]
+    assert must in found
+    assert found.keys() <= {must} | may, story(verdicts)
+    assert found[must].outcome is Outcome.BROKEN
+    assert found[must].why
+    assert found[must].exchanges
+    assert found[must].exchanges[-1].curl().startswith("curl -s ")
+
+
+async def test_votes_that_are_not_durable_are_found_by_a_kill(tmp_path: Path) -> None:
+    """Goal: what only a crash shows, the crashes show; as long as it lives, nothing is wrong with it."""
+    verdicts = await verdicts_of(broken(tmp_path, "keeps-votes-in-memory"))
+    assert {str(verdict.promise) for verdict in verdicts if not verdict.is_fine} == LOSES_VOTES, story(verdicts)
+
+
+def test_every_fault_is_tried() -> None:
+    """Goal: no fixture lies around that nothing finds."""
+    assert FAULTS.keys() == BROKEN.keys() | {"keeps-votes-in-memory"}
+
+
+async def test_without_a_command_nothing_is_killed(tmp_path: Path) -> None:
+    """Goal: a participant that is used by others is checked as far as that is possible, and nothing of it is left."""
+    started = await stdlib(tmp_path)
+    async with started.open(), replace(started, start=()).open() as bench:
+        verdicts = [verdict async for verdict in examine_all(PROMISES, bench)]
+        assert (await bench.talk.get("/v1/in-doubt")).value == {"branches": []}
+    not_tried = {str(verdict.promise) for verdict in verdicts if verdict.outcome is Outcome.NOT_TRIED}
+    assert not_tried == {str(promise) for promise in PROMISES if CRASH in str(promise)}
+    assert all(verdict.is_fine for verdict in verdicts), story(verdicts)
+
+
+async def test_what_cannot_be_checked_says_why(tmp_path: Path) -> None:
+    """Goal: a mistake of whoever calls is not taken for one of the participant."""
+    target = await stdlib(tmp_path)
+    with pytest.raises(NobodyAnswers, match="nobody answers at http"):
+        await verdicts_of(replace(target, start=()))
+    with pytest.raises(CheckError, match="no-such-program: No such file"):
+        await verdicts_of(replace(target, start=("no-such-program",)))
+    with pytest.raises(CheckError, match=r"ended at once, with status 2\n(.*\n)*.*required"):
+        await verdicts_of(replace(target, start=target.start[:4]))
+    with pytest.raises(CheckError, match="an item and 1 to 1000 pieces are wanted"):
+        await verdicts_of(replace(target, body={}))
+    async with target.open():
+        with pytest.raises(CheckError, match="answers already"):
+            await verdicts_of(target)
+
+
+async def test_a_branch_is_ended_though_its_promise_broke(tmp_path: Path) -> None:
+    """Goal: the check leaves no rows locked behind, also where the participant or the check was interrupted."""
+
+    async def a_promise_that_breaks(bench: object) -> None:
+        await bench.prepared()  # type: ignore[attr-defined]
+        raise asyncio.CancelledError
+
+    async with (await stdlib(tmp_path)).open() as bench:
+        with pytest.raises(asyncio.CancelledError):
+            await examine(Promise(a_promise_that_breaks), bench)
+        assert (await bench.talk.get("/v1/in-doubt")).value == {"branches": []}
+
+
+async def commitd(*arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "coordinator",
+        "check-participant",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def asking(target: Target) -> tuple[str, ...]:
+    start = ("--start", " ".join(target.start)) if target.start else ()
+    return (target.url, "--action", target.action, "--body", json.dumps(target.body), *start)
+
+
+async def said(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    out, error = await process.communicate()
+    return process.returncode, out.decode(), error.decode()
+
+
+async def test_the_command_prints_a_line_for_each_promise(tmp_path: Path) -> None:
+    """Goal: kept by all, exit status 0, and the last line counts."""
+    status, out, error = await said(await commitd(*asking(await stdlib(tmp_path))))
+    assert (status, error) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == len(PROMISES) + 1
+    assert f"kept            {KEPT_BY_ALL}" in lines
+    assert lines[-1].startswith("shelf at http://")
+    assert lines[-1].endswith(f"{len(PROMISES) - 11} kept, 11 not applicable")
+
+
+async def test_the_command_shows_what_broke_a_promise(tmp_path: Path) -> None:
+    """Goal: the request that breaks it can be sent again by hand: the line, with the answer and what was expected."""
+    status, out, error = await said(await commitd(*asking(broken(tmp_path, "aborts-the-second-commit"))))
+    assert (status, error) == (1, "")
+    _, _, rest = out.partition("BROKEN          a commit may be repeated\n")
+    shown = [line.strip() for line in rest.splitlines()[:7]]
+    assert shown[0].startswith("curl -s -X POST http://")
+    assert shown[0].endswith("""-d '{"action": "reserve", "body": {"item": "mug", "pieces": 1}}'""")
+    assert shown[1] == '200 {"state": "prepared"}'
+    assert shown[4].endswith("/commit")
+    assert shown[5] == '200 {"state": "aborted", "reason": "there is nothing to commit"}'
+    assert shown[6] == "expected: committed: it was prepared"
+
+
+async def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
+    """Goal: the same for programs."""
+    status, out, _ = await said(await commitd(*asking(broken(tmp_path, "commits-the-unknown")), "--json"))
+    checked = json.loads(out)
+    assert (status, checked["ok"], checked["participant"]) == (1, False, "shelf")
+    assert [verdict["promise"] for verdict in checked["verdicts"]] == [str(promise) for promise in PROMISES]
+    (wrong,) = (verdict for verdict in checked["verdicts"] if verdict["outcome"] == "broken")
+    assert wrong["promise"] == "a commit of an unknown branch leaves no trace"
+    assert wrong["expected"] == "unknown: it was never prepared here"
+    (exchange,) = wrong["exchanges"]
+    assert exchange["request"].endswith("/commit")
+    assert exchange["answer"] == '200 {"state": "committed"}'
+
+
+async def test_the_command_ends_by_its_reason(tmp_path: Path) -> None:
+    """Goal: nobody there is status 3, a wrong command line 2, a body that is refused 1; each in a line or a usage."""
+    target = replace(await stdlib(tmp_path), start=())
+    status, _, error = await said(await commitd(*asking(target)))
+    assert status == 3
+    assert error.startswith(f"commitd: nobody answers at {target.url}: ")
+    assert error.count("\n") == 1
+    ask = (target.url, "--action", "reserve", "--body")
+    for arguments, why in (
+        ((*ask, '{"item"'), "is not JSON"),
+        ((*ask, "{}", "--start", "'"), "cannot be parted into words"),
+        ((*ask, "{}", "--start", " "), "is empty"),
+        (("shop:1", "--action", "a", "--body", "1"), "write it as http://host:port"),
+        ((target.url, "--action", "reserve"), "Missing option"),
+    ):
+        status, _, error = await said(await commitd(*arguments))
+        assert (status, why in error) == (2, True), error
+    status, _, error = await said(await commitd(*asking(replace(await stdlib(tmp_path), body=[]))))
+    assert status == 1
+    assert "an item and 1 to 1000 pieces are wanted" in error
+
+
+async def test_the_command_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Goal: SIGTERM in the middle of it ends the participant that it started, too."""
+    target = await stdlib(tmp_path)
+    process = await commitd(*asking(target))
+    assert process.stdout is not None
+    await process.stdout.readline()  # the first verdict: the participant runs
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() != 0
+    with pytest.raises(NobodyAnswers):
+        await verdicts_of(replace(target, start=()))

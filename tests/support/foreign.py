@@ -1,0 +1,75 @@
+"""Participants as processes for the conformance checks: ours, the two examples in other clothes, and broken ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from participant.bank import bank_on_sqlite
+from participant.ids import BranchKey
+from participant.testing import Target
+from participant.wire import BranchState, Operation, Verb
+from tests.support.ports import free_addresses
+
+__all__ = ["STOCK", "broken", "counter", "node", "sqlite_bank", "stdlib"]
+
+ROOT = Path(__file__).parents[2]
+STOCK = 10_000  # more than all promises together take
+
+
+async def sqlite_bank(directory: Path) -> Target:
+    """The stock bank, as `commitd participant` runs it."""
+    bank = bank_on_sqlite("bank", directory / "bank.db")
+    async with bank.serving() as serving:
+        body = {"account": "alice", "balance": STOCK}
+        opened = Operation(Verb.COMMIT, BranchKey("open", "b"), "open", body, one_phase=True)
+        assert (await serving.service.perform(opened)).state is BranchState.COMMITTED
+    host, port = _address()
+    config = directory / "bank.toml"
+    config.write_text(f'name = "bank"\ndata = "bank.db"\nhost = "{host}"\nport = {port}\n', encoding="utf-8")
+    command = (sys.executable, "-m", "coordinator", "participant", "--config", str(config))
+    return Target(f"http://{host}:{port}", "debit", {"account": "alice", "amount": 1}, command)
+
+
+async def counter(directory: Path) -> Target:
+    """A participant on `Memory`."""
+    host, port = _address()
+    command = (sys.executable, str(ROOT / "tests/fixtures/counter.py"), host, port, str(directory / "counter"))
+    return Target(f"http://{host}:{port}", "count", {"by": 1}, command)
+
+
+async def stdlib(directory: Path, *options: str) -> Target:
+    """The example in plain Python. `-I`: it sees nothing of ours, nor of anybody else."""
+    return _shelf(directory, (sys.executable, "-I", "-S", str(ROOT / "examples/participant_stdlib.py"), *options))
+
+
+async def node(directory: Path, *options: str) -> Target:
+    """The example in Node.js, which every machine of the CI must have."""
+    program = shutil.which("node")
+    if program is None:
+        assert "CI" not in os.environ, "node is not installed, and the example in Node.js is tried nowhere else"
+        pytest.skip("node is not installed")
+    host, port = _address()
+    where = ("--host", host, "--port", port, "--data", str(directory / "hall.journal"), "--seats", str(STOCK))
+    command = (program, str(ROOT / "examples/participant.js"), *where, *options)
+    return Target(f"http://{host}:{port}", "book", {"row": "A", "seats": 1}, command)
+
+
+def broken(directory: Path, fault: str) -> Target:
+    """The example in plain Python with one fault of `tests/fixtures/broken.py`."""
+    return _shelf(directory, (sys.executable, str(ROOT / "tests/fixtures/broken.py"), fault))
+
+
+def _shelf(directory: Path, command: tuple[str, ...]) -> Target:
+    host, port = _address()
+    where = ("--host", host, "--port", port, "--data", str(directory / "shelf.db"), "--stock", f"mug={STOCK}")
+    return Target(f"http://{host}:{port}", "reserve", {"item": "mug", "pieces": 1}, (*command, *where))
+
+
+def _address() -> tuple[str, str]:
+    host, _, port = free_addresses(1)[0].rpartition(":")
+    return host, port
