@@ -1,7 +1,8 @@
-"""Participants over HTTP, in msgpack: what `lane.py` puts together travels here, and its answers come back.
+"""Participants over HTTP: what `lane.py` puts together travels here, and its answers come back.
 
 An array goes through the `stream.py` of a participant that has one, else in a request of its own; where no arrays are
-taken, each operation goes alone.
+taken, each operation goes alone. In msgpack; a participant that gives its capabilities in JSON, although msgpack was
+asked for, knows no other, and each operation goes alone to it, in JSON.
 
 Owns: the session, the URLs, a lane and a stream for each participant. Must never do: retry (the protocol decides what
 comes next), or take anything but a well-formed answer for an answer: whatever else happens is `CallFailed`.
@@ -10,8 +11,10 @@ comes next), or take anything but a well-formed answer for an answer: whatever e
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,8 +43,12 @@ _log = structlog.get_logger(__name__)
 
 ANSWER_BYTES_MAX = 1 << 20  # one response, however many operations it answers
 CONTENT_TYPE = "application/msgpack"
+JSON = "application/json"
 # What is compressed could be small on the way and without end here.
-_HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE, "Accept-Encoding": "identity"}
+_PLAIN = {"Accept-Encoding": "identity"}
+_HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE} | _PLAIN
+_JSON_HEADERS = {"Content-Type": JSON, "Accept": JSON} | _PLAIN
+_EITHER_HEADERS = {"Accept": f"{CONTENT_TYPE}, {JSON};q=0.5"} | _PLAIN
 _ARRAY_KEY = b"\x81" + msgpack.packb("operations")  # a map with one entry, up to its value
 
 
@@ -72,6 +79,7 @@ class HttpParticipants:
         self._documents = Documents(self._read_capabilities, refresh_s)
         self._lanes: dict[str, Lane] = {}
         self._streams: dict[str, Stream] = {}
+        self._in_json: set[str] = set()  # those who know no msgpack, by their last documents
 
     async def start(self) -> None:
         """Open the session."""
@@ -138,7 +146,9 @@ class HttpParticipants:
         (operation,) = request.operations
         path = f"/v1/branches/{operation.key.gid}/{operation.key.branch}/{operation.verb.value}"
         method = "GET" if operation.verb is Verb.OUTCOME else "POST"
-        async with self._responding(method, name, path, _body_alone(operation), _HEADERS) as response:
+        in_json = name in self._in_json
+        headers = _JSON_HEADERS if in_json else _HEADERS
+        async with self._responding(method, name, path, _body_alone(name, operation, in_json), headers) as response:
             request.answer_all([await _read_document(name, response, lambda: request.is_awaited)])
 
     async def _connect(self, name: str) -> aiohttp.ClientWebSocketResponse:
@@ -173,11 +183,17 @@ class HttpParticipants:
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._responding("GET", name, "/v1/capabilities", None, _HEADERS) as response,
+                self._responding("GET", name, "/v1/capabilities", None, _EITHER_HEADERS) as response,
             ):
                 capabilities = capabilities_of(await _read_document(name, response, lambda: True))
+                in_json = response.content_type == JSON
         except TimeoutError as error:
             raise CallFailed(self._silent(name)) from error
+        if in_json:
+            self._in_json.add(name)
+            capabilities = replace(capabilities, arrays=False, stream=False)
+        else:
+            self._in_json.discard(name)
         if capabilities.name != name:  # its inquiries come under its own name, which is nobody's here
             _log.error("participant.misnamed", participant=name, calls_itself=capabilities.name, url=self._urls[name])
         return capabilities
@@ -216,13 +232,18 @@ def _failed(why: str) -> asyncio.Future[Answer]:
     return future
 
 
-def _body_alone(operation: Operation) -> bytes | None:
-    """What travels beside the path, which names verb, gid and branch."""
+def _body_alone(name: str, operation: Operation, in_json: bool) -> bytes | None:
+    """What travels beside the path, which names verb, gid and branch. Raises CallFailed."""
     if operation.verb is Verb.OUTCOME:
         return None
     form = operation.to_map()
     for in_path in ("verb", "gid", "branch"):
         del form[in_path]
+    if in_json:
+        try:
+            return json.dumps(form, ensure_ascii=False, allow_nan=False).encode()
+        except TypeError as error:  # bytes, which msgpack has and JSON has not
+            raise CallFailed(f"{name} takes JSON only, and there are bytes in the body", heard=True) from error
     packed: bytes = msgpack.packb(form)
     return packed
 
@@ -239,12 +260,21 @@ async def _read_document(name: str, response: aiohttp.ClientResponse, is_wanted:
     if response.status != 200:
         why = f"{name} answered {response.status}: {data[:200].decode(errors='replace')}"
         raise CallFailed(why, heard=response.status < 500)  # not understood is an answer, too
-    if response.content_type != CONTENT_TYPE:
-        raise CallFailed(f"{name} answered with content type {response.content_type}, not {CONTENT_TYPE}")
+    return _unpacked(name, response.content_type, data)
+
+
+def _unpacked(name: str, content_type: str, data: bytes | bytearray) -> Any:
+    """A value in either encoding, whichever was asked for. Raises CallFailed."""
     try:
-        return msgpack.unpackb(data)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise CallFailed(f"{name} answered what is not msgpack: {error or type(error).__name__}") from error
+        match content_type:
+            case "application/msgpack":
+                return msgpack.unpackb(data)
+            case "application/json":
+                return json.loads(data)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        why = f"{name} answered what is not {content_type}: {error or type(error).__name__}"
+        raise CallFailed(why) from error
+    raise CallFailed(f"{name} answered with content type {content_type}, not {CONTENT_TYPE}")
 
 
 def capabilities_of(value: Any) -> Capabilities:

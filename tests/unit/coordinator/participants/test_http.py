@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -28,10 +29,13 @@ class Bank(Impostor):
         super().__init__()
         self.document: dict[str, object] = {"name": "bank-a", "arrays": False}
         self.documents_read = 0
+        self.in_json = False
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/v1/capabilities":
             self.documents_read += 1
+            if self.in_json:
+                return web.json_response(self.document)
             return web.Response(body=msgpack.packb(self.document), content_type="application/msgpack")
         return await super().answer(request)
 
@@ -104,6 +108,8 @@ async def test_an_answer_comes_back_whole(bank: Bank, participants: HttpParticip
         (msgpack.packb({"state": "prepared"}), 404, "application/msgpack"),
         (msgpack.packb({"state": "prepared"}), 307, "application/msgpack"),
         (msgpack.packb({"state": "prepared"}), 200, "text/html"),
+        (msgpack.packb({"state": "prepared"}), 200, "application/json"),
+        (b"[" * 100_000, 200, "application/json"),
         (msgpack.packb({"state": "ready"}), 200, "application/msgpack"),
         (msgpack.packb({"state": "prepared", "retry": "yes"}), 200, "application/msgpack"),
         (msgpack.packb({}), 200, "application/msgpack"),
@@ -120,6 +126,27 @@ async def test_what_is_not_an_answer_is_unknown(
     says(bank, data, status, content_type)
     with pytest.raises(CallFailed):
         await participants.call("bank-a", PREPARE)
+
+
+async def test_who_knows_no_msgpack_is_asked_in_json(bank: Bank, participants: HttpParticipants) -> None:
+    """Goal: a participant in a language without a msgpack of its own takes part. Seen red: it answered 415."""
+    bank.in_json = True
+    bank.document |= {"arrays": True, "stream": True, "prevent": True}
+    document = await participants.capabilities("bank-a")
+    assert document == Capabilities(
+        "bank-a", arrays=False, stream=False, prevent=True, one_phase=False, read_only=False
+    )
+
+    async def yes(request: web.BaseRequest) -> web.StreamResponse:
+        assert (request.content_type, request.headers["Accept"]) == ("application/json", "application/json")
+        return web.json_response(YES)
+
+    bank.then(yes)
+    assert await participants.call("bank-a", PREPARE) == Answer(BranchState.PREPARED)
+    assert json.loads(bank.seen[-1][2]) == {"action": "debit", "body": {"n": 1}}
+    with pytest.raises(CallFailed, match="bytes in the body") as failed:
+        await participants.call("bank-a", PREPARE._replace(body=b"\x00"))
+    assert failed.value.heard
 
 
 async def test_an_answer_without_end_is_cut_off(bank: Bank, participants: HttpParticipants) -> None:
