@@ -1,7 +1,7 @@
 """Requests to a participant under test, each kept with its answer, so that a broken promise can be shown and repeated.
 
-JSON, because every participant must take it. Whatever is no answer is written down as such, never raised: that
-a participant hangs, or hangs up, is a finding.
+JSON, because every participant must take it, and msgpack where it is asked for. Whatever is no answer is written down
+as such, never raised: that a participant hangs, or hangs up, is a finding.
 """
 
 from __future__ import annotations
@@ -14,36 +14,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgpack
 from yarl import URL
 
 from participant.errors import WireError
 from participant.ids import BranchKey
 from participant.wire import Answer, BranchState, Verb
 
-__all__ = ["REQUEST_TIMEOUT_S", "Exchange", "Talk"]
+__all__ = ["EITHER", "JSON", "MSGPACK", "REQUEST_TIMEOUT_S", "Exchange", "Talk"]
 
 REQUEST_TIMEOUT_S = 10.0  # then it counts as hanging; longer than a participant may wait for a row
 ANSWER_BYTES_MAX = 1 << 20
 SHOWN_CHARS_MAX = 500  # of a request's body or an answer, to people
 JSON = "application/json"
+MSGPACK = "application/msgpack"
+EITHER = f"{MSGPACK}, {JSON};q=0.5"  # as a coordinator asks for capabilities
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and what came of it: `status` and `text`, or `failure`, which says why there is no answer."""
+    """A request and what came of it: `status`, `said_type` and `text`, or `failure`: why there is no answer."""
 
     method: str
     url: str
     data: bytes | None = None
     content_type: str = ""
+    accept: str = JSON
     status: int | None = None
+    said_type: str = ""
     text: str = ""
     failure: str = ""
     unreachable: bool = False
 
     @property
     def value(self) -> Any:
-        """The JSON of the answer; None if it is none."""
+        """The JSON of the answer, which msgpack has become, too; None if it is none."""
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError):
@@ -82,8 +87,10 @@ class Exchange:
         if self.method != "GET":
             words += ["-X", self.method]
         words.append(self.url)
+        if self.accept != JSON:
+            words += ["-H", f"Accept: {self.accept}"]
         if self.data is not None:
-            words += ["-H", f"Content-Type: {self.content_type}", "-d", _shown(self.data.decode(errors="replace"))]
+            words += ["-H", f"Content-Type: {self.content_type}", "-d", _shown(_text(self.data, self.content_type))]
         return " ".join(shlex.quote(word) for word in words)
 
     def said(self) -> str:
@@ -115,15 +122,15 @@ class Talk:
         if session is not None:
             await session.close()
 
-    async def get(self, path: str) -> Exchange:
-        return await self._send(Exchange("GET", self.url + path))
+    async def get(self, path: str, accept: str = JSON) -> Exchange:
+        return await self._send(Exchange("GET", self.url + path, accept=accept))
 
     async def post(self, path: str, form: Any = None) -> Exchange:
         """`form` as JSON; None: no body at all."""
         return await self.post_data(path, None if form is None else json.dumps(form).encode())
 
-    async def post_data(self, path: str, data: bytes | None, content_type: str = JSON) -> Exchange:
-        return await self._send(Exchange("POST", self.url + path, data, content_type))
+    async def post_data(self, path: str, data: bytes | None, content_type: str = JSON, accept: str = JSON) -> Exchange:
+        return await self._send(Exchange("POST", self.url + path, data, content_type, accept))
 
     async def branch(self, key: BranchKey, verb: Verb, form: Any = None) -> Exchange:
         """One operation on a branch."""
@@ -143,7 +150,9 @@ class Talk:
     async def _send(self, exchange: Exchange) -> Exchange:
         """Do it, and fill in what came of it."""
         self.exchanges.append(exchange)
-        headers = {"Accept": JSON} | ({"Content-Type": exchange.content_type} if exchange.data is not None else {})
+        headers = {"Accept": exchange.accept} | (
+            {"Content-Type": exchange.content_type} if exchange.data is not None else {}
+        )
         try:
             async with self._open.request(
                 exchange.method,
@@ -153,8 +162,8 @@ class Talk:
                 skip_auto_headers=("Content-Type",),
                 allow_redirects=False,
             ) as response:
-                exchange.text = (await _read(response.content)).decode(errors="replace")
-                exchange.status = response.status
+                exchange.text = _text(await _read(response.content), response.content_type)
+                exchange.status, exchange.said_type = response.status, response.content_type
         except TimeoutError:
             exchange.failure = f"nothing within {REQUEST_TIMEOUT_S:g} s: it hangs"
         except asyncio.CancelledError:
@@ -171,6 +180,16 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     while len(data) <= ANSWER_BYTES_MAX and (piece := await content.readany()):
         data += piece
     return data
+
+
+def _text(data: bytes, content_type: str) -> str:
+    """What was sent or said; msgpack as the JSON of the same."""
+    if content_type != MSGPACK:
+        return data.decode(errors="replace")
+    try:
+        return json.dumps(msgpack.unpackb(data), ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return repr(data)
 
 
 def _shown(text: str) -> str:

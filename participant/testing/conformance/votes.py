@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import msgpack
+
 from participant.ids import is_branch_id
-from participant.testing.conformance.bench import Bench, expect, expect_state
+from participant.testing.conformance.bench import Bench, NotApplicable, expect, expect_state
 from participant.testing.conformance.exam import Promise
+from participant.testing.conformance.talk import EITHER, JSON, MSGPACK
 from participant.wire import WIRE_VERSION, BranchState, Verb
 
 __all__ = ["VOTES"]
 
 REPEATS = 16  # of one prepare, all at once
+TRIED_WITHIN_S = 0.3  # a prepare that is not answered by then waits for rows
 FLAGS = ("prevent", "one_phase", "read_only", "arrays", "stream")
 NUMBERS = ("operations_max", "body_bytes_max")
 
@@ -32,6 +36,36 @@ async def it_says_what_it_can(bench: Bench) -> None:
     actions = document.get("actions", [])
     are_names = isinstance(actions, list) and all(isinstance(each, str) for each in actions)
     expect(are_names, "actions: a list of names, if it is there", said)
+
+
+async def its_answers_say_that_they_are_json(bench: Bench) -> None:
+    key = await bench.prepared()
+    for said in (
+        await bench.prepare(key),
+        await bench.outcome(key),
+        await bench.talk.get("/v1/capabilities"),
+        await bench.talk.get("/v1/in-doubt"),
+    ):
+        expect(said.said_type == JSON, f"the content type {JSON}, not {said.said_type or 'none'}", said)
+
+
+async def who_gives_msgpack_also_takes_it(bench: Bench) -> None:
+    said = await bench.talk.get("/v1/capabilities", EITHER)
+    expect(said.said_type in (JSON, MSGPACK), f"the content type {MSGPACK} or {JSON}", said)
+    if said.said_type == JSON:
+        raise NotApplicable("it gives its capabilities in JSON, and so is asked everything in JSON")
+    expect(isinstance(said.value, dict) and "name" in said.value, "a capabilities document", said)
+    key = bench.branch()
+    for verb, form, state in (
+        (Verb.PREPARE, bench.call, BranchState.PREPARED),
+        (Verb.PREPARE, bench.call, BranchState.PREPARED),
+        (Verb.COMMIT, {}, BranchState.COMMITTED),
+    ):
+        path = f"/v1/branches/{key.gid}/{key.branch}/{verb}"
+        said = await bench.talk.post_data(path, msgpack.packb(form), MSGPACK, MSGPACK)
+        expect_state(said, "the same as in JSON", state)
+        expect(said.said_type == MSGPACK, f"the content type {MSGPACK}, not {said.said_type or 'none'}", said)
+    expect_state(await bench.outcome(key), "in JSON, the same branch", BranchState.COMMITTED)
 
 
 async def it_says_that_it_is_alive(bench: Bench) -> None:
@@ -122,6 +156,7 @@ async def a_yes_stands_whatever_other_branches_do(bench: Bench) -> None:
     other = bench.branch()
     waiting = asyncio.ensure_future(bench.prepare(other))  # waits for the same rows, or is refused, or goes beside
     try:
+        await asyncio.wait({waiting}, timeout=TRIED_WITHIN_S)
         expect_state(await bench.outcome(first), "another branch does not end it", BranchState.PREPARED)
         expect_state(await bench.commit(first), "it was prepared", BranchState.COMMITTED)
         said = await waiting
@@ -138,6 +173,8 @@ async def a_yes_stands_whatever_other_branches_do(bench: Bench) -> None:
 VOTES = (
     Promise(it_says_what_it_can),
     Promise(it_says_that_it_is_alive),
+    Promise(its_answers_say_that_they_are_json),
+    Promise(who_gives_msgpack_also_takes_it),
     Promise(a_repeated_prepare_is_answered_as_before),
     Promise(many_prepares_at_once_are_one_vote),
     Promise(another_body_for_the_same_branch_is_refused),
