@@ -27,6 +27,7 @@ GID_BYTES = 8  # of chance
 RETRY_FOR_S = 5.0  # how long what came to no answer is sent again, as a coordinator would
 RETRY_EVERY_S = 0.1
 TIDY_TIMEOUT_S = 10.0  # for ending all branches of one promise
+SILENCES_MAX = 3  # promises in a row before which nobody answered; then the others are not waited for
 BODY_BYTES_DEFAULT = Capabilities(name="").body_bytes_max  # of a participant that does not say
 
 
@@ -86,11 +87,18 @@ class Bench:
         self.capabilities: Mapping[str, Any] = {}
         self._process = Process(target.start, self.serves) if target.start else None
         self._branches: list[BranchKey] = []
+        self._silences = 0
 
     @property
     def call(self) -> dict[str, Any]:
         """What a prepare says."""
         return {"action": self.action, "body": self.body}
+
+    @property
+    def same_call(self) -> dict[str, Any]:
+        """The same, written in another way: the order of keys means nothing in JSON."""
+        body = dict(reversed(self.body.items())) if isinstance(self.body, dict) else self.body
+        return {"body": body, "action": self.action}
 
     @property
     def other_call(self) -> dict[str, Any]:
@@ -193,23 +201,24 @@ class Bench:
                 raise CheckError(f"{self.talk.url} answers already; end that one: --start starts the participant")
             await self._process.start()
         await self.refresh()
-        key = self.branch()
-        said = await self.prepare(key)
-        left = await self.tidy()
+        said = await self.prepare(self.branch())
+        self._branches += await self.tidy()  # what could not be ended is tried again, and told, with the first promise
         if said.state is BranchState.ABORTED or said.state is BranchState.READ_ONLY:
             raise CheckError(
                 f"{self.action} is answered {said.said()}; name an action and a body to which it says yes, and which "
                 "changes something"
             )
-        if left:
-            raise CheckError(f"the first branch could not be aborted: {left[0]}")
 
     async def refresh(self) -> None:
-        """Before each promise: bring a dead process back, and read what it can. Raises NobodyAnswers."""
+        """Before each promise: bring a dead process back, and read what it can. Raises NobodyAnswers, CheckError."""
+        if self._silences >= SILENCES_MAX:
+            raise NobodyAnswers(f"nobody answers at {self.talk.url} any more")
+        self._silences += 1
         await self._revive()
         said = await self.talk.get("/v1/capabilities")
-        if said.unreachable:
+        if said.status is None:
             raise NobodyAnswers(f"nobody answers at {self.talk.url}: {said.failure}")
+        self._silences = 0
         self.capabilities = said.value if isinstance(said.value, dict) else {}
 
     async def tidy(self) -> list[BranchKey]:

@@ -56,7 +56,7 @@ class Verdict:
     @property
     def is_fine(self) -> bool:
         """Whether nothing speaks against the participant. What was not tried speaks neither way."""
-        return self.outcome in (Outcome.KEPT, Outcome.NOT_APPLICABLE, Outcome.NOT_TRIED)
+        return self.outcome in (Outcome.KEPT, Outcome.NOT_APPLICABLE, Outcome.NOT_TRIED) and not self.left
 
     def __str__(self) -> str:
         lines = [f"{self.promise}: {self.outcome}"]

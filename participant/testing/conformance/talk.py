@@ -193,6 +193,8 @@ def _text(data: bytes, content_type: str) -> str:
 
 
 def _shown(text: str) -> str:
+    """Not too much of it, and nothing that a terminal would obey."""
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     if len(text) <= SHOWN_CHARS_MAX:
         return text
     return f"{text[:SHOWN_CHARS_MAX]}… (cut: {len(text):,} characters)"

@@ -76,6 +76,8 @@ async def it_says_that_it_is_alive(bench: Bench) -> None:
 async def a_repeated_prepare_is_answered_as_before(bench: Bench) -> None:
     key = await bench.prepared()
     expect_state(await bench.prepare(key), "the vote was given before", BranchState.PREPARED)
+    said = await bench.ask(key, Verb.PREPARE, bench.same_call)
+    expect_state(said, "the order of keys means nothing", BranchState.PREPARED)
     expect_state(await bench.outcome(key), "the vote was a yes", BranchState.PREPARED)
 
 
