@@ -168,7 +168,7 @@ async def test_a_select_that_writes_by_a_function_is_no_reader(
 
 async def test_a_statement_that_outlives_its_action_is_never_voted_on(mariadb_dsn: str, numbers: Any) -> None:
     """The driver would give its answer to the statement after it: PREPARED was said before the server had prepared, and
-    the next branch on the connection read what this one had asked for. Seen red without the look."""
+    the next branch on the connection read what this one had asked for."""
     left = []
 
     async def hasty(tx: Transaction, _: Any) -> None:

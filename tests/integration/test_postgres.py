@@ -138,7 +138,7 @@ async def test_a_part_can_be_undone_alone(postgres_dsn: str) -> None:
 
 
 async def test_nothing_that_an_action_does_to_its_session_outlives_it(postgres_dsn: str) -> None:
-    """Neither durability nor a lock. Seen red: the next branch committed without a forced write."""
+    """Neither durability nor a lock: the next branch would commit without a forced write."""
 
     async def careless(tx: Transaction, _: Any) -> None:
         await tx.fetchval("SELECT set_config('synchronous_commit', 'off', false)")
@@ -154,7 +154,7 @@ async def test_nothing_that_an_action_does_to_its_session_outlives_it(postgres_d
 
 
 async def test_a_late_commit_is_remembered_as_long_as_any(postgres_dsn: str) -> None:
-    """Its row is as old as its vote. Seen red without the touch: a repeated prepare ran again, and counted twice."""
+    """Its row is as old as its vote; forgotten early, a repeated prepare would run again, and count twice."""
     limits = ResourceLimits(retention_s=2.0)
     async with _open(postgres_dsn, limits=limits) as first, _open(postgres_dsn, limits=limits) as second:
         assert (await first.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
@@ -168,7 +168,7 @@ async def test_a_late_commit_is_remembered_as_long_as_any(postgres_dsn: str) -> 
 async def test_an_action_ends_at_its_limit_although_nobody_could_look_at_it(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen red when the first failed look was the last."""
+    """One look that fails is not the last."""
 
     async def endless(_tx: Transaction, _: Any) -> None:
         await asyncio.sleep(60)
@@ -184,7 +184,7 @@ async def test_an_action_ends_at_its_limit_although_nobody_could_look_at_it(
 
 
 async def test_half_a_work_is_never_voted_on(postgres_dsn: str) -> None:
-    """What asks somebody else in an action may raise his errors. Seen red: the repeat was done on top of it."""
+    """What asks somebody else in an action may raise his errors. A repeat would be done on top of it."""
     fails = [ResourceUnreachable("the other one is not there")]
 
     async def asking(tx: Transaction, body: Any) -> None:
