@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
-import signal
 from collections import Counter
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ from rich.text import Text
 from coordinator.cli import render
 from coordinator.cli.asking import JsonOption, is_url
 from coordinator.cli.exits import Exit
+from coordinator.cli.stopping import run_stoppable
 from participant.testing import PROMISES, Outcome, Target, Verdict, examine_all
 
 __all__ = ["check_participant"]
@@ -71,7 +70,7 @@ def check_participant(
     """
     target = Target(_url(url), action, _value(body), _words(start))
     shown = None if as_json else Console(soft_wrap=True, highlight=False, markup=False)
-    name, verdicts = asyncio.run(_stoppable(target, shown))
+    name, verdicts = run_stoppable(_try_all(target, shown))
     ok = all(verdict.is_fine for verdict in verdicts)
     if shown is None:
         render.print_json(
@@ -83,17 +82,6 @@ def check_participant(
         shown.print(f"{name or 'participant'} at {target.url}: {', '.join(parts)}")
     if not ok:
         raise typer.Exit(Exit.FAILED)
-
-
-async def _stoppable(target: Target, shown: Console | None) -> tuple[str | None, list[Verdict]]:
-    """Try all; SIGTERM and SIGHUP end it as Ctrl-C does, with no branch open and no process left behind."""
-    running = asyncio.ensure_future(_try_all(target, shown))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    try:
-        return await running
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 async def _try_all(target: Target, shown: Console | None) -> tuple[str | None, list[Verdict]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +17,13 @@ from rich.console import Console
 
 from coordinator.cli.exits import Exit
 from coordinator.cli.render import print_table
+from coordinator.cli.stopping import run_stoppable
 from coordinator.demo.accounts import BANKS
 from coordinator.demo.errors import DemoError
 from coordinator.demo.report import ok, summary, table
-from coordinator.demo.run import Result, Spectator, run
+from coordinator.demo.run import run
 from coordinator.demo.show import Show
-from coordinator.demo.transfers import TransferFile, parse
+from coordinator.demo.transfers import parse
 from coordinator.shards import SHARDS_MAX
 
 __all__ = ["demo"]
@@ -57,24 +56,13 @@ def demo(
     stderr.print(f"{len(file.transfers):,} transfers, {len(file.rejections):,} lines rejected; --seed {seed}")
     with _workplace(stderr) as directory:
         with Show(len(file.transfers), stderr) as show:
-            result = asyncio.run(_stoppable(file, seed, shards, directory, show))
+            result = run_stoppable(run(file, seed, directory, show, shards=shards))
         if as_json:
             typer.echo(json.dumps(summary(result)))
         else:
             print_table(table(result))
         if not ok(result):
             raise typer.Exit(Exit.FAILED)
-
-
-async def _stoppable(file: TransferFile, seed: int, shards: int, directory: Path, spectator: Spectator) -> Result:
-    """Run; SIGTERM and SIGHUP end it as Ctrl-C does, with no process left behind."""
-    running = asyncio.ensure_future(run(file, seed, directory, spectator, shards=shards))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    try:
-        return await running
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -72,7 +72,6 @@ async def examine(promise: Promise, bench: Bench) -> Verdict:
     bench.talk.exchanges.clear()
     outcome, why = Outcome.KEPT, ""
     exchanges: tuple[Exchange, ...] = ()
-    left: list[BranchKey] = []
     try:
         async with asyncio.timeout(PROMISE_TIMEOUT_S):
             await bench.refresh()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
+from participant.ids import BranchKey
 from participant.testing.conformance.bench import Bench, expect_state
 from participant.testing.conformance.exam import Promise
+from participant.testing.conformance.talk import Exchange
 from participant.wire import BranchState
 
 __all__ = ["RACES"]
@@ -17,11 +20,7 @@ async def a_commit_and_an_abort_at_once_agree(bench: Bench) -> None:
     for number in range(ROUNDS):
         key = await bench.prepared()
         verbs = (bench.commit, bench.abort) if number % 2 else (bench.abort, bench.commit)
-        first, second = await asyncio.gather(*(verb(key) for verb in verbs))
-        expect_state(first, "whichever came first", BranchState.COMMITTED, BranchState.ABORTED)
-        if first.state is not None:
-            expect_state(second, "the same as was answered to the other of the two", first.state)
-            expect_state(await bench.outcome(key), "the same as was answered to both", first.state)
+        await _expect_agreement(bench, key, verbs, BranchState.COMMITTED)
 
 
 async def a_prepare_and_an_abort_at_once_end_aborted(bench: Bench) -> None:
@@ -43,12 +42,19 @@ async def a_prepare_and_a_prevent_at_once_agree(bench: Bench) -> None:
     for number in range(ROUNDS):
         key = bench.branch()
         verbs = (bench.prepare, bench.prevent) if number % 2 else (bench.prevent, bench.prepare)
-        first, second = await asyncio.gather(*(verb(key) for verb in verbs))
-        expect_state(first, "whichever came first", BranchState.PREPARED, BranchState.ABORTED)
-        if first.state is not None:
-            expect_state(second, "the same as was answered to the other of the two", first.state)
-            expect_state(await bench.outcome(key), "the same as was answered to both", first.state)
+        await _expect_agreement(bench, key, verbs, BranchState.PREPARED)
         await bench.abort(key)
+
+
+async def _expect_agreement(
+    bench: Bench, key: BranchKey, verbs: Sequence[Callable[[BranchKey], Awaitable[Exchange]]], done: BranchState
+) -> None:
+    """Ask for both at once: either it is `done`, or aborted, and both hear the same."""
+    first, second = await asyncio.gather(*(verb(key) for verb in verbs))
+    expect_state(first, "whichever came first", done, BranchState.ABORTED)
+    if first.state is not None:
+        expect_state(second, "the same as was answered to the other of the two", first.state)
+        expect_state(await bench.outcome(key), "the same as was answered to both", first.state)
 
 
 RACES = (
