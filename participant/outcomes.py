@@ -16,6 +16,7 @@ import aiohttp
 from structlog import get_logger
 from yarl import URL
 
+from participant.bounded import read_bounded
 from participant.ids import BranchKey
 
 __all__ = ["INQUIRY_TIMEOUT_S", "HttpOutcomeSource", "Outcome", "OutcomeSource"]
@@ -87,18 +88,10 @@ class HttpOutcomeSource:
                 asyncio.timeout(INQUIRY_TIMEOUT_S),
                 self._session.post(url, json=question, max_redirects=REDIRECTS_MAX) as response,
             ):
-                return _outcome_of(key, response.status, await _read(response.content))
+                return _outcome_of(key, response.status, await read_bounded(response.content, ANSWER_BYTES_MAX))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             _LOG.info("inquiry.unanswered", replica=replica, gid=key.gid, why=str(error) or type(error).__name__)
             return None
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """All of an answer; or more than its limit, which is no answer."""
-    data = b""
-    while len(data) <= ANSWER_BYTES_MAX and (piece := await content.readany()):
-        data += piece
-    return data
 
 
 def _outcome_of(key: BranchKey, status: int, data: bytes) -> Outcome | None:

@@ -54,6 +54,7 @@ from participant.ids import BranchKey, is_branch_id, is_gid
 
 __all__ = [
     "ACTION_CHARS_MAX",
+    "BRANCHES_PATH",
     "CONFLICT",
     "ENLIST_HEADER",
     "ENVELOPE_BYTES",
@@ -66,6 +67,7 @@ __all__ = [
     "Capabilities",
     "Operation",
     "Verb",
+    "branch_path",
 ]
 
 WIRE_VERSION = 1
@@ -73,9 +75,15 @@ CONFLICT = "conflict: "
 ENLIST_HEADER = "Commitd-Enlist"
 ACTION_CHARS_MAX = 64
 WORKS_MAX = 1_000_000  # work requests of one branch
-STREAM_PATH = "/v1/branches/stream"
+BRANCHES_PATH = "/v1/branches"
+STREAM_PATH = f"{BRANCHES_PATH}/stream"
 STREAM_PROTOCOL = "commitd.branches.v1"  # a WebSocket subprotocol
 ENVELOPE_BYTES = 1_024  # one operation beside its body, at most
+
+
+def branch_path(key: BranchKey, verb: str) -> str:
+    """Where one operation on a branch is asked for."""
+    return f"{BRANCHES_PATH}/{key.gid}/{key.branch}/{verb}"
 
 
 class Verb(StrEnum):

@@ -27,7 +27,8 @@ from coordinator.client.session import Lost, NotReached, Response, Session
 from coordinator.errors import Malformed, RequestError, TransactionAborted, Unavailable, WorkFailed
 from coordinator.wire import Encoding, decode
 from participant.errors import WireError
-from participant.wire import ENLIST_HEADER, Answer, BranchState, Verb
+from participant.ids import BranchKey
+from participant.wire import ENLIST_HEADER, Answer, BranchState, Verb, branch_path
 
 __all__ = ["Coordinator", "InteractiveTransaction"]
 
@@ -144,7 +145,7 @@ class InteractiveTransaction:
     async def _send(
         self, participant: str, touched: _Touched, verb: Verb, form: dict[str, Any], timeout_s: float
     ) -> Response:
-        url = URL(f"{touched.url}/v1/branches/{self.gid}/{participant}/{verb.value}", encoded=True)
+        url = URL(touched.url + branch_path(BranchKey(self.gid, participant), verb), encoded=True)
         timeout_s = min(timeout_s, self._patience.attempt_timeout_s)
         return await self._session.send("POST", url, msgpack.packb(form), timeout_s)
 

@@ -28,6 +28,7 @@ from coordinator.participants.lane import Lane, Request
 from coordinator.participants.stream import GOODBYE_S, Stream
 from coordinator.ports import CallFailed
 from participant.wire import (
+    BRANCHES_PATH,
     STREAM_PATH,
     STREAM_PROTOCOL,
     WIRE_VERSION,
@@ -35,6 +36,7 @@ from participant.wire import (
     Capabilities,
     Operation,
     Verb,
+    branch_path,
 )
 
 __all__ = ["ANSWER_BYTES_MAX", "HttpParticipants", "capabilities_of"]
@@ -134,7 +136,7 @@ class HttpParticipants:
 
     async def _send_array(self, name: str, request: Request) -> None:
         """Many operations, whose answers come all together."""
-        async with self._responding("POST", name, "/v1/branches", _ARRAY_KEY + request.array, _HEADERS) as response:
+        async with self._responding("POST", name, BRANCHES_PATH, _ARRAY_KEY + request.array, _HEADERS) as response:
             request.begin()
             if 400 <= response.status < 500:  # it may be another one than the one we know
                 self._documents.doubt(name)
@@ -144,7 +146,7 @@ class HttpParticipants:
     async def _send_alone(self, name: str, request: Request) -> None:
         """One operation, as every participant understands it."""
         (operation,) = request.operations
-        path = f"/v1/branches/{operation.key.gid}/{operation.key.branch}/{operation.verb.value}"
+        path = branch_path(operation.key, operation.verb)
         method = "GET" if operation.verb is Verb.OUTCOME else "POST"
         in_json = name in self._in_json
         headers = _JSON_HEADERS if in_json else _HEADERS
@@ -266,11 +268,10 @@ async def _read_document(name: str, response: aiohttp.ClientResponse, is_wanted:
 def _unpacked(name: str, content_type: str, data: bytes | bytearray) -> Any:
     """A value in either encoding, whichever was asked for. Raises CallFailed."""
     try:
-        match content_type:
-            case "application/msgpack":
-                return msgpack.unpackb(data)
-            case "application/json":
-                return json.loads(data)
+        if content_type == CONTENT_TYPE:
+            return msgpack.unpackb(data)
+        if content_type == JSON:
+            return json.loads(data)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         why = f"{name} answered what is not {content_type}: {error or type(error).__name__}"
         raise CallFailed(why) from error

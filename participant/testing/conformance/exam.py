@@ -11,6 +11,7 @@ from participant.errors import CheckError
 from participant.ids import BranchKey
 from participant.testing.conformance.bench import Bench, Broken, NotApplicable, NotTried, Unclear
 from participant.testing.conformance.talk import Exchange
+from participant.wire import BRANCHES_PATH
 
 __all__ = ["Outcome", "Promise", "Verdict", "examine", "examine_all"]
 
@@ -113,5 +114,5 @@ def _story(exchanges: Sequence[Exchange], last: Exchange | None) -> tuple[Exchan
 
 def _transaction(exchange: Exchange) -> str:
     """The one that a URL names, "" if it names none."""
-    _, _, rest = exchange.url.partition("/v1/branches/")
+    _, _, rest = exchange.url.partition(f"{BRANCHES_PATH}/")
     return rest.partition("/")[0]

@@ -13,11 +13,19 @@ from participant.ids import BranchKey
 from participant.testing.conformance.bench import Bench, Broken, expect, expect_state
 from participant.testing.conformance.exam import Promise
 from participant.testing.conformance.talk import REQUEST_TIMEOUT_S, Exchange
-from participant.wire import STREAM_PATH, STREAM_PROTOCOL, Answer, BranchState, Capabilities, Operation, Verb
+from participant.wire import (
+    BRANCHES_PATH,
+    STREAM_PATH,
+    STREAM_PROTOCOL,
+    Answer,
+    BranchState,
+    Capabilities,
+    Operation,
+    Verb,
+)
 
 __all__ = ["MANY"]
 
-ARRAYS = "/v1/branches"
 OPERATIONS_DEFAULT = Capabilities(name="").operations_max  # of a participant that does not say
 
 
@@ -51,7 +59,7 @@ async def an_array_that_is_too_long_is_refused_whole(bench: Bench) -> None:
     said_max = bench.capabilities.get("operations_max")
     limit = said_max if isinstance(said_max, int) else OPERATIONS_DEFAULT
     key = bench.branch()
-    said = await bench.talk.post(ARRAYS, {"operations": [_operation(Verb.ABORT, key)] * (limit + 1)})
+    said = await bench.talk.post(BRANCHES_PATH, {"operations": [_operation(Verb.ABORT, key)] * (limit + 1)})
     expect(said.is_refusal, f"4xx, because {limit + 1} operations are more than the {limit} that it takes", said)
     expect_state(await bench.outcome(key), "nothing of it was done", BranchState.UNKNOWN)
 
@@ -59,7 +67,7 @@ async def an_array_that_is_too_long_is_refused_whole(bench: Bench) -> None:
 async def what_is_no_array_is_refused(bench: Bench) -> None:
     forms: tuple[Any, ...] = ({}, [], {"operations": {}}, {"operations": "all"})
     for form in forms:
-        said = await bench.talk.post(ARRAYS, form)
+        said = await bench.talk.post(BRANCHES_PATH, form)
         expect(said.is_refusal, '4xx, because there is no list "operations"', said)
 
 
@@ -108,7 +116,7 @@ async def _streamed(socket: Any, number: int, operations: list[Any], exchange: E
 
 
 async def _expect_states(bench: Bench, operations: list[Any], *states: BranchState) -> None:
-    said = await bench.talk.post(ARRAYS, {"operations": operations})
+    said = await bench.talk.post(BRANCHES_PATH, {"operations": operations})
     listed = said.value.get("answers") if isinstance(said.value, dict) else None
     given = [each.get("state") if isinstance(each, dict) else None for each in listed or ()]
     expect(said.status == 200 and given == list(states), f"answers with the states {_words(states)}", said)

@@ -9,7 +9,7 @@ from participant.ids import BRANCH_BYTES_MAX, GID_BYTES_MAX, BranchKey
 from participant.testing.conformance.bench import GID_PREFIX, Bench, expect, expect_state
 from participant.testing.conformance.exam import Promise
 from participant.testing.conformance.talk import Exchange
-from participant.wire import ACTION_CHARS_MAX, BranchState, Verb
+from participant.wire import ACTION_CHARS_MAX, BranchState, Verb, branch_path
 
 __all__ = ["REQUESTS"]
 
@@ -23,7 +23,7 @@ BAD_NAMES = ("a%20b", "a%0Ab", "%C3%A4", "a%00b", "a%27b", "a%7Bb")
 async def what_is_not_json_is_refused(bench: Bench) -> None:
     for data in NOT_JSON:
         key = bench.branch()
-        said = await bench.talk.post_data(_path(key, Verb.PREPARE), data)
+        said = await bench.talk.post_data(branch_path(key, Verb.PREPARE), data)
         await _expect_refusal(bench, key, said, "4xx, because the body is not JSON")
 
 
@@ -39,7 +39,7 @@ async def fields_of_a_wrong_type_are_refused(bench: Bench) -> None:
     )
     for form in forms:
         key = bench.branch()
-        said = await bench.talk.post(_path(key, Verb.PREPARE), form)
+        said = await bench.talk.post(branch_path(key, Verb.PREPARE), form)
         await _expect_refusal(bench, key, said, "4xx, because a field has the wrong type")
 
 
@@ -61,9 +61,9 @@ async def names_beyond_their_limits_are_refused(bench: Bench) -> None:
 async def unknown_verbs_are_refused(bench: Bench) -> None:
     key = await bench.prepared()
     for verb in ("forget", "COMMIT", "commit/commit", "outcome"):
-        said = await bench.talk.post(f"/v1/branches/{key.gid}/{key.branch}/{verb}")
+        said = await bench.talk.post(branch_path(key, verb))
         expect(said.is_refusal, "4xx, because there is no such verb", said)
-    said = await bench.talk.get(_path(key, Verb.COMMIT))
+    said = await bench.talk.get(branch_path(key, Verb.COMMIT))
     expect(said.is_refusal, "4xx, because a GET changes nothing", said)
     expect_state(await bench.outcome(key), "nobody has ended it", BranchState.PREPARED)
 
@@ -72,7 +72,7 @@ async def another_content_type_is_refused(bench: Bench) -> None:
     data = json.dumps(bench.call).encode()
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/xml"):
         key = bench.branch()
-        said = await bench.talk.post_data(_path(key, Verb.PREPARE), data, content_type)
+        said = await bench.talk.post_data(branch_path(key, Verb.PREPARE), data, content_type)
         expect(said.status == 415, "415, because that is no content type of the contract", said)
         expect_state(await bench.outcome(key), "what is refused is no vote", BranchState.UNKNOWN)
 
@@ -82,7 +82,7 @@ async def a_body_that_is_too_large_is_refused(bench: Bench) -> None:
     for size, may_hang_up in ((limit + 1, False), (MUCH * limit, True)):
         key = bench.branch()
         form = {"action": bench.action, "body": "x" * size}
-        said = await bench.talk.post(_path(key, Verb.PREPARE), form)
+        said = await bench.talk.post(branch_path(key, Verb.PREPARE), form)
         # Who refuses much of what is still on its way cannot do better than to hang up.
         is_cut_off = may_hang_up and said.unreachable
         expect(
@@ -98,7 +98,7 @@ async def a_body_that_no_database_holds_is_no_defect(bench: Bench) -> None:
     for body in bodies:
         key = bench.branch()
         data = f'{{"action": {json.dumps(bench.action)}, "body": {body}}}'.encode()
-        said = await bench.talk.post_data(_path(key, Verb.PREPARE), data)
+        said = await bench.talk.post_data(branch_path(key, Verb.PREPARE), data)
         expect(said.is_refusal or said.answer is not None, "a vote, or 4xx, because the fault is not its own", said)
 
 
@@ -119,10 +119,6 @@ async def _expect_no_yes(bench: Bench, key: BranchKey) -> None:
 
 def _is_reasoned_no(said: Exchange) -> bool:
     return said.state is BranchState.ABORTED and said.answer is not None and bool(said.answer.reason)
-
-
-def _path(key: BranchKey, verb: Verb) -> str:
-    return f"/v1/branches/{key.gid}/{key.branch}/{verb}"
 
 
 REQUESTS = (

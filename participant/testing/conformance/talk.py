@@ -17,9 +17,10 @@ import aiohttp
 import msgpack
 from yarl import URL
 
+from participant.bounded import read_bounded
 from participant.errors import WireError
 from participant.ids import BranchKey
-from participant.wire import Answer, BranchState, Verb
+from participant.wire import Answer, BranchState, Verb, branch_path
 
 __all__ = ["EITHER", "JSON", "MSGPACK", "REQUEST_TIMEOUT_S", "Exchange", "Talk"]
 
@@ -134,7 +135,7 @@ class Talk:
 
     async def branch(self, key: BranchKey, verb: Verb, form: Any = None) -> Exchange:
         """One operation on a branch."""
-        path = f"/v1/branches/{key.gid}/{key.branch}/{verb}"
+        path = branch_path(key, verb)
         return await (self.get(path) if verb is Verb.OUTCOME else self.post(path, form))
 
     def socket(self, path: str, protocol: str) -> Any:
@@ -162,7 +163,7 @@ class Talk:
                 skip_auto_headers=("Content-Type",),
                 allow_redirects=False,
             ) as response:
-                exchange.text = _text(await _read(response.content), response.content_type)
+                exchange.text = _text(await read_bounded(response.content, ANSWER_BYTES_MAX), response.content_type)
                 exchange.status, exchange.said_type = response.status, response.content_type
         except TimeoutError:
             exchange.failure = f"nothing within {REQUEST_TIMEOUT_S:g} s: it hangs"
@@ -173,13 +174,6 @@ class Talk:
             exchange.failure = str(error) or type(error).__name__
             exchange.unreachable = True
         return exchange
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    data = b""
-    while len(data) <= ANSWER_BYTES_MAX and (piece := await content.readany()):
-        data += piece
-    return data
 
 
 def _text(data: bytes, content_type: str) -> str:

@@ -10,7 +10,7 @@ from participant.ids import is_branch_id
 from participant.testing.conformance.bench import Bench, NotApplicable, expect, expect_state
 from participant.testing.conformance.exam import Promise
 from participant.testing.conformance.talk import EITHER, JSON, MSGPACK
-from participant.wire import WIRE_VERSION, BranchState, Verb
+from participant.wire import WIRE_VERSION, BranchState, Verb, branch_path
 
 __all__ = ["VOTES"]
 
@@ -61,8 +61,7 @@ async def who_gives_msgpack_also_takes_it(bench: Bench) -> None:
         (Verb.PREPARE, bench.call, BranchState.PREPARED),
         (Verb.COMMIT, {}, BranchState.COMMITTED),
     ):
-        path = f"/v1/branches/{key.gid}/{key.branch}/{verb}"
-        said = await bench.talk.post_data(path, msgpack.packb(form), MSGPACK, MSGPACK)
+        said = await bench.talk.post_data(branch_path(key, verb), msgpack.packb(form), MSGPACK, MSGPACK)
         expect_state(said, "the same as in JSON", state)
         expect(said.said_type == MSGPACK, f"the content type {MSGPACK}, not {said.said_type or 'none'}", said)
     expect_state(await bench.outcome(key), "in JSON, the same branch", BranchState.COMMITTED)
