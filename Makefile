@@ -19,8 +19,8 @@ STAGES := servers lint types house unit pythons sim integration chaos
 # Fast tests in one process each.
 UNIT := tests/unit tests/traces tests/papers tests/property tests/exhaustive tests/contract tests/defects
 OTHER_PYTHONS := 3.12 3.13
-# The servers that tests start for themselves: a program of each, and its Debian package.
-SERVERS := initdb:postgresql mariadbd:mariadb-server redis-server:redis-server nats-server:nats-server
+# What tests start for themselves, servers and one example's language: a program of each, and its Debian package.
+SERVERS := initdb:postgresql mariadbd:mariadb-server redis-server:redis-server nats-server:nats-server node:nodejs
 # Where Debian puts programs that are not in everybody's path.
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
 BENCHMARKS := log commit failover scale resource_managers
@@ -54,7 +54,7 @@ test: $(VENV)/.ready-test ## Everything that must hold before a change goes in
 # ── The stages of `make test` ────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: servers
-servers: ## Install the servers that tests start for themselves, where they are missing
+servers: ## Install what tests start for themselves, where it is missing
 	@packages=
 	for server in $(SERVERS); do
 	    PATH="$(SERVER_PATH)" type -P "$${server%%:*}" >/dev/null || packages+=" $${server##*:}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from participant.testing.servers import MariaDB, Postgres, Server, ServerFailed, ServerMissing
+from participant.testing.servers import MariaDB, Nats, Postgres, Redis, Server, ServerFailed, ServerMissing
 from participant.testing.servers.server import find_program
 
 
@@ -28,7 +28,23 @@ def _left_in(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-@pytest.mark.parametrize("kind", [Postgres, MariaDB])
+async def _hear(server: Server, said: bytes, expected: bytes) -> None:
+    """Say it in the server's own protocol, which is text. Raises TimeoutError or EOFError if the answer is another."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(said)
+        async with asyncio.timeout(10.0):
+            await reader.readuntil(expected)
+    finally:
+        writer.close()
+
+
+def _asking_nats(subject: str, body: str = "") -> bytes:
+    """A request, whose answer comes as JSON in one line."""
+    return f"CONNECT {{}}\r\nSUB answers 1\r\nPUB {subject} answers {len(body)}\r\n{body}\r\n".encode()
+
+
+@pytest.mark.parametrize("kind", [Postgres, MariaDB, Redis, Nats])
 async def test_nothing_is_left_of_a_server(kind: type[Server], folder: Path) -> None:
     pids = []
 
@@ -61,7 +77,31 @@ async def test_a_killed_server_comes_back_with_its_data() -> None:
         connection.terminate()
 
 
-@pytest.mark.parametrize(("kind", "said"), [(Postgres, "unrecognized configuration"), (MariaDB, "unknown variable")])
+async def test_a_killed_redis_comes_back_with_its_data() -> None:
+    async with Redis.running() as server:
+        await _hear(server, b"SET kept 7\r\n", b"+OK\r\n")
+        await server.kill()
+        await server.start()
+        await _hear(server, b"GET kept\r\n", b"$1\r\n7\r\n")
+
+
+async def test_a_killed_nats_comes_back_with_its_streams() -> None:
+    async with Nats.running() as server:
+        stream = _asking_nats("$JS.API.STREAM.CREATE.KEPT", '{"name": "KEPT", "subjects": ["kept"]}')
+        await _hear(server, stream, b'"did_create":true')
+        await server.kill()
+        await server.start()
+        await _hear(server, _asking_nats("$JS.API.STREAM.INFO.KEPT"), b'"name":"KEPT"')
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Postgres, "unrecognized configuration"),
+        (MariaDB, "unknown variable"),
+        (Redis, "Bad directive or wrong number of arguments"),
+    ],
+)
 async def test_a_server_that_cannot_start_says_why(kind: type[Server], said: str) -> None:
     with pytest.raises(ServerFailed, match=f"(?s)has ended by itself.*{said}"):
         async with kind.running(settings={"no-such-setting": "1"}):
