@@ -1,4 +1,4 @@
-"""The databases that any test may ask for; each starts when the first test does."""
+"""The servers that any test may ask for; each starts when the first test does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from participant.testing.servers import MariaDB, Postgres
+from participant.testing.servers import MariaDB, Nats, Postgres, Redis
 from tests.support.databases import for_the_run, mariadb_database, postgres_database
 
 
@@ -32,3 +32,15 @@ def mariadb() -> Iterator[MariaDB]:
 async def mariadb_dsn(mariadb: MariaDB) -> AsyncIterator[str]:
     async with mariadb_database(mariadb) as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    with for_the_run(Redis) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[Nats]:
+    with for_the_run(Nats) as server:
+        yield server
