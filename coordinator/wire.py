@@ -145,6 +145,11 @@ class TransactionRequest(_Message):
         le=DEADLINE_MAX_MS,
         description="How long a leader collects votes before it decides to abort.",
     )
+    trace: str | None = Field(
+        default=None,
+        description="A W3C traceparent, and behind a space the tracestate, if any. No part of what is asked for: what"
+        " is malformed is ignored, and a repeat may name another. Alone, a transaction may have the headers instead.",
+    )
 
 
 class TransactionRequests(

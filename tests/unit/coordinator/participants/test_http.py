@@ -134,7 +134,7 @@ async def test_who_knows_no_msgpack_is_asked_in_json(bank: Bank, participants: H
     bank.document |= {"arrays": True, "stream": True, "prevent": True}
     document = await participants.capabilities("bank-a")
     assert document == Capabilities(
-        "bank-a", arrays=False, stream=False, prevent=True, one_phase=False, read_only=False
+        "bank-a", arrays=False, stream=False, prevent=True, one_phase=False, read_only=False, trace=False
     )
 
     async def yes(request: web.BaseRequest) -> web.StreamResponse:
@@ -307,13 +307,14 @@ async def test_a_document_is_read_whole(bank: Bank, participants: HttpParticipan
         "later": 1,
     }
     known = await participants.capabilities("bank-a")
-    assert known == Capabilities("bank-a", one_phase=False, operations_max=8, actions=("debit",))
+    assert known == Capabilities("bank-a", one_phase=False, trace=False, operations_max=8, actions=("debit",))
 
 
 async def test_what_a_document_does_not_say_the_participant_cannot(bank: Bank, participants: HttpParticipants) -> None:
     """Goal: no transaction is put on a path that a participant knows nothing of. Red with the defaults of ours."""
     bank.document = {"name": "bank-a", "prevent": 1}
-    incapable = Capabilities("bank-a", prevent=False, one_phase=False, read_only=False, arrays=False, stream=False)
+    none = dict.fromkeys(("prevent", "one_phase", "read_only", "arrays", "stream", "trace"), False)
+    incapable = Capabilities("bank-a", **none)
     assert await participants.capabilities("bank-a") == incapable
 
 
