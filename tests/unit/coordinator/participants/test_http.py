@@ -96,6 +96,27 @@ async def test_an_operation_travels_as_the_contract_says(
     assert (msgpack.unpackb(body) if body else None) == form
 
 
+@pytest.mark.parametrize("in_json", [False, True])
+async def test_alone_an_operation_names_its_trace_in_the_headers(
+    bank: Bank, participants: HttpParticipants, in_json: bool
+) -> None:
+    """Goal: who knows nothing of it ignores it; and a field could be refused. Red with the field in the body."""
+    bank.in_json = in_json
+    await participants.capabilities("bank-a")
+    headers = []
+
+    async def yes(request: web.BaseRequest) -> web.StreamResponse:
+        headers.append((request.headers.get("traceparent"), request.headers.get("tracestate")))
+        return web.json_response({"state": "prepared"})
+
+    bank.then(yes, times=2)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await participants.call("bank-a", PREPARE._replace(trace=f"{trace} a=1"))
+    await participants.call("bank-a", PREPARE)
+    assert headers == [(trace, "a=1"), (None, None)]
+    assert b"trace" not in bank.seen[0][2]
+
+
 async def test_an_answer_comes_back_whole(bank: Bank, participants: HttpParticipants) -> None:
     says_map(bank, state="aborted", reason="no money", retry=True, result=1, from_the_future=2)
     assert await participants.call("bank-a", PREPARE) == Answer(BranchState.ABORTED, "no money", 1, True)
