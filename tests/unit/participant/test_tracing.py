@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import structlog
 from aiohttp import web
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode
 from structlog.contextvars import get_contextvars, merge_contextvars
 
 from participant import service as services
-from participant import tracing
 from participant.errors import BranchConflict, Reject
 from participant.ids import BranchKey
 from participant.outcomes import HttpOutcomeSource, Outcome
@@ -44,7 +44,7 @@ async def service() -> AsyncIterator[ParticipantService]:
     await resource.open()
 
     async def put(tx: Transaction, body: Any) -> None:
-        with tracing.api.get_tracer("user").start_as_current_span("user.put"):
+        with trace.get_tracer("user").start_as_current_span("user.put"):
             seen.append(get_contextvars())
             await tx.put(f"key {body}", body)
 
@@ -204,7 +204,7 @@ async def test_an_sdk_that_fails_fails_no_transaction(
     """Goal: the trace goes on as it came. Red without the border in `start`."""
     provider = TracerProvider()
     provider.add_span_processor(Failing())
-    monkeypatch.setattr(tracing.api, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     with structlog.testing.capture_logs(processors=[merge_contextvars]) as lines:
         answer = await service.perform(Operation(Verb.PREPARE, KEY, "refuse", trace=CALLER))
     assert answer.reason == "no"
