@@ -130,7 +130,7 @@ async def test_one_trace_leads_from_the_caller_into_every_action(
 ) -> None:
     """Goal: many at once, over arrays and streams, and each is whole: leader, calls, branches, the user's own span.
 
-    Seen red: without `around` (the user's span began a trace of its own), and without `trace` in the operations.
+    Seen red without `around`: the user's span began a trace of its own.
     """
     async with traced(tmp_path, monkeypatch) as made, client_of(made) as client:
         gids = [f"g{number}" for number in range(8)]
@@ -258,7 +258,7 @@ async def test_without_the_package_all_of_it_works_and_the_trace_goes_through(
 async def test_interactive_work_is_in_the_trace_of_each_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: Span
 ) -> None:
-    """Red without the headers of `work`, which goes past the coordinator."""
+    """Goal: `work` goes past the coordinator, and names its trace itself."""
     async with traced(tmp_path, monkeypatch, nodes=1) as made, client_of(made) as client:
         async with client.transaction() as tx:
             await tx.call("bank-a", "open", {"account": "bob", "balance": 1})
