@@ -83,6 +83,7 @@ class ClusterMap(_Message):
     cluster: str
     version: str = Field(description="A digest of the rest.")
     shards: list[ShardView] = Field(min_length=1, max_length=SHARDS_MAX)
+    traces: bool = Field(default=False, description="A transaction may name its trace.")
 
 
 def map_of(cluster: str, urls: Sequence[Mapping[str, str]]) -> ClusterMap:
@@ -91,6 +92,6 @@ def map_of(cluster: str, urls: Sequence[Mapping[str, str]]) -> ClusterMap:
         ShardView(shard=shard, replicas=[ReplicaView(name=name, url=url) for name, url in sorted(replicas.items())])
         for shard, replicas in enumerate(urls)
     ]
-    unversioned = ClusterMap(cluster=cluster, version="", shards=shards)
+    unversioned = ClusterMap(cluster=cluster, version="", shards=shards, traces=True)
     version = blake2b(unversioned.model_dump_json().encode(), digest_size=_VERSION_BYTES).hexdigest()
     return unversioned.model_copy(update={"version": version})

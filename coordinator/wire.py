@@ -145,6 +145,7 @@ class TransactionRequest(_Message):
         le=DEADLINE_MAX_MS,
         description="How long a leader collects votes before it decides to abort.",
     )
+    trace: str | None = Field(default=None, description="A W3C traceparent, and behind a space the tracestate, if any.")
 
 
 class TransactionRequests(
@@ -337,8 +338,7 @@ def handle_of(gid: str) -> str:
 
 def new_gid(at_ms: int, chance: int) -> str:
     """A UUIDv7 (RFC 9562, section 5.7) from wall-clock milliseconds and at least GID_RANDOM_BITS random bits."""
-    bits = chance & ((1 << GID_RANDOM_BITS) - 1)
-    high, low = bits >> 62, bits & ((1 << 62) - 1)
+    high, low = divmod(chance & ((1 << GID_RANDOM_BITS) - 1), 1 << 62)
     return str(UUID(int=(at_ms & ((1 << 48) - 1)) << 80 | _VERSION_AND_VARIANT | high << 64 | low))
 
 

@@ -20,6 +20,7 @@ from structlog import get_logger
 from participant.errors import BranchConflict, MediaTypeError, ParticipantError, Reject, ResourceError, WireError
 from participant.service import ParticipantService
 from participant.stream import Streams
+from participant.traceparent import trace_in
 from participant.wire import ENLIST_HEADER, ENVELOPE_BYTES, STREAM_PATH, Answer, Operation, Verb
 
 __all__ = ["JSON", "MSGPACK", "RETRY_AFTER_S", "Health", "build_app", "respond"]
@@ -122,7 +123,9 @@ class _Routes:
             if name in form:
                 raise WireError(name, "stands in the path, not in the body")
         path = {"verb": verb, "gid": request.match_info["gid"], "branch": request.match_info["branch"]}
-        return await self._service.perform(Operation.from_map(form | path, "operation"))
+        operation = Operation.from_map(form | path, "operation")
+        trace = trace_in(request.headers)
+        return await self._service.perform(operation._replace(trace=trace) if trace else operation)
 
 
 async def _read_map(request: web.Request) -> dict[str, Any]:

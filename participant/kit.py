@@ -30,7 +30,7 @@ from yarl import URL
 from participant import logs
 from participant.errors import ConfigError, ParticipantError
 from participant.http import build_app, respond
-from participant.ids import is_branch_id
+from participant.ids import BranchKey, is_branch_id
 from participant.outcomes import HttpOutcomeSource
 from participant.process import run
 from participant.recovery import Recovery, RecoverySettings
@@ -135,7 +135,7 @@ class Participant:
             failed = await stack.enter_async_context(_background(self._resource.failed()))
             service = ParticipantService(self.name, self._resource, self._actions, self._limits)
             if replicas:
-                await stack.enter_async_context(self._recovering(replicas))
+                await stack.enter_async_context(self._recovering(replicas, service.trace_of))
             app = build_app(service, _Health(failed))
             for path, view in self._views.items():
                 app.router.add_get(path, self._view_handler(path, view))
@@ -158,11 +158,11 @@ class Participant:
         return handle
 
     @asynccontextmanager
-    async def _recovering(self, replicas: Sequence[str]) -> AsyncIterator[None]:
-        source = HttpOutcomeSource(self.name, replicas)
+    async def _recovering(self, replicas: Sequence[str], trace_of: Callable[[BranchKey], str]) -> AsyncIterator[None]:
+        source = HttpOutcomeSource(self.name, replicas, trace_of)
         await source.start()
         try:
-            recovery = Recovery(self._resource, source, self._recovery, random.Random())  # noqa: S311 - jitter
+            recovery = Recovery(self._resource, source, self._recovery, random.Random(), trace_of)  # noqa: S311 - jitter
             async with _background(recovery.run()):
                 yield
         finally:

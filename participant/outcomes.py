@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from yarl import URL
 
 from participant.bounded import read_bounded
 from participant.ids import BranchKey
+from participant.traceparent import headers_of
+from participant.tracing import start
 
 __all__ = ["INQUIRY_TIMEOUT_S", "HttpOutcomeSource", "Outcome", "OutcomeSource"]
 
@@ -48,10 +50,16 @@ class OutcomeSource(Protocol):
 
 
 class HttpOutcomeSource:
-    """Replicas, asked in turn, beginning with the one that answered last. To be used between `start` and `stop`."""
+    """Replicas, asked in turn, beginning with the one that answered last. To be used between `start` and `stop`.
 
-    def __init__(self, participant: str, replicas: Sequence[str]) -> None:
+    `trace_of`: the trace of a branch, which its question names, too.
+    """
+
+    def __init__(
+        self, participant: str, replicas: Sequence[str], trace_of: Callable[[BranchKey], str] = lambda _: ""
+    ) -> None:
         self._participant = participant
+        self._trace_of = trace_of
         self._replicas = list(replicas)
         self._session: aiohttp.ClientSession | None = None
 
@@ -67,8 +75,21 @@ class HttpOutcomeSource:
             await self._session.close()
 
     async def inquire(self, key: BranchKey) -> Outcome | None:
+        trace = self._trace_of(key)
+        if not trace:
+            return await self._ask_all(key, {})
+        what = {"gid": key.gid, "branch": key.branch, "participant": self._participant}
+        span = start("commitd.branch.inquire", trace, "CLIENT", what)
+        outcome = None
+        try:
+            outcome = await self._ask_all(key, headers_of(span.trace))
+        finally:
+            span.end("" if outcome else "no replica could say", outcome=outcome.value if outcome else "unknown")
+        return outcome
+
+    async def _ask_all(self, key: BranchKey, headers: Mapping[str, str]) -> Outcome | None:
         for replica in tuple(self._replicas):
-            outcome = await self._ask(replica, key)
+            outcome = await self._ask(replica, key, headers)
             if outcome is not None:
                 self._prefer(replica)
                 return outcome
@@ -78,7 +99,7 @@ class HttpOutcomeSource:
         self._replicas.remove(replica)
         self._replicas.insert(0, replica)
 
-    async def _ask(self, replica: str, key: BranchKey) -> Outcome | None:
+    async def _ask(self, replica: str, key: BranchKey, headers: Mapping[str, str]) -> Outcome | None:
         if self._session is None:
             return None
         url = URL(f"{replica.rstrip('/')}/v1/transactions/{key.gid}/outcome")
@@ -86,7 +107,7 @@ class HttpOutcomeSource:
         try:
             async with (
                 asyncio.timeout(INQUIRY_TIMEOUT_S),
-                self._session.post(url, json=question, max_redirects=REDIRECTS_MAX) as response,
+                self._session.post(url, json=question, headers=headers, max_redirects=REDIRECTS_MAX) as response,
             ):
                 return _outcome_of(key, response.status, await read_bounded(response.content, ANSWER_BYTES_MAX))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:

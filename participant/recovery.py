@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from structlog import get_logger
+from structlog.contextvars import bind_contextvars
 
 from participant.errors import ConfigError, ResourceBusy, ResourceError, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.outcomes import Outcome, OutcomeSource
+from participant.traceparent import trace_fields
 from participant.wire import Answer
 
 __all__ = ["Doubt", "Recovery", "RecoverySettings", "plan"]
@@ -75,15 +77,24 @@ class Finisher(Protocol):
 
 
 class Recovery:
-    """The loop. `run` it as a task of its own, from the start of the participant to its end."""
+    """The loop. `run` it as a task of its own, from the start of the participant to its end.
+
+    `trace_of`: the trace of a branch, which lines about it name.
+    """
 
     def __init__(
-        self, resource: Finisher, source: OutcomeSource, settings: RecoverySettings, chance: random.Random
+        self,
+        resource: Finisher,
+        source: OutcomeSource,
+        settings: RecoverySettings,
+        chance: random.Random,
+        trace_of: Callable[[BranchKey], str] = lambda _: "",
     ) -> None:
         self._resource = resource
         self._source = source
         self._settings = settings
         self._chance = chance
+        self._trace_of = trace_of
         self._doubts: dict[BranchKey, Doubt] = {}
         self._grace_s = 0.0  # none for what an earlier process left
 
@@ -112,6 +123,7 @@ class Recovery:
 
     async def _resolve(self, key: BranchKey) -> None:
         answer = None
+        bind_contextvars(**trace_fields(self._trace_of(key)))  # of this task
         try:
             answer = await self._finish(key, await self._source.inquire(key))
         except ResourceError as error:

@@ -16,10 +16,13 @@ from structlog import get_logger
 from participant.errors import BranchConflict, ConfigError, ParticipantError, Reject, ResourceBusy, WireError
 from participant.ids import BranchKey
 from participant.resource import Action, Call, ResourceManager, ResourceStatus
+from participant.tracing import Span, start
 from participant.values import canonical, digest_of
 from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
 
-__all__ = ["ParticipantService", "ServiceLimits"]
+__all__ = ["TRACES_KEPT_MAX", "ParticipantService", "ServiceLimits"]
+
+TRACES_KEPT_MAX = 10_000  # of prepared branches; of others beyond, an inquiry names no trace
 
 _LOG = get_logger(__name__)
 
@@ -57,6 +60,7 @@ class ParticipantService:
         self._resource = resource
         self._actions = actions
         self._in_flight = 0
+        self._traces: dict[BranchKey, str] = {}  # of branches that are prepared, the oldest first
 
     def capabilities(self) -> Capabilities:
         """What a coordinator may ask for here."""
@@ -76,7 +80,7 @@ class ParticipantService:
             return _COME_AGAIN
         self._in_flight += 1
         try:
-            return await self._begin(operation)
+            return await self._begin_traced(operation)
         except ResourceBusy as busy:
             return Answer(BranchState.UNKNOWN, str(busy), retry=True)
         finally:
@@ -128,6 +132,10 @@ class ParticipantService:
         """What the resource manager measures of itself. Raises ResourceError."""
         return await self._resource.status()
 
+    def trace_of(self, key: BranchKey) -> str:
+        """The trace of a prepared branch; "" if it has none, or none that is still known."""
+        return self._traces.get(key, "")
+
     def _is_full_for(self, operation: Operation) -> bool:
         is_full = self._in_flight >= self.limits.in_flight_max
         return is_full and (operation.may_wait or operation.verb is Verb.OUTCOME)
@@ -139,7 +147,7 @@ class ParticipantService:
         if self._is_full_for(operation):
             return _COME_AGAIN
         try:
-            future = asyncio.ensure_future(self._begin(operation))
+            future = asyncio.ensure_future(self._begin_traced(operation))
         except ParticipantError as error:
             return _answer_of(error)
         self._in_flight += 1
@@ -148,7 +156,35 @@ class ParticipantService:
     def _left(self) -> None:
         self._in_flight -= 1
 
-    def _begin(self, operation: Operation) -> Awaitable[Answer]:
+    def _begin_traced(self, operation: Operation) -> Awaitable[Answer]:
+        """As `_begin`; a span of its trace, if it has one."""
+        if not operation.trace:
+            return self._begin(operation)
+        key = operation.key
+        what = {"gid": key.gid, "branch": key.branch, "participant": self.name}
+        span = start(f"commitd.branch.{operation.verb.value}", operation.trace, "SERVER", what)
+        try:
+            future = asyncio.ensure_future(self._begin(operation, span))
+        except BaseException as error:
+            span.end(str(error))
+            raise
+        future.add_done_callback(partial(self._end_traced, operation, span))
+        return future
+
+    def _end_traced(self, operation: Operation, span: Span, future: asyncio.Future[Answer]) -> None:
+        error = asyncio.CancelledError("given up") if future.cancelled() else future.exception()
+        if error is not None:
+            span.end(str(error) or type(error).__name__, outcome=BranchState.UNKNOWN.value)
+            return
+        state = future.result().state
+        span.end(outcome=state.value)
+        self._traces.pop(operation.key, None)
+        if state is BranchState.PREPARED:
+            while len(self._traces) >= TRACES_KEPT_MAX:
+                del self._traces[next(iter(self._traces))]
+            self._traces[operation.key] = operation.trace
+
+    def _begin(self, operation: Operation, span: Span | None = None) -> Awaitable[Answer]:
         """Hand it to the resource manager. Raises WireError."""
         key, resource = operation.key, self._resource
         match operation.verb:
@@ -161,7 +197,7 @@ class ParticipantService:
             case Verb.PREVENT:
                 return resource.prevent(key, "prevented before it was prepared")
         try:
-            call = self._call(operation.action, operation.body)
+            call = self._call(operation.action, operation.body, span)
         except Reject as no:
             return resource.prevent(key, no.reason)
         match operation.verb:
@@ -173,7 +209,7 @@ class ParticipantService:
                 return resource.commit_one_phase(key, call, operation.works)
         raise WireError("action", "work needs an action")
 
-    def _call(self, action: str | None, body: object) -> Call | None:
+    def _call(self, action: str | None, body: object, span: Span | None) -> Call | None:
         """What to run, if anything. Raises Reject if the branch must vote no, WireError if the body is no value."""
         if action is None:
             return None
@@ -186,7 +222,7 @@ class ParticipantService:
         if function is None:
             known = ", ".join(sorted(self._actions)) or "none"
             raise Reject(f"{self.name} has no action {action!r}; it has {known}")
-        return Call(action, function, body, digest_of(action, packed))
+        return Call(action, function if span is None else span.around(function), body, digest_of(action, packed))
 
 
 class _UnderWay:

@@ -41,6 +41,11 @@ so is a hole: a participant that lost earlier work (work is not durable) aborts 
 preparing half of it. The end could be missing too: a late repeat of the first work alone looks whole. So a prepare
 without an action carries `works`, how many there were, and the participant votes no if it holds another number. The
 answer to `work` has the header `Commitd-Enlist: <participant>;branch=<branch>`.
+
+A request about one branch may have the headers `traceparent` and `tracestate` (W3C Trace Context). Where many
+operations share a request, each has a field `trace` instead, with the one header's value, and behind a space the
+other's; only a participant with the capability `trace` gets it. It is no part of what is asked for: a repeat in another
+trace is a repeat, and what is malformed is ignored.
 """
 
 from __future__ import annotations
@@ -51,6 +56,7 @@ from typing import Any, NamedTuple
 
 from participant.errors import WireError
 from participant.ids import BranchKey, is_branch_id, is_gid
+from participant.traceparent import read_trace
 
 __all__ = [
     "ACTION_CHARS_MAX",
@@ -122,6 +128,7 @@ class Operation(NamedTuple):
     that is PREPARED already waits for the decision, and answers that.
     `seq` (work only): how many work requests of this branch came before.
     `works` (without an action, where the branch votes): how many work requests there were; None: not said.
+    `trace`: what it belongs to for those who watch (`participant.traceparent`); no part of what is asked for.
     """
 
     verb: Verb
@@ -131,6 +138,7 @@ class Operation(NamedTuple):
     one_phase: bool = False
     seq: int = 0
     works: int | None = None
+    trace: str = ""
 
     def to_map(self) -> dict[str, Any]:
         """The wire form, as an element of an array."""
@@ -143,6 +151,8 @@ class Operation(NamedTuple):
             form["seq"] = self.seq
         if self.works is not None:
             form["works"] = self.works
+        if self.trace:
+            form["trace"] = self.trace
         return form
 
     @classmethod
@@ -162,6 +172,7 @@ class Operation(NamedTuple):
             _flag(form["one_phase"], where, "one_phase") if "one_phase" in form else False,
             _count(form["seq"], where, "seq") if "seq" in form else 0,
             None if get("works") is None else _count(form["works"], where, "works", least=1),
+            read_trace(form["trace"]) if "trace" in form else "",
         )
         operation._check(where)
         return operation
@@ -227,6 +238,7 @@ class Capabilities:
 
     `arrays`: whether it takes many operations in one request, `operations_max` of them, each with a body of
     `body_bytes_max`. `stream`: whether it takes such arrays over a connection that stays (`STREAM_PATH`).
+    `trace`: whether an operation in them may name its trace.
     """
 
     name: str
@@ -236,6 +248,7 @@ class Capabilities:
     read_only: bool = True
     arrays: bool = True
     stream: bool = True
+    trace: bool = True
     operations_max: int = 256
     body_bytes_max: int = 65_536
     actions: tuple[str, ...] = field(default=())
@@ -246,7 +259,7 @@ class Capabilities:
         return self.operations_max * (self.body_bytes_max + ENVELOPE_BYTES)
 
 
-_OPERATION_FIELDS = dict.fromkeys(("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works"))
+_OPERATION_FIELDS = dict.fromkeys(("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works", "trace"))
 _STATES = {state.value: state for state in BranchState}
 _VERBS = {verb.value: verb for verb in Verb}
 

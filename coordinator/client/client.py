@@ -51,6 +51,7 @@ from coordinator.wire import (
     new_gid,
     parse_name,
 )
+from participant.tracing import current
 
 __all__ = ["Client"]
 
@@ -63,7 +64,8 @@ class Client:
 
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
     `chance` is for back-off and gids. Without `routed`, only the replicas at `urls` are asked, as if their shard were
-    all of the cluster.
+    all of the cluster. A transaction is in the trace that is current where it is begun (`participant.tracing`), if the
+    cluster's map says that it may name one.
     """
 
     def __init__(
@@ -136,11 +138,13 @@ class Client:
     ) -> Ended:
         body = {"gid": gid, "branches": branches, "deadline_ms": deadline_ms}
         asking = self._about(gid, timeout_s)
+        trace = current()
+        traced = {**body, "trace": trace} if trace else body
 
         async def attempt(shard: Shard, attempt_timeout_s: float) -> Reply:
             try:
                 async with asyncio.timeout(attempt_timeout_s):
-                    return await shard.lane.send(body)
+                    return await shard.lane.send(traced if self._shards.takes_traces else body)
             except TimeoutError as error:
                 raise Lost(f"no answer within {attempt_timeout_s:.1f} s") from error
 

@@ -50,6 +50,7 @@ class Shards:
         self._shards: list[Shard] = [self._seeds]
         self._is_known = not routed
         self._has_map = False
+        self._takes_traces = False
         self._relearn_at = 0.0
         self._learning = asyncio.Lock()
 
@@ -79,6 +80,11 @@ class Shards:
         """Close the lanes."""
         for shard in self._made:
             await shard.lane.close()
+
+    @property
+    def takes_traces(self) -> bool:
+        """Whether a transaction may name its trace, as far as the map says; an older cluster would refuse it."""
+        return self._takes_traces
 
     def _shard(self, urls: Sequence[str]) -> Shard:
         replicas = Replicas(urls, self._session, self._forget)
@@ -110,6 +116,7 @@ class Shards:
         except ValidationError as error:
             seeds.turn_away(target)
             raise NotReached(f"{target} sent no cluster map") from error
+        self._takes_traces = found.traces
         self._take([[replica.url for replica in shard.replicas] for shard in found.shards])
 
     def _take(self, urls: list[list[str]]) -> None:

@@ -28,6 +28,7 @@ from coordinator.errors import Malformed, RequestError, TransactionAborted, Unav
 from coordinator.wire import Encoding, decode
 from participant.errors import WireError
 from participant.ids import BranchKey
+from participant.tracing import current
 from participant.wire import ENLIST_HEADER, Answer, BranchState, Verb, branch_path
 
 __all__ = ["Coordinator", "InteractiveTransaction"]
@@ -147,7 +148,7 @@ class InteractiveTransaction:
     ) -> Response:
         url = URL(touched.url + branch_path(BranchKey(self.gid, participant), verb), encoded=True)
         timeout_s = min(timeout_s, self._patience.attempt_timeout_s)
-        return await self._session.send("POST", url, msgpack.packb(form), timeout_s)
+        return await self._session.send("POST", url, msgpack.packb(form), timeout_s, current())
 
     async def _commit(self) -> None:
         branches = [Branch(name, name=name, works=touched.seq) for name, touched in self._touched.items()]

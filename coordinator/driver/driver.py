@@ -18,6 +18,7 @@ import structlog
 
 from coordinator.driver.alarms import Alarms
 from coordinator.driver.performer import Performer
+from coordinator.driver.spans import Spans
 from coordinator.effects import Call, CallEnded, Event, Propose
 from coordinator.facts import YES_STATES, Expiry, Facts
 from coordinator.ledger.commands import Decide
@@ -26,6 +27,7 @@ from coordinator.ledger.table import Ledger
 from coordinator.protocols.two_phase import Plan, decide
 from coordinator.wire import unpack_body
 from participant.ids import BranchKey
+from participant.traceparent import trace_fields
 from participant.wire import Operation, Verb
 
 __all__ = ["Driver", "Shared"]
@@ -44,6 +46,7 @@ class Shared:
 
     ledger: Ledger
     performer: Performer
+    spans: Spans
     alarms: Alarms
     chance: Random
     implied: Callable[[Decide], None]
@@ -88,6 +91,10 @@ class Driver:
             self._next.cancel()
         self._shared.alarms.cancel(self.gid)
 
+    @property
+    def _trace(self) -> str:
+        return self._shared.spans.trace_of(self.gid)
+
     def _heard(self, event: Event) -> None:
         if not self.closed:
             self._facts.fold(event, self._loop.time(), self._shared.chance.random())
@@ -105,7 +112,7 @@ class Driver:
         try:
             self._advance()
         except Exception:  # noqa: BLE001 (one transaction's failure must not stop the others)
-            _log.exception("driver.failed", gid=self.gid)
+            _log.exception("driver.failed", gid=self.gid, **trace_fields(self._trace))
             self.close()
             self._shared.ended(self, False)
 
@@ -121,7 +128,9 @@ class Driver:
                 self._call(effect, record)
         if step.contradiction and step.contradiction != self._contradiction:
             self._contradiction = step.contradiction
-            _log.error("transaction.contradiction", gid=self.gid, detail=step.contradiction)
+            _log.error(
+                "transaction.contradiction", gid=self.gid, detail=step.contradiction, **trace_fields(self._trace)
+            )
         if step.implied is not None:
             self._shared.implied(step.implied)
         if step.done:
@@ -142,14 +151,15 @@ class Driver:
         begun = record if record is not None and record.branches else self.plan
         for branch in begun.branches if begun is not None else ():
             if branch.branch == call.branch:
-                self._shared.performer.call(branch.participant, _operation(self.gid, branch, call), self._heard)
+                operation = _operation(self.gid, branch, call, self._trace)
+                self._shared.performer.call(branch.participant, operation, self._heard)
                 return
         raise KeyError(call.branch)
 
 
-def _operation(gid: str, branch: BranchRecord, call: Call) -> Operation:
+def _operation(gid: str, branch: BranchRecord, call: Call, trace: str) -> Operation:
     key = BranchKey(gid, branch.branch)
     if call.verb is Verb.PREPARE or call.one_phase:
         body = unpack_body(branch.body)
-        return Operation(call.verb, key, branch.action, body, call.one_phase, works=branch.works)
-    return Operation(call.verb, key)
+        return Operation(call.verb, key, branch.action, body, call.one_phase, works=branch.works, trace=trace)
+    return Operation(call.verb, key, trace=trace)

@@ -17,9 +17,11 @@ import structlog
 
 from coordinator.driver.gate import Gate, GateLimits
 from coordinator.driver.overdue import Overdue
+from coordinator.driver.spans import traced_call
 from coordinator.effects import CallEnded, Event, Haste, ProposalEnded, Propose
 from coordinator.ledger.commands import Command, encode
 from coordinator.ports import CallFailed, Participants
+from participant.traceparent import trace_fields
 from participant.wire import Answer, Operation
 from raftlog.port import Applied, Outcome, Refused, ReplicatedLog, Unknown
 
@@ -92,6 +94,9 @@ class Performer:
         return gate
 
     def _send(self, participant: str, operation: Operation, ended: Callable[[CallEnded], None]) -> None:
+        if operation.trace:
+            operation, ended = traced_call(participant, operation, ended)
+
         def done(future: asyncio.Future[Answer]) -> None:
             ended(_heard(participant, operation, future, self._calls.timeout_s))
 
@@ -142,14 +147,15 @@ class Performer:
 
 def _heard(participant: str, operation: Operation, future: asyncio.Future[Answer], timeout_s: float) -> CallEnded:
     key, verb = operation.key, operation.verb
+    who = {"gid": key.gid, "branch": key.branch, "participant": participant, **trace_fields(operation.trace)}
     error = CallFailed(f"no answer within {timeout_s:g} s") if future.cancelled() else future.exception()
     if error is None:
         return CallEnded(key.branch, verb, future.result())
     if not isinstance(error, CallFailed):  # a mistake of our own: loud, and unknown like any other
-        _log.error("call.failed", gid=key.gid, branch=key.branch, participant=participant, exc_info=error)
+        _log.error("call.failed", **who, exc_info=error)
         error = CallFailed(repr(error), heard=True)
     why = str(error)
-    _log.info("call.unknown", gid=key.gid, branch=key.branch, participant=participant, verb=verb.value, error=why)
+    _log.info("call.unknown", **who, verb=verb.value, error=why)
     return CallEnded(key.branch, verb, None, why, error.heard)
 
 

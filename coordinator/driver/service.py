@@ -33,6 +33,7 @@ from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected
 from coordinator.ports import Participants
 from coordinator.protocols.two_phase import Plan
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
+from participant.traceparent import read_trace
 from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
 
 __all__ = ["Begun", "Transactions"]
@@ -110,7 +111,8 @@ class Transactions:
             path = await path_of(branches, self._participants)
             self._supervisor.require_leading()
             if not self._is_begun(gid, digest):
-                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms))
+                trace = read_trace(request.trace)
+                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms, trace))
         return Begun(gid, digest, self)
 
     def _is_begun(self, gid: str, digest: bytes) -> bool:

@@ -18,6 +18,7 @@ from coordinator.driver.admission import Admission
 from coordinator.driver.alarms import Alarms
 from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
+from coordinator.driver.spans import Spans
 from coordinator.driver.waiters import Waiters
 from coordinator.errors import NotLeader
 from coordinator.facts import Expiry
@@ -56,7 +57,8 @@ class Supervisor:
         self._alarms = Alarms(self._ring)
         # Jitter is drawn for every event, and is no secret: a generator of the system would be dear.
         jitter = Random(chance.getrandbits(64))  # noqa: S311
-        self._shared = Shared(ledger, performer, self._alarms, jitter, waiters.implied, self._ended)
+        self._spans = Spans()
+        self._shared = Shared(ledger, performer, self._spans, self._alarms, jitter, waiters.implied, self._ended)
         self._drivers: dict[str, Driver] = {}
         self._undecided: set[str] = set()
         self._broken: set[str] = set()
@@ -157,6 +159,7 @@ class Supervisor:
         for driver in self._drivers.values():
             driver.close()
         self._drivers.clear()
+        self._spans.end_all()
         self._alarms.clear()
         self._undecided.clear()
         self._broken.clear()
@@ -169,8 +172,12 @@ class Supervisor:
         self._drivers[gid] = driver
         self._broken.discard(gid)
         record = self._ledger.get(gid)
-        if record is None or record.decision is None:
+        decision = None if record is None else record.decision
+        if decision is None:
             self._undecided.add(gid)
+        work = plan or record
+        if work is not None and work.trace:
+            self._spans.begin(gid, work.trace, work.path, decision, is_taken_over=plan is None)
         driver.wake()
 
     def _ring(self, gid: str) -> None:
@@ -184,6 +191,7 @@ class Supervisor:
         if decision is not None and record.gid in self._undecided:
             self._undecided.remove(record.gid)
             self.decided[record.path, decision] += 1
+            self._spans.decided(record.gid, decision)
         driver = self._drivers.get(record.gid)
         if driver is not None:
             driver.changed()
@@ -194,6 +202,7 @@ class Supervisor:
         if self._drivers.get(driver.gid) is not driver:
             return
         del self._drivers[driver.gid]
+        self._spans.end(driver.gid)
         self._undecided.discard(driver.gid)
         record = self._ledger.get(driver.gid)
         if not well:

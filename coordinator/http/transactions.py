@@ -10,6 +10,7 @@ from coordinator.http.media import gid_of, read_message, read_query, read_value,
 from coordinator.http.shards import placed
 from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
 from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
+from participant.traceparent import trace_in
 
 __all__ = ["begin", "list_", "resolve", "show"]
 
@@ -20,9 +21,15 @@ async def begin(request: web.Request) -> web.StreamResponse:
     if isinstance(value, list):
         return await begin_all(request, query, value)
     context = request.app[CONTEXT]
-    message = placed(context, parse(TransactionRequest, value))
+    message = placed(context, _traced(request, parse(TransactionRequest, value)))
     view = outcome_view(await context.replica.transactions.begin(message, begin_wait_ms(message, query) / 1_000))
     return respond(request, view, status=200 if view.handle is None else 202)
+
+
+def _traced(request: web.Request, message: TransactionRequest) -> TransactionRequest:
+    """The transaction in the trace of its request, unless it names one of its own."""
+    trace = trace_in(request.headers) if message.trace is None else ""
+    return message.model_copy(update={"trace": trace}) if trace else message
 
 
 async def show(request: web.Request) -> web.Response:

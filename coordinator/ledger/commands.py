@@ -1,8 +1,9 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body, works]. Golden bytes of the version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that
-this code does not know is fatal, because guessing would let replicas diverge.
+body, works]. A field that was added later is the last, and left out where it says nothing. Golden bytes of the version
+are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because
+guessing would let replicas diverge.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Begin(NamedTuple):
     branches: tuple[BranchRecord, ...]
     deadline_ms: int
     at_ms: int
+    trace: str = ""
 
 
 class Decide(NamedTuple):
@@ -90,25 +92,27 @@ _TEXT_OR_NIL, _INT_OR_NIL = (str, NoneType), (int, NoneType)
 class _Shape:
     """What types the fields of something have. Compared exactly: msgpack's `true` is not the number 1."""
 
-    def __init__(self, name: str, *allowed: tuple[type, ...]) -> None:
+    def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[type, ...] | None = None) -> None:
+        """`added`: of a last field, which may be absent."""
         self._name = name
-        self._allowed = allowed
-        self._fitting = frozenset(product(*allowed))
+        self._count = len(allowed)
+        self._allowed = allowed if added is None else (*allowed, added)
+        self._fitting = frozenset(product(*allowed)) | frozenset(product(*self._allowed))
 
     def check(self, fields: Sequence[Any]) -> None:
         """Raises CommandError, which names the first field that does not fit."""
         if tuple(map(type, fields)) in self._fitting:
             return
-        if len(fields) != len(self._allowed):
-            raise CommandError(f"{self._name} has {len(fields)} fields instead of {len(self._allowed)}")
-        for position, (value, types) in enumerate(zip(fields, self._allowed, strict=True)):
+        if not self._count <= len(fields) <= len(self._allowed):
+            raise CommandError(f"{self._name} has {len(fields)} fields instead of {self._count}")
+        for position, (value, types) in enumerate(zip(fields, self._allowed, strict=False)):
             if type(value) not in types:
                 names = " or ".join(t.__name__ for t in types)
                 raise CommandError(f"{self._name} holds {type(value).__name__} in field {position} instead of {names}")
 
 
 _SHAPES = {
-    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT),
+    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=_TEXT),
     2: _Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
     3: _Shape("END", _TEXT, _ARRAY),
     4: _Shape("FORGET", _ARRAY),
@@ -154,7 +158,8 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
         case Begin():
             branches = [(b.branch, b.participant, b.action, b.body, b.works) for b in command.branches]
             limits = (command.deadline_ms, command.at_ms or at_ms)
-            return (_BEGIN, command.gid, command.digest, command.path, branches, *limits)
+            trace = (command.trace,) if command.trace else ()
+            return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *trace)
         case Decide():
             why = (command.reason, command.culprit)
             return (_DECIDE, command.gid, command.decision, command.by, command.at_ms or at_ms, *why, command.done)
@@ -166,8 +171,8 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
 
 def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _BEGIN:
-        gid, digest, path, branches, deadline_ms, at_ms = fields
-        return Begin(gid, digest, _member(_PATHS, path, "path"), tuple(map(_branch, branches)), deadline_ms, at_ms)
+        gid, digest, path, branches, *rest = fields
+        return Begin(gid, digest, _member(_PATHS, path, "path"), tuple(map(_branch, branches)), *rest)
     if tag == _DECIDE:
         gid, decision, by, at_ms, reason, culprit, done = fields
         return Decide(gid, _member(_DECISIONS, decision, "decision"), by, at_ms, reason, culprit, _texts(done))

@@ -60,7 +60,7 @@ class TransactionRecord(NamedTuple):
     ever compared and a leader change aborts nothing. The `*_at_ms` are wall-clock milliseconds of the proposing
     leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry",
     "operator NAME" or "deadline set by NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter
-    at the last change.
+    at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing depends on it.
     """
 
     gid: str
@@ -75,6 +75,7 @@ class TransactionRecord(NamedTuple):
     reason: str = ""
     culprit: str | None = None
     revision: int = 0
+    trace: str = ""
 
     @property
     def tombstone(self) -> bool:

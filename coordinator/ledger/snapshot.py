@@ -86,7 +86,8 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
     branches = tuple((b.branch, b.participant, b.action, b.body, b.ended, b.works) for b in record.branches)
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    return (*begun, *decided, record.revision)
+    trace = (record.trace,) if record.trace else ()
+    return (*begun, *decided, record.revision, *trace)
 
 
 def _from_array(array: Any) -> TransactionRecord:

@@ -204,7 +204,7 @@ class Ledger:
         if record is not None:
             return Accepted(record)
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
-        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms)
+        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace)
         return self._become(row.becomes, record, command.branches)
 
     def _decide(self, command: Decide) -> Result:
@@ -285,8 +285,9 @@ def _moved(
     """`dataclasses.replace`, at a third of its price: every command on every replica passes here."""
     same = (record.gid, record.digest, record.path, phase, branches, record.deadline_ms, record.begun_at_ms)
     if decide is not None:
-        return TransactionRecord(*same, decide.at_ms, decide.by, decide.reason, decide.culprit, revision)
-    return TransactionRecord(*same, record.decided_at_ms, record.decided_by, record.reason, record.culprit, revision)
+        return TransactionRecord(*same, decide.at_ms, decide.by, decide.reason, decide.culprit, revision, record.trace)
+    decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
+    return TransactionRecord(*same, *decided, revision, record.trace)
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:

@@ -27,6 +27,7 @@ from coordinator.participants.documents import Documents
 from coordinator.participants.lane import Lane, Request
 from coordinator.participants.stream import GOODBYE_S, Stream
 from coordinator.ports import CallFailed
+from participant.traceparent import headers_of
 from participant.wire import (
     BRANCHES_PATH,
     STREAM_PATH,
@@ -150,6 +151,8 @@ class HttpParticipants:
         method = "GET" if operation.verb is Verb.OUTCOME else "POST"
         in_json = name in self._in_json
         headers = _JSON_HEADERS if in_json else _HEADERS
+        if operation.trace:
+            headers = headers | headers_of(operation.trace)
         async with self._responding(method, name, path, _body_alone(name, operation, in_json), headers) as response:
             request.answer_all([await _read_document(name, response, lambda: request.is_awaited)])
 
@@ -235,12 +238,12 @@ def _failed(why: str) -> asyncio.Future[Answer]:
 
 
 def _body_alone(name: str, operation: Operation, in_json: bool) -> bytes | None:
-    """What travels beside the path, which names verb, gid and branch. Raises CallFailed."""
+    """What travels beside the path, which names verb, gid and branch, and the headers. Raises CallFailed."""
     if operation.verb is Verb.OUTCOME:
         return None
     form = operation.to_map()
-    for in_path in ("verb", "gid", "branch"):
-        del form[in_path]
+    for elsewhere in ("verb", "gid", "branch", "trace"):
+        form.pop(elsewhere, None)
     if in_json:
         try:
             return json.dumps(form, ensure_ascii=False, allow_nan=False).encode()
@@ -286,7 +289,7 @@ def capabilities_of(value: Any) -> Capabilities:
         raise CallFailed(f"not a capabilities document: {value!r:.200}")
     if value.get("version", WIRE_VERSION) != WIRE_VERSION:
         raise CallFailed(f"{value['name']} speaks version {value['version']!r} of the wire; we speak {WIRE_VERSION}")
-    flags = ("prevent", "one_phase", "read_only", "arrays", "stream")
+    flags = ("prevent", "one_phase", "read_only", "arrays", "stream", "trace")
     numbers = ("operations_max", "body_bytes_max")
     fields: dict[str, Any] = {key: value.get(key) is True for key in flags}
     fields |= {key: value[key] for key in numbers if isinstance(value.get(key), int)}

@@ -167,7 +167,7 @@ class Lane:
             future.set_exception(CallFailed(why, heard=True))
             return future
         try:
-            line.append(_Ask(operation, self._pack(operation.to_map()), future))
+            line.append(_Ask(operation, self._pack(self._form_of(operation)), future))
         except (ValueError, TypeError, OverflowError) as error:  # in its body: no value of the contract
             future.set_exception(CallFailed(f"it cannot be sent: {error}", heard=True))
             return future
@@ -204,6 +204,14 @@ class Lane:
             task = self._loop.create_task(self._send(request))
             self._open[request] = task
             task.add_done_callback(partial(self._over, request))
+
+    def _form_of(self, operation: Operation) -> dict[str, Any]:
+        """Its form in an array; one that does not know a field refuses the operation."""
+        if operation.trace:
+            document = self._capabilities()
+            if document is None or not document.trace:
+                operation = operation._replace(trace="")
+        return operation.to_map()
 
     def _collect(self) -> Request | None:
         """The next request, of everything that waits and fits; None if nothing may leave."""

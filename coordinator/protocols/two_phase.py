@@ -68,6 +68,7 @@ class Plan:
     path: Path
     branches: tuple[BranchRecord, ...]
     deadline_ms: int
+    trace: str = ""
 
 
 def choose_path(branches: Sequence[BranchRecord], capabilities: Mapping[str, Capabilities]) -> Path:
@@ -142,7 +143,7 @@ class _Todo:
 
 
 def _begin(plan: Plan) -> Begin:
-    return Begin(plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms, at_ms=0)
+    return Begin(plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms, at_ms=0, trace=plan.trace)
 
 
 def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bool, todo: _Todo) -> Step:

@@ -61,7 +61,7 @@ class SimSession:
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def send(self, method: str, url: URL, body: bytes | None, timeout_s: float) -> Response:
+    async def send(self, method: str, url: URL, body: bytes | None, timeout_s: float, _trace: str = "") -> Response:
         """One request. Raises: NotReached, Lost."""
         decoded = None if body is None else msgpack.unpackb(body)
         try:

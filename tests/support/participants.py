@@ -19,7 +19,8 @@ _FINAL = frozenset((BranchState.COMMITTED, BranchState.ABORTED, BranchState.READ
 
 
 class Clerk:
-    """One participant. `asked` counts the calls by verb, `states` holds what it knows of each branch.
+    """One participant. `asked` counts the calls by verb, `traces` holds the traces that they named, `states` what it
+    knows of each branch.
 
     `one_phase` and `prevent` are what it says that it can; without `prevent`, its transactions take the classic path.
     """
@@ -32,6 +33,7 @@ class Clerk:
         self.bodies: dict[BranchKey, tuple[str | None, object]] = {}
         self.works: dict[BranchKey, int | None] = {}
         self.asked: Counter[Verb] = Counter()
+        self.traces: list[tuple[Verb, str]] = []
         self.away = False
         self._refusing = ""
         self._refusals_left = 0
@@ -69,6 +71,7 @@ class Clerk:
         if self.away:
             raise CallFailed(f"{self.name} is away")
         self.asked[operation.verb] += 1
+        self.traces.append((operation.verb, operation.trace))
         self._arrived[operation.verb].set()
         if operation.verb in self._gates:
             await self._gates[operation.verb].wait()

@@ -11,6 +11,7 @@ from participant.ids import BranchKey
 from participant.wire import WORKS_MAX, Answer, BranchState, Operation, Verb
 
 KEY = BranchKey("gid-1", "b1")
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,10 @@ KEY = BranchKey("gid-1", "b1")
         (
             Operation(Verb.COMMIT, KEY, one_phase=True, works=1),
             {"verb": "commit", "gid": "gid-1", "branch": "b1", "one_phase": True, "works": 1},
+        ),
+        (
+            Operation(Verb.COMMIT, KEY, trace=TRACE),
+            {"verb": "commit", "gid": "gid-1", "branch": "b1", "trace": TRACE},
         ),
     ],
 )

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from coordinator.driver.alarms import Alarms
 from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
+from coordinator.driver.spans import Spans
 from coordinator.ledger.commands import BY_VOTES, Begin, Decide
 from coordinator.ledger.records import BranchRecord, Decision, Path
 from coordinator.ledger.table import Ledger
@@ -44,7 +45,13 @@ class Scene:
         )
         alarms = Alarms(lambda _: self.driver.wake())
         self.shared = Shared(
-            self.ledger, performer, alarms, Random(1), self._implies, lambda _, well: self.ends.put_nowait(well)
+            self.ledger,
+            performer,
+            Spans(),
+            alarms,
+            Random(1),
+            self._implies,
+            lambda _, well: self.ends.put_nowait(well),
         )
         self.driver = Driver("g", None, self.shared)
         self.ledger.subscribe(lambda _: self.driver.wake())

@@ -42,6 +42,9 @@ GOLDEN = (
 )
 
 
+TRACED = TransactionRecord("t2", b"", Path.STAGED, Phase.PREPARING, (), 0, 3, trace="00-ab")
+
+
 def whole(*records: TransactionRecord, revision: int = 7) -> bytes:
     return b"".join(snapshot.encode(revision, records))
 
@@ -69,6 +72,13 @@ def sealed(*values: object) -> bytes:
 
 def test_every_field_comes_back() -> None:
     assert snapshot.decode([whole(FULL, PLAIN)]) == (7, [PLAIN, FULL])
+
+
+def test_a_trace_comes_back_and_costs_nothing_where_there_is_none() -> None:
+    """Goal: what an older replica has written is read, and without traces it reads what we write."""
+    assert snapshot.decode([whole(FULL, TRACED)]) == (7, [FULL, TRACED])
+    longer = len(whole(TRACED)) - len(whole(TRACED._replace(trace="")))
+    assert longer == len(msgpack.packb("00-ab"))
 
 
 def test_the_same_records_in_another_order_give_the_same_bytes() -> None:

@@ -36,6 +36,16 @@ def committed(ledger: Ledger, gid: str, *, begun_ms: int = 1, decided_ms: int = 
     accepted(ledger.execute(commit(gid, at_ms=decided_ms, done=("a", "b"))))
 
 
+def test_a_trace_stays_with_its_transaction_through_every_change() -> None:
+    """Red when a command drops it. A repeat that names another one changes nothing."""
+    ledger = Ledger()
+    accepted(ledger.execute(begin()._replace(trace="first")))
+    assert accepted(ledger.execute(begin()._replace(trace="second"))).trace == "first"
+    assert accepted(ledger.execute(commit(done=("a",)))).trace == "first"
+    done = accepted(ledger.execute(End("t", ("b",))))
+    assert (done.finished, done.trace) == (True, "first")
+
+
 def test_apply_reads_the_bytes_of_the_log() -> None:
     ledger = Ledger()
     record = accepted(ledger.apply(1, encode(begin())))

@@ -96,6 +96,27 @@ async def test_an_operation_travels_as_the_contract_says(
     assert (msgpack.unpackb(body) if body else None) == form
 
 
+@pytest.mark.parametrize("in_json", [False, True])
+async def test_alone_an_operation_names_its_trace_in_the_headers(
+    bank: Bank, participants: HttpParticipants, in_json: bool
+) -> None:
+    """Goal: who knows nothing of it ignores it; and a field could be refused. Red with the field in the body."""
+    bank.in_json = in_json
+    await participants.capabilities("bank-a")
+    headers = []
+
+    async def yes(request: web.BaseRequest) -> web.StreamResponse:
+        headers.append((request.headers.get("traceparent"), request.headers.get("tracestate")))
+        return web.json_response({"state": "prepared"})
+
+    bank.then(yes, times=2)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await participants.call("bank-a", PREPARE._replace(trace=f"{trace} a=1"))
+    await participants.call("bank-a", PREPARE)
+    assert headers == [(trace, "a=1"), (None, None)]
+    assert b"trace" not in bank.seen[0][2]
+
+
 async def test_an_answer_comes_back_whole(bank: Bank, participants: HttpParticipants) -> None:
     says_map(bank, state="aborted", reason="no money", retry=True, result=1, from_the_future=2)
     assert await participants.call("bank-a", PREPARE) == Answer(BranchState.ABORTED, "no money", 1, True)
@@ -134,7 +155,7 @@ async def test_who_knows_no_msgpack_is_asked_in_json(bank: Bank, participants: H
     bank.document |= {"arrays": True, "stream": True, "prevent": True}
     document = await participants.capabilities("bank-a")
     assert document == Capabilities(
-        "bank-a", arrays=False, stream=False, prevent=True, one_phase=False, read_only=False
+        "bank-a", arrays=False, stream=False, prevent=True, one_phase=False, read_only=False, trace=False
     )
 
     async def yes(request: web.BaseRequest) -> web.StreamResponse:
@@ -307,13 +328,14 @@ async def test_a_document_is_read_whole(bank: Bank, participants: HttpParticipan
         "later": 1,
     }
     known = await participants.capabilities("bank-a")
-    assert known == Capabilities("bank-a", one_phase=False, operations_max=8, actions=("debit",))
+    assert known == Capabilities("bank-a", one_phase=False, trace=False, operations_max=8, actions=("debit",))
 
 
 async def test_what_a_document_does_not_say_the_participant_cannot(bank: Bank, participants: HttpParticipants) -> None:
     """Goal: no transaction is put on a path that a participant knows nothing of. Red with the defaults of ours."""
     bank.document = {"name": "bank-a", "prevent": 1}
-    incapable = Capabilities("bank-a", prevent=False, one_phase=False, read_only=False, arrays=False, stream=False)
+    none = dict.fromkeys(("prevent", "one_phase", "read_only", "arrays", "stream", "trace"), False)
+    incapable = Capabilities("bank-a", **none)
     assert await participants.capabilities("bank-a") == incapable
 
 

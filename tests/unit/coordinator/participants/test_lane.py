@@ -17,6 +17,7 @@ from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
 from tests.support.virtual import virtually
 
 YES = {"state": "prepared"}
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1"
 LONG_S = 60.0  # of virtual time
 
 
@@ -96,6 +97,26 @@ def test_what_is_ready_together_leaves_together_and_at_once() -> None:
         assert [operation["body"] for operation in post.sent[0].operations] == [0, 1, 2]
         post.sent[0].finish()
         assert [await future for future in futures] == [Answer(BranchState.PREPARED)] * 3
+
+    virtually(scene())
+
+
+def test_a_trace_is_named_only_to_who_knows_the_field() -> None:
+    """Goal: an older participant refuses fields that it does not know, and would never vote. Red without the look at
+    the document."""
+
+    async def scene() -> None:
+        for knows in (True, False):
+            post = Post(trace=knows)
+            await post.put(commit("a")._replace(trace=TRACE), commit("b"))
+            assert [operation.get("trace") for operation in post.sent[0].operations] == [TRACE if knows else None, None]
+            post.sent[0].finish()
+        unknown = Post()
+        unknown.document = None
+        await unknown.put(commit("a")._replace(trace=TRACE))
+        assert not unknown.sent[0].request.is_array
+        assert unknown.sent[0].request.operations[0].trace == TRACE  # a header says it, which is understood or ignored
+        unknown.sent[0].finish()
 
     virtually(scene())
 
