@@ -12,7 +12,7 @@ from rich.table import Table
 from coordinator.shards import ReplicaView
 from coordinator.wire import ClusterView, Outcome, TransactionView
 
-__all__ = ["cluster_table", "print_json", "print_table", "transaction_table", "transactions_table"]
+__all__ = ["cluster_table", "plain", "print_json", "print_table", "transaction_table", "transactions_table"]
 
 PIPE_WIDTH = 240  # columns
 
@@ -42,7 +42,7 @@ def transactions_table(transactions: Iterable[TransactionView]) -> Table:
             f"[{_STYLES[view.outcome]}]{view.phase.value}",
             ", ".join(branch.participant for branch in view.branches) or "-",
             view.decided_by or "-",
-            _text(view.reason),
+            plain(view.reason),
         )
     return table
 
@@ -58,11 +58,11 @@ def transaction_table(view: TransactionView) -> Table:
     if view.decided_at_ms is not None:
         table.add_row("decided", f"{_when(view.decided_at_ms)} by {view.decided_by}")
     if view.reason is not None:
-        table.add_row("reason", _text(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
+        table.add_row("reason", plain(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
     for branch in view.branches:
         state = "ended" if branch.ended else "open"
         table.add_row(
-            f"branch {branch.branch}", f"{branch.participant} {_text(branch.action or '(interactive)')}: {state}"
+            f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}: {state}"
         )
     return table
 
@@ -88,6 +88,6 @@ def _when(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 
-def _text(text: str | None) -> str:
+def plain(text: str | None) -> str:
     """Text from outside, which must not be taken for markup."""
     return (text or "-").replace("[", "\\[")
