@@ -16,21 +16,20 @@ from typing import NamedTuple, Protocol
 from structlog import get_logger
 
 from participant.errors import AlreadyOwned, ConfigError, ParticipantError
+from participant.foreign import FOREIGN_MAX_AGE_S, Seen, Sightings
 from participant.ids import BranchKey, is_branch_id
 from participant.outcomes import Outcome
 from participant.rm.sqlite.sweep import SqliteSweep
-from participant.rm.sweep import Database, Ender, InDoubt, Look
+from participant.rm.sweep import Database, Ender, InDoubt
 from participant.wire import BranchState
 
 __all__ = [
-    "FOREIGN_MAX_AGE_S",
     "GRACE_S",
     "LOOK_TIMEOUT_S",
     "Asked",
     "Database",
     "Fate",
     "Found",
-    "Seen",
     "Sweep",
     "SweepSettings",
     "Swept",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 GRACE_S = 30.0  # a participant that lives has asked twice by then
-FOREIGN_MAX_AGE_S = 300.0
 LOOK_TIMEOUT_S = 30.0  # then a database counts as not reached
 QUESTIONS_AT_ONCE_MAX = 16
 
@@ -83,28 +81,21 @@ class Found(NamedTuple):
         return self.fate not in _NOT_LEFT
 
 
-class Seen(NamedTuple):
-    """A prepared transaction of somebody else. `is_least`: it is as old as that at least, since it was seen then."""
-
-    name: str
-    age_s: float
-    is_least: bool
-    is_old: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a round found in one database. `error`: it could not be swept, or not wholly."""
+    """What a round found in one database. `foreign_old`: of what is foreign, that which is too old. `error`: it could
+    not be swept."""
 
     database: str
     found: tuple[Found, ...] = ()
     foreign: tuple[Seen, ...] = ()
+    foreign_old: tuple[Seen, ...] = ()
     error: str = ""
 
     @property
     def is_well(self) -> bool:
         """Whether nothing is left that a person must look at."""
-        return not (self.error or any(each.is_left for each in self.found) or any(each.is_old for each in self.foreign))
+        return not (self.error or self.foreign_old or any(each.is_left for each in self.found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +128,7 @@ class Sweep:
         self._sources = sources
         self._settings = settings
         self._clock = clock
-        self._seen_since: dict[tuple[str, str], float] = {}  # what is foreign and has no age of its own
+        self._sightings = {name: Sightings() for name in databases}
 
     async def round(self) -> list[Swept]:
         """Sweep every database once, all at the same time."""
@@ -159,7 +150,9 @@ class Sweep:
         except Exception as error:  # noqa: BLE001 - the border: a defect must not stop the others
             _LOG.exception("sweep.failed", database=name)
             return Swept(name, error=f"{type(error).__name__}: {error}")
-        return Swept(name, tuple(found), self._foreign(name, look))
+        foreign = tuple(self._sightings[name].aged(look.foreign, self._clock()))
+        old = tuple(each for each in foreign if each.age_s >= self._settings.foreign_max_age_s)
+        return Swept(name, tuple(found), foreign, old)
 
     async def _end(self, name: str, database: Database, ours: Iterable[InDoubt]) -> list[Found]:
         """What became of each. Nobody owns the database while the coordinators are being asked."""
@@ -200,18 +193,6 @@ class Sweep:
             case Outcome.DECIDING:
                 return Found(*branch, Fate.DECIDING)
         return Found(*branch, _WOULD[outcome])
-
-    def _foreign(self, name: str, look: Look) -> tuple[Seen, ...]:
-        now = self._clock()
-        ageless = {(name, each.name) for each in look.foreign if each.age_s is None}
-        kept = {key: at for key, at in self._seen_since.items() if key[0] != name or key in ageless}
-        self._seen_since = kept | {key: now for key in ageless if key not in kept}
-        max_age_s = self._settings.foreign_max_age_s
-        seen = []
-        for each in look.foreign:
-            age_s = each.age_s if each.age_s is not None else now - self._seen_since[name, each.name]
-            seen.append(Seen(each.name, age_s, each.age_s is None, age_s >= max_age_s))
-        return tuple(seen)
 
 
 async def _end_one(ender: Ender, branch: Found, outcome: Outcome | None) -> Found:

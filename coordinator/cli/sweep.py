@@ -18,8 +18,9 @@ from coordinator.cli.exits import Exit
 from coordinator.cli.stopping import run_stoppable
 from coordinator.cli.sweep_metrics import Tally, serving_metrics
 from participant import logs
+from participant.foreign import FOREIGN_MAX_AGE_S
 from participant.outcomes import HttpOutcomeSource
-from participant.sweep import FOREIGN_MAX_AGE_S, GRACE_S, Database, Fate, Sweep, SweepSettings, Swept, databases_of
+from participant.sweep import GRACE_S, Database, Fate, Sweep, SweepSettings, Swept, databases_of
 
 __all__ = ["sweep"]
 
@@ -173,9 +174,8 @@ def _log_round(swept: list[Swept]) -> None:
                 fate=found.fate,
                 why=found.why,
             )
-        for foreign in each.foreign:
-            if foreign.is_old:
-                _log.warning("sweep.foreign", database=each.database, name=foreign.name, age_s=round(foreign.age_s, 1))
+        for foreign in each.foreign_old:
+            _log.warning("sweep.foreign", database=each.database, name=foreign.name, age_s=round(foreign.age_s, 1))
 
 
 def _view(swept: list[Swept]) -> SweepView:
@@ -190,7 +190,8 @@ def _view(swept: list[Swept]) -> SweepView:
                     for f in each.found
                 ],
                 foreign=[
-                    ForeignView(name=f.name, age_s=f.age_s, at_least=f.is_least, too_old=f.is_old) for f in each.foreign
+                    ForeignView(name=f.name, age_s=f.age_s, at_least=f.is_least, too_old=f in each.foreign_old)
+                    for f in each.foreign
                 ],
             )
             for each in swept
@@ -209,7 +210,7 @@ def _print(swept: list[Swept]) -> None:
             table.add_row(each.database, str(found.key), _age(found.age_s), f"[{style}]{found.fate}[/]{why}")
         for foreign in each.foreign:
             age = ("at least " if foreign.is_least else "") + _age(foreign.age_s)
-            fate = "[bold red]foreign, and too old[/]" if foreign.is_old else "foreign"
+            fate = "[bold red]foreign, and too old[/]" if foreign in each.foreign_old else "foreign"
             table.add_row(each.database, render.plain(foreign.name), age, fate)
         if not (each.error or each.found or each.foreign):
             table.add_row(each.database, "nothing", "", "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from participant.ids import BranchKey
 from participant.wire import Answer
@@ -63,6 +63,7 @@ class Database(Protocol):
         """What ends branches, for as long as the block runs. Raises AlreadyOwned if only the participant may."""
 
 
+@runtime_checkable
 class ForeignLister(Protocol):
     """What a resource manager can do beside its port, if its database has transactions of others."""
 

@@ -199,10 +199,10 @@ async def test_foreign_transactions_of_postgres_are_never_touched_but_their_age_
     await connection.execute("BEGIN; INSERT INTO numbers VALUES ('theirs', 1); PREPARE TRANSACTION 'commitd/of-others'")
     await connection.close()
     swept = await _swept(postgres_dsn, NOBODY)
-    assert [(seen.name, seen.is_old, seen.is_least) for seen in swept.foreign] == [("commitd/of-others", False, False)]
+    assert [(seen.name, seen.is_least) for seen in swept.foreign] == [("commitd/of-others", False)]
     assert swept.is_well
     swept = await _swept(postgres_dsn, NOBODY, settings=SweepSettings(foreign_max_age_s=0.0))
-    assert [seen.is_old for seen in swept.foreign] == [True]
+    assert swept.foreign_old == swept.foreign
     assert not swept.is_well
     assert await _prepared_in_postgres(postgres_dsn) == ["commitd/of-others"]
 
