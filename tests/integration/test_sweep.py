@@ -17,7 +17,7 @@ from coordinator.wire import BranchRequest, TransactionRequest
 from participant.errors import ConfigError
 from participant.ids import BranchKey
 from participant.outcomes import HttpOutcomeSource
-from participant.resource import Call
+from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Dsn
 from participant.rm.mariadb.names import Names
 from participant.sweep import Fate, Sweep, SweepSettings, Swept, databases_of
@@ -128,6 +128,22 @@ async def test_nothing_is_ended_while_no_coordinator_answers(kind: str, place: s
         assert set(_fates(swept).values()) == {Fate.UNANSWERED}
         assert not swept.is_well
         assert len((await _swept(_database(kind, place), NOBODY)).found) == 3
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+async def test_a_branch_that_a_sweep_commits_is_remembered_for_a_whole_retention(kind: str, place: str) -> None:
+    """Its row is as old as its vote. Forgotten early, the coordinator would be told that it is unknown.
+
+    Seen red without the touch.
+    """
+    limits = ResourceLimits(retention_s=2.0)
+    async with remote(kind, place) as (made, shop), SUBJECTS[kind](place).open(limits) as bench:
+        await _leave_orphans(made, shop)
+        await asyncio.sleep(2.5)
+        assert _fates(await _swept(place, made.urls["n1"]))["paid"] is Fate.COMMITTED
+        manager: Any = bench.manager
+        await manager._backend.forget(manager._wall_ms() - 2_000, 10)
+        assert (await manager.outcome(BranchKey("paid", "b1"))).state is BranchState.COMMITTED
 
 
 async def test_a_dry_run_changes_nothing_anywhere(kind: str, place: str) -> None:

@@ -11,7 +11,7 @@ import hashlib
 
 from participant.ids import BranchKey, is_branch_id, is_gid
 
-__all__ = ["Names", "foreign_name", "is_ours"]
+__all__ = ["Names", "xid_of"]
 
 _OURS = 0x63  # "c"
 
@@ -34,13 +34,13 @@ class Names:
             return None
         return BranchKey(gid, branch)
 
+    def is_foreign(self, format_id: int, gid_length: int, branch_length: int, data: str | bytes) -> bool:
+        """Whether a row of XA RECOVER is of no participant of ours, of this database or another."""
+        is_elsewhere = format_id >> 24 == _OURS and format_id != self.format_id
+        return not is_elsewhere and self.read(format_id, gid_length, branch_length, data) is None
 
-def is_ours(format_id: int) -> bool:
-    """Whether it is of a branch of ours, in whichever database of the server."""
-    return format_id >> 24 == _OURS
 
-
-def foreign_name(format_id: int, gid_length: int, branch_length: int, data: str | bytes) -> str:
+def xid_of(format_id: int, gid_length: int, branch_length: int, data: str | bytes) -> str:
     """Any row of XA RECOVER, as it stands in XA statements."""
     raw = data.encode("latin-1") if isinstance(data, str) else data
     return f"{_quoted(raw[:gid_length])},{_quoted(raw[gid_length : gid_length + branch_length])},{format_id}"

@@ -12,7 +12,7 @@ from participant.branch import Branch
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code
-from participant.rm.mariadb.names import Names, foreign_name, is_ours
+from participant.rm.mariadb.names import Names, xid_of
 from participant.rm.server.backend import Prepared
 from participant.rm.server.pool import Pool
 from participant.rm.sweep import Foreign
@@ -66,7 +66,7 @@ class Office:
         """Of the whole server: it does not say whose database one is of, nor since when it is prepared."""
         async with self.connection() as connection:
             rows = await connection.fetch("XA RECOVER")
-        return [Foreign(foreign_name(*row), None) for row in rows if not is_ours(row[0])]
+        return [Foreign(xid_of(*row), None) for row in rows if self._names.is_foreign(*row)]
 
     async def load(self, key: BranchKey) -> Branch:
         """The list first: what leaves it between the two questions has its row by then."""

@@ -54,9 +54,9 @@ _PREPARED = """
 SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
  WHERE database = current_database() AND starts_with(gid, $1) ORDER BY prepared, transaction::text::bigint
 """
-_FOREIGN = """
+_PREPARED_BY_ANYBODY = """
 SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
- WHERE database = current_database() AND NOT starts_with(gid, $1) ORDER BY prepared, transaction::text::bigint
+ WHERE database = current_database() ORDER BY prepared, transaction::text::bigint
 """
 _LOAD = "SELECT state, digest, reason, changed_at_ms FROM {table} WHERE gid = $1 AND branch = $2"
 _TOUCH = "UPDATE {table} SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2"
@@ -150,8 +150,8 @@ class PostgresBackend:
 
     async def foreign(self) -> list[Foreign]:
         async with Office(self._ending) as connection:
-            rows = await connection.fetch(_FOREIGN, self._names.prefix)
-        return [Foreign(row["gid"], max(0.0, row["age_s"])) for row in rows]
+            rows = await connection.fetch(_PREPARED_BY_ANYBODY)
+        return [Foreign(row["gid"], max(0.0, row["age_s"])) for row in rows if self._names.read(row["gid"]) is None]
 
     async def load(self, key: BranchKey) -> Branch:
         """The list first: what leaves it between the two questions has its row by then."""

@@ -19,6 +19,7 @@ from participant.wire import Answer, BranchState
 
 __all__ = ["ServerSweep"]
 
+ABORT_ATTEMPTS = 3  # while another connection ends the branch, too
 _REASON = "aborted by its coordinator, as a sweep was told"
 
 
@@ -58,7 +59,7 @@ class ServerSweep:
         return said(branch, rule)
 
     async def abort(self, key: BranchKey) -> Answer:
-        while True:
+        for _ in range(ABORT_ATTEMPTS):
             branch = await self._backend.load(key)
             rule = judge(branch.state, Ask.ABORT)
             if rule.verdict not in (Verdict.RUN, Verdict.EMPTY):
@@ -68,4 +69,4 @@ class ServerSweep:
             moved = branch.move(Ask.ABORT, BranchState.ABORTED, at_ms=self._wall_ms(), reason=_REASON)
             if await self._backend.settle(moved, is_read_only=branch.state is BranchState.READ_ONLY):
                 return moved.answer()
-            return Answer(BranchState.UNKNOWN, "another connection works on the branch", retry=True)
+        return Answer(BranchState.UNKNOWN, "other connections work on the branch", retry=True)
