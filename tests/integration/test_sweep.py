@@ -11,9 +11,11 @@ from typing import Any
 import asyncmy
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import BranchRequest, TransactionRequest
+from participant import Participant, watch
 from participant.errors import ConfigError
 from participant.ids import BranchKey
 from participant.outcomes import HttpOutcomeSource
@@ -311,6 +313,25 @@ async def test_a_branch_that_was_ended_by_hand_against_its_decision_is_not_calle
         (paid,) = [found for found in swept.found if found.key.gid == "paid"]
         assert (paid.fate, paid.is_left) == (Fate.FAILED, True)
         assert paid.why.startswith("its transaction is committed, and it is unknown")
+
+
+async def test_a_participant_says_itself_what_has_been_prepared_for_long(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red with no watch started, and with a resource manager that does not list what is foreign."""
+    for limit in ("PREPARED_MAX_AGE_S", "FOREIGN_MAX_AGE_S", "WATCH_INTERVAL_S"):
+        monkeypatch.setattr(watch, limit, 0.01)
+    subject = SUBJECTS["postgres"](postgres_dsn)
+    async with subject.open() as bench:
+        await bench.manager.prepare(BranchKey("ours", "b1"), Call.of("put", subject.put, {"key": "x", "value": 1}))
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("BEGIN; INSERT INTO numbers VALUES ('y', 1); PREPARE TRANSACTION 'other'")
+    await connection.close()
+    with capture_logs() as lines:
+        async with asyncio.timeout(10), Participant(NAME, subject.make(ResourceLimits())).serving():
+            while not {"prepared.old", "foreign.old"} <= {line["event"] for line in lines}:
+                await asyncio.sleep(0.02)
+    assert {line["name"] for line in lines if line["event"] == "foreign.old"} == {"other"}
 
 
 @pytest.mark.parametrize(
