@@ -328,9 +328,12 @@ async def test_a_participant_says_itself_what_has_been_prepared_for_long(
     await connection.execute("BEGIN; INSERT INTO numbers VALUES ('y', 1); PREPARE TRANSACTION 'other'")
     await connection.close()
     with capture_logs() as lines:
-        async with asyncio.timeout(10), Participant(NAME, subject.make(ResourceLimits())).serving():
-            while not {"prepared.old", "foreign.old"} <= {line["event"] for line in lines}:
+        async with Participant(NAME, subject.make(ResourceLimits())).serving():
+            for _ in range(500):
+                if {"prepared.old", "foreign.old"} <= {line["event"] for line in lines}:
+                    break
                 await asyncio.sleep(0.02)
+    assert "prepared.old" in {line["event"] for line in lines}
     assert {line["name"] for line in lines if line["event"] == "foreign.old"} == {"other"}
 
 
