@@ -76,7 +76,7 @@ def sweep(
     databases: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME=DATABASE...",
+            metavar="NAME=DATABASE",
             envvar="COMMITD_DATABASES",
             help="A participant's name and its database: postgresql://…, mariadb://…, or the path of a SQLite file.",
         ),

@@ -123,13 +123,22 @@ async def test_what_a_dead_participant_has_left_ends_as_its_transaction_did(kind
     assert await _numbers(kind, place) == {"paid": 1, "slow": 2}
 
 
-async def test_nothing_is_ended_while_no_coordinator_answers(kind: str, place: str) -> None:
+async def test_nothing_changes_for_silence_or_in_a_dry_run_or_while_a_branch_is_young(kind: str, place: str) -> None:
+    """Seen red with silence taken for an abort, with an inquiry in the dry run, and without the grace."""
+    database = _database(kind, place)
     async with remote(kind, place) as (made, shop):
         await _leave_orphans(made, shop)
-        swept = await _swept(_database(kind, place), NOBODY)
-        assert set(_fates(swept).values()) == {Fate.UNANSWERED}
+        swept = await _swept(database, NOBODY)
+        assert _fates(swept) == dict.fromkeys(("paid", "slow", "lost"), Fate.UNANSWERED)
         assert not swept.is_well
-        assert len((await _swept(_database(kind, place), NOBODY)).found) == 3
+        swept = await _swept(database, made.urls["n1"], settings=SweepSettings(grace_s=600.0))
+        assert _fates(swept) == dict.fromkeys(("paid", "slow", "lost"), Fate.YOUNG)
+        assert swept.is_well
+        for _ in range(2):
+            swept = await _swept(database, made.urls["n1"], settings=SweepSettings(grace_s=0.0, is_dry=True))
+            expected = {"paid": Fate.WOULD_COMMIT, "slow": Fate.DECIDING, "lost": Fate.WOULD_ABORT}
+            assert _fates(swept) == expected
+        assert made.replicas["n1"].ledger.get("lost") is None, "nobody has inquired"
 
 
 @pytest.mark.parametrize("kind", ["postgres", "mariadb"])
@@ -146,27 +155,6 @@ async def test_a_branch_that_a_sweep_commits_is_remembered_for_a_whole_retention
         manager: Any = bench.manager
         await manager._backend.forget(manager._wall_ms() - 2_000, 10)
         assert (await manager.outcome(BranchKey("paid", "b1"))).state is BranchState.COMMITTED
-
-
-async def test_a_dry_run_changes_nothing_anywhere(kind: str, place: str) -> None:
-    async with remote(kind, place) as (made, shop):
-        await _leave_orphans(made, shop)
-        dry = SweepSettings(grace_s=0.0, is_dry=True)
-        for _ in range(2):
-            swept = await _swept(_database(kind, place), made.urls["n1"], settings=dry)
-            expected = {"paid": Fate.WOULD_COMMIT, "slow": Fate.DECIDING, "lost": Fate.WOULD_ABORT}
-            assert _fates(swept) == expected
-        assert made.replicas["n1"].ledger.get("lost") is None, "to look is not to inquire"
-
-
-async def test_a_young_branch_is_left_to_its_participant(kind: str, place: str) -> None:
-    async with remote(kind, place) as (made, shop):
-        await shop.prepare("lost", "lost", 3)
-        await shop.kill()
-        swept = await _swept(_database(kind, place), made.urls["n1"], settings=SweepSettings(grace_s=600.0))
-        assert _fates(swept) == {"lost": Fate.YOUNG}
-        assert swept.is_well
-        assert made.replicas["n1"].ledger.get("lost") is None, "nobody was asked"
 
 
 async def test_the_list_can_be_read_while_the_participant_runs(kind: str, place: str) -> None:
@@ -187,7 +175,7 @@ async def test_a_database_that_no_participant_has_used_is_an_error_and_stays_as_
     (tmp_path / "used").mkdir()
     async with SUBJECTS["sqlite"](str(tmp_path / "used")).open():
         pass
-    named["e"] = f"sqlite:{tmp_path}/used/data.db"
+    named |= {"e": f"sqlite:{tmp_path}/used/data.db", "f": f"{postgres_dsn}_x", "g": f"{mariadb_dsn}_x"}
     async with _sweeping(named, NOBODY) as sweep:
         errors = {swept.database: swept.error for swept in await sweep.round()}
     assert errors["a"].startswith("no participant has used this database")
@@ -195,6 +183,8 @@ async def test_a_database_that_no_participant_has_used_is_an_error_and_stays_as_
     assert errors["c"] == f"there is no file {tmp_path}/none.db"
     assert errors["d"].startswith("cannot open the database")
     assert errors["e"] == ""
+    assert errors["f"].startswith("cannot open the database: database ")
+    assert errors["g"].startswith("cannot open the database: (1049, ")
     assert not (tmp_path / "none.db").exists()
     connection = await asyncpg.connect(postgres_dsn)
     assert await connection.fetchval("SELECT to_regclass('commitd_branch')") is None
@@ -223,6 +213,20 @@ async def test_foreign_transactions_of_postgres_are_never_touched_but_their_age_
     assert swept.foreign_old == swept.foreign
     assert not swept.is_well
     assert await _prepared_in_postgres(postgres_dsn) == ["commitd/of-others"]
+
+
+async def test_a_role_that_may_not_end_a_branch_leaves_it_and_says_why(postgres_dsn: str) -> None:
+    """PostgreSQL lets only the role that has prepared it, or a superuser."""
+    async with remote("postgres", postgres_dsn) as (made, shop):
+        await shop.prepare("lost", "lost", 3)
+        await shop.kill()
+        admin = await asyncpg.connect(postgres_dsn)
+        await admin.execute("DO $$BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
+        await admin.close()
+        swept = await _swept(postgres_dsn.replace("postgres@", "guest@", 1), made.urls["n1"])
+        assert _fates(swept) == {"lost": Fate.FAILED}
+        assert "permission denied" in swept.found[0].why
+        assert len(await _prepared_in_postgres(postgres_dsn)) == 1
 
 
 async def test_branches_of_another_database_of_the_same_server_are_not_this_ones(
