@@ -36,6 +36,7 @@ from participant.process import run
 from participant.recovery import Recovery, RecoverySettings
 from participant.resource import Action, Call, ResourceManager
 from participant.service import ParticipantService, ServiceLimits
+from participant.watch import Watch
 from participant.wire import ACTION_CHARS_MAX
 
 __all__ = ["Participant", "Serving"]
@@ -134,6 +135,7 @@ class Participant:
             stack.push_async_callback(self._resource.close)
             failed = await stack.enter_async_context(_background(self._resource.failed()))
             service = ParticipantService(self.name, self._resource, self._actions, self._limits)
+            await stack.enter_async_context(_background(Watch(self._resource).run()))
             if replicas:
                 await stack.enter_async_context(self._recovering(replicas, service.trace_of))
             app = build_app(service, _Health(failed))

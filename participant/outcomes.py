@@ -10,7 +10,8 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from http import HTTPStatus
+from typing import Any, Protocol
 
 import aiohttp
 from structlog import get_logger
@@ -26,8 +27,10 @@ __all__ = ["INQUIRY_TIMEOUT_S", "HttpOutcomeSource", "Outcome", "OutcomeSource"]
 INQUIRY_TIMEOUT_S = 3.0  # for one replica, redirects included
 ANSWER_BYTES_MAX = 65_536
 REDIRECTS_MAX = 4
+WHY_CHARS_MAX = 500  # of a replica's explanation, in the log
 
 _LOG = get_logger(__name__)
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class Outcome(StrEnum):
@@ -75,21 +78,30 @@ class HttpOutcomeSource:
             await self._session.close()
 
     async def inquire(self, key: BranchKey) -> Outcome | None:
+        question = {"participant": self._participant, "branch": key.branch}
         trace = self._trace_of(key)
         if not trace:
-            return await self._ask_all(key, {})
+            return await self._first(key, "POST", question)
         what = {"gid": key.gid, "branch": key.branch, "participant": self._participant}
         span = start("commitd.branch.inquire", trace, "CLIENT", what)
         outcome = None
         try:
-            outcome = await self._ask_all(key, headers_of(span.trace))
+            outcome = await self._first(key, "POST", question, headers_of(span.trace))
         finally:
             span.end("" if outcome else "no replica could say", outcome=outcome.value if outcome else "unknown")
         return outcome
 
-    async def _ask_all(self, key: BranchKey, headers: Mapping[str, str]) -> Outcome | None:
+    async def look(self, key: BranchKey) -> Outcome | None:
+        """What an inquiry would answer, without one, so that it changes nothing. Of a transaction that nobody has
+        recorded that is ABORTED, if nobody begins it before the inquiry.
+        """
+        return await self._first(key, "GET", None)
+
+    async def _first(
+        self, key: BranchKey, method: str, question: dict[str, str] | None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Outcome | None:
         for replica in tuple(self._replicas):
-            outcome = await self._ask(replica, key, headers)
+            outcome = await self._ask(replica, key, method, question, headers)
             if outcome is not None:
                 self._prefer(replica)
                 return outcome
@@ -99,30 +111,56 @@ class HttpOutcomeSource:
         self._replicas.remove(replica)
         self._replicas.insert(0, replica)
 
-    async def _ask(self, replica: str, key: BranchKey, headers: Mapping[str, str]) -> Outcome | None:
+    async def _ask(
+        self, replica: str, key: BranchKey, method: str, question: dict[str, str] | None, headers: Mapping[str, str]
+    ) -> Outcome | None:
         if self._session is None:
             return None
         url = URL(f"{replica.rstrip('/')}/v1/transactions/{key.gid}/outcome")
-        question = {"participant": self._participant, "branch": key.branch}
         try:
             async with (
                 asyncio.timeout(INQUIRY_TIMEOUT_S),
-                self._session.post(url, json=question, headers=headers, max_redirects=REDIRECTS_MAX) as response,
+                self._session.request(
+                    method, url, json=question, headers=headers, max_redirects=REDIRECTS_MAX
+                ) as response,
             ):
-                return _outcome_of(key, response.status, await read_bounded(response.content, ANSWER_BYTES_MAX))
+                data = await read_bounded(response.content, ANSWER_BYTES_MAX)
+                outcome = _outcome_of(key, response.status, data)
+                if outcome is None and method == "GET" and _is_unrecorded(response.status, data):
+                    return Outcome.ABORTED
+                if response.status == HTTPStatus.CONFLICT:
+                    _LOG.warning(
+                        "inquiry.contradicted", replica=replica, gid=key.gid, branch=key.branch, why=_why(data)
+                    )
+                return outcome
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             _LOG.info("inquiry.unanswered", replica=replica, gid=key.gid, why=str(error) or type(error).__name__)
             return None
+
+
+def _is_unrecorded(status: int, data: bytes) -> bool:
+    """Whether a replica says that there is no such transaction; anything may answer 404."""
+    return status == HTTPStatus.NOT_FOUND and _document(data).get("code") == "not-found"
+
+
+def _why(data: bytes) -> str:
+    return str(_document(data).get("detail", ""))[:WHY_CHARS_MAX]
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one in the place of anything else."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _outcome_of(key: BranchKey, status: int, data: bytes) -> Outcome | None:
     """The outcome in an answer, if it is one, about the transaction that was asked for."""
     if status not in (200, 202) or len(data) > ANSWER_BYTES_MAX:
         return None
-    try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(answer, dict) or answer.get("gid") != key.gid:
+    answer = _document(data)
+    if answer.get("gid") != key.gid:
         return None
     return next((outcome for outcome in Outcome if outcome == answer.get("outcome")), None)

@@ -107,6 +107,8 @@ class ResourceManager(Protocol):
     restart). A request for a branch that is bound to another one raises BranchConflict. All of this is raised by
     awaiting.
 
+    One whose database may hold prepared transactions of others can be a `participant.rm.sweep.ForeignLister`, too.
+
     An `async def` is all that is asked for. One that returns a future instead is spared a task for each operation of an
     array, and sees all of them before the event loop goes on, so that they can share a forced write.
     """

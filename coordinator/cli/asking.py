@@ -11,7 +11,7 @@ import typer
 
 from coordinator.client import Client
 
-__all__ = ["JsonOption", "UrlOption", "ask", "is_url"]
+__all__ = ["JsonOption", "UrlOption", "ask", "is_url", "urls_of"]
 
 TIMEOUT_S = 10.0
 
@@ -25,15 +25,21 @@ _T = TypeVar("_T")
 
 def ask(url: str, question: Callable[[Client], Awaitable[_T]]) -> _T:
     """Ask the cluster behind `url`, and wait for the answer."""
-    urls = [part.strip() for part in url.split(",") if part.strip()]
-    if not urls or not all(is_url(part) for part in urls):
-        raise typer.BadParameter("write it as http://host:port", param_hint="--url")
+    urls = urls_of(url)
 
     async def run() -> _T:
         async with Client(urls, timeout_s=TIMEOUT_S) as client:
             return await question(client)
 
     return asyncio.run(run())
+
+
+def urls_of(url: str) -> list[str]:
+    """The replicas that `--url` names. Raises BadParameter."""
+    urls = [part.strip() for part in url.split(",") if part.strip()]
+    if not urls or not all(is_url(part) for part in urls):
+        raise typer.BadParameter("write it as http://host:port", param_hint="--url")
+    return urls
 
 
 def is_url(text: str) -> bool:

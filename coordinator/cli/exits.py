@@ -1,11 +1,13 @@
 """How a command ends: its exit status, and the lines that say why.
 
 0  done
-1  refused or failed: the configuration is wrong, the request was refused, the replica cannot go on
+1  refused or failed: the configuration is wrong, the request was refused, the replica cannot go on, or what was looked
+   for was found (a broken promise, a branch left in doubt)
 2  the command line is wrong
 3  no replica, or no participant that is to be checked, could be reached; nothing was done
 4  it is not known whether it was done: ask again
 5  there is no such transaction
+6  it was decided, but a participant had ended its branch otherwise
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     UNKNOWN = 4
     NOT_FOUND = 5
+    DAMAGED = 6
 
 
 def exit_of(error: CoordinatorError | ParticipantError) -> Exit:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from coordinator.cli import check_participant, cluster, config, demo, participant, serve, txn
+from coordinator.cli import check_participant, cluster, config, demo, participant, serve, sweep, txn
 from coordinator.cli.exits import exit_of, lines_of
 from coordinator.errors import CoordinatorError
 from coordinator.http import openapi
@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 
 EPILOG = (
     "Exit status: 0 done; 1 refused or failed; 2 wrong command line; 3 nobody could be reached; "
-    "4 not known whether it was done; 5 no such transaction."
+    "4 not known whether it was done; 5 no such transaction; 6 decided, but a participant had ended its part otherwise."
 )
 
 
@@ -48,6 +48,7 @@ app.command("serve")(serve.serve)
 app.command("participant")(participant.participant)
 app.command("check-participant")(check_participant.check_participant)
 app.command("demo")(demo.demo)
+app.command("sweep")(sweep.sweep)
 app.add_typer(txn.app, name="txn")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(config.app, name="config")

@@ -9,22 +9,31 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from coordinator.examined import ExaminationView, HeldView
 from coordinator.shards import ReplicaView
 from coordinator.wire import ClusterView, Outcome, TransactionView
 
-__all__ = ["cluster_table", "print_json", "print_table", "transaction_table", "transactions_table"]
+__all__ = [
+    "cluster_table",
+    "examination_table",
+    "plain",
+    "print_json",
+    "print_table",
+    "transaction_table",
+    "transactions_table",
+]
 
 PIPE_WIDTH = 240  # columns
 
 _STYLES = {Outcome.COMMITTED: "green", Outcome.ABORTED: "red", Outcome.DECIDING: "yellow"}
 
 
-def print_table(table: Table) -> None:
-    """The table on standard output; as wide as it needs to be where no terminal limits it."""
-    stdout = Console(highlight=False)
-    if not stdout.is_terminal:
-        stdout.width = PIPE_WIDTH
-    stdout.print(table)
+def print_table(table: Table, *, aside: bool = False) -> None:
+    """The table on standard output, or error if it stands aside; as wide as it needs to be without a terminal."""
+    console = Console(highlight=False, stderr=aside)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
 
 
 def print_json(message: BaseModel) -> None:
@@ -42,13 +51,13 @@ def transactions_table(transactions: Iterable[TransactionView]) -> Table:
             f"[{_STYLES[view.outcome]}]{view.phase.value}",
             ", ".join(branch.participant for branch in view.branches) or "-",
             view.decided_by or "-",
-            _text(view.reason),
+            plain(view.reason),
         )
     return table
 
 
-def transaction_table(view: TransactionView) -> Table:
-    """Everything about one transaction."""
+def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = None) -> Table:
+    """Everything about one transaction, and what its participants hold of it, if they were asked."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("gid", view.gid)
     table.add_row("outcome", f"[{_STYLES[view.outcome]}]{view.outcome.value}[/] ({view.phase.value})")
@@ -58,13 +67,30 @@ def transaction_table(view: TransactionView) -> Table:
     if view.decided_at_ms is not None:
         table.add_row("decided", f"{_when(view.decided_at_ms)} by {view.decided_by}")
     if view.reason is not None:
-        table.add_row("reason", _text(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
+        table.add_row("reason", plain(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
+    holds = {} if held is None else {each.branch: f", {_held(each)}" for each in held if not each.ended}
     for branch in view.branches:
-        state = "ended" if branch.ended else "open"
+        state = "ended" if branch.ended else f"open{holds.get(branch.branch, '')}"
         table.add_row(
-            f"branch {branch.branch}", f"{branch.participant} {_text(branch.action or '(interactive)')}: {state}"
+            f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}: {state}"
         )
     return table
+
+
+def examination_table(view: ExaminationView) -> Table:
+    """What each participant holds of a transaction."""
+    table = Table("branch", "participant", "action", "holds", box=None, pad_edge=False)
+    for each in view.branches:
+        table.add_row(each.branch, each.participant, plain(each.action or "(interactive)"), _held(each))
+    return table
+
+
+def _held(held: HeldView) -> str:
+    if held.damage is not None:
+        return f"[bold red]DAMAGE:[/] {plain(held.damage)}"
+    if held.state is None:
+        return f"[yellow]not reached:[/] {plain(held.error)}"
+    return held.state.value + (f": {plain(held.reason)}" if held.reason else "")
 
 
 def cluster_table(replicas: Iterable[tuple[int, ReplicaView, ClusterView | None]]) -> Table:
@@ -88,6 +114,6 @@ def _when(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 
-def _text(text: str | None) -> str:
+def plain(text: str | None) -> str:
     """Text from outside, which must not be taken for markup."""
     return (text or "-").replace("[", "\\[")

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
+import sys
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from coordinator.cli import render
 from coordinator.cli.asking import JsonOption, UrlOption, ask
+from coordinator.cli.exits import Exit
 from coordinator.client import Client
+from coordinator.examined import HeldView
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import LIST_LIMIT_MAX, TransactionPage, TransactionView
 
 __all__ = ["app"]
+
+REPORT_LOOKS_MAX = 20
+REPORT_PAUSE_S = 0.25
+
+_FINISHED = frozenset((Phase.COMMITTED, Phase.ABORTED))
+
+
+class ShownView(TransactionView):
+    """A record, and what its participants hold, while it is open."""
+
+    held: list[HeldView] | None = Field(default=None)
+
 
 app = typer.Typer(no_args_is_help=True, help="Look at transactions, and decide one by hand.")
 
@@ -49,26 +66,65 @@ def list_(
 
 @app.command()
 def show(gid: GidArgument, url: UrlOption, as_json: JsonOption = False) -> None:
-    """Show the record of one transaction."""
-    _print(ask(url, lambda client: client.record(gid)), as_json)
+    """Show the record of one transaction; while it is open, also what its participants hold."""
+    _print(ask(url, lambda client: _shown(client, gid)), as_json)
 
 
 @app.command()
 def resolve(
     gid: GidArgument,
-    decision: Annotated[Decision, typer.Argument(help="What to decide, if it is undecided.")],
     url: UrlOption,
     reason: Annotated[str, typer.Option(help="Why; it stays in the record.")],
+    commit: Annotated[bool, typer.Option("--commit", help="Confirm that it is committed.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Abort it, if it is undecided.")] = False,
     operator: Annotated[str | None, typer.Option(help="Who decides; the login name if absent.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Decide an undecided transaction by hand. What contradicts its record is refused."""
+    """Decide an undecided transaction by hand. What contradicts its record is refused.
+
+    What each participant holds is shown before; what came of it, after. Exit status 6 if a participant had ended its
+    branch otherwise.
+    """
+    decision = _decision(commit, abort)
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("is needed where nobody can be asked", param_hint="--yes")
+    render.print_table(render.examination_table(ask(url, lambda client: client.examine(gid))), aside=True)
+    if not yes and not typer.confirm(f"{decision.value} {gid}?", err=True):
+        raise typer.Exit(Exit.FAILED)
     who = operator or getpass.getuser()
-    _print(ask(url, lambda client: client.resolve(gid, decision, operator=who, reason=reason)), as_json)
+    shown = ask(url, lambda client: _resolved(client, gid, decision, who, reason))
+    _print(shown, as_json)
+    if any(each.damage is not None for each in shown.held or ()):
+        raise typer.Exit(Exit.DAMAGED)
 
 
-def _print(view: TransactionView, as_json: bool) -> None:
+def _decision(commit: bool, abort: bool) -> Decision:
+    """Raises BadParameter unless it is exactly one."""
+    if commit is abort:
+        raise typer.BadParameter("say which of both", param_hint="--commit or --abort")
+    return Decision.COMMIT if commit else Decision.ABORT
+
+
+async def _resolved(client: Client, gid: str, decision: Decision, operator: str, reason: str) -> ShownView:
+    """Decide, and wait a little until each participant has confirmed, cannot be reached, or contradicts."""
+    await client.resolve(gid, decision, operator=operator, reason=reason)
+    for _ in range(REPORT_LOOKS_MAX):
+        examined = await client.examine(gid)
+        if all(each.ended or each.damage or each.error for each in examined.branches):
+            break
+        await asyncio.sleep(REPORT_PAUSE_S)
+    return await _shown(client, gid)
+
+
+async def _shown(client: Client, gid: str) -> ShownView:
+    view = await client.record(gid)
+    held = None if view.phase in _FINISHED else (await client.examine(gid)).branches
+    return ShownView.model_validate({**view.model_dump(), "held": held})
+
+
+def _print(shown: ShownView, as_json: bool) -> None:
     if as_json:
-        render.print_json(view)
+        render.print_json(shown)
     else:
-        render.print_table(render.transaction_table(view))
+        render.print_table(render.transaction_table(shown, shown.held))

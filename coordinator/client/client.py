@@ -35,6 +35,7 @@ from coordinator.client.session import Lost, Session
 from coordinator.client.shards import Shard, Shards
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
+from coordinator.examined import ExaminationView
 from coordinator.ledger.records import Decision, Phase
 from coordinator.shards import MAP_PATH, ClusterMap
 from coordinator.wire import (
@@ -200,6 +201,10 @@ class Client:
     async def record(self, gid: str) -> TransactionView:
         """The record of `gid`. Raises: NotFound, Unavailable."""
         return await self._about(gid).ask("GET", _path_of(gid), TransactionView)
+
+    async def examine(self, gid: str) -> ExaminationView:
+        """What the participants of `gid` hold of it now; changes nothing. Raises: NotFound, Unavailable."""
+        return await self._about(gid).ask("GET", f"{_path_of(gid)}/branches", ExaminationView)
 
     async def transactions(
         self,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import cast
 
+from coordinator.driver.examination import Examination, examine
 from coordinator.driver.intake import branches_of, digest_of, path_of
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Known, Waiters
@@ -128,6 +129,17 @@ class Transactions:
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
         return record if record.decision is not None else await self._undecided(record)
+
+    async def examine(self, gid: str) -> Examination:
+        """What the participants hold of it now; changes nothing. It says no outcome that the record does not hold.
+
+        Raises: NotFound.
+        """
+        await self._barrier()
+        record = self._ledger.get(gid)
+        if record is None:
+            raise NotFound(f"no transaction {gid!r} is recorded")
+        return await examine(record, self._participants)
 
     async def outcome(self, gid: str, wait_s: float) -> Known:
         """What is known of it, once it is decided or `wait_s` have passed.

@@ -23,6 +23,7 @@ from coordinator.errors import (
     Unreachable,
     UnsupportedMedia,
 )
+from coordinator.examined import ExaminationView
 from coordinator.http import cluster, health, outcomes, transactions
 from coordinator.shards import MAP_PATH, ClusterMap
 
@@ -86,6 +87,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         transactions.show,
         {200: (wire.TransactionView, "The record.")},
         (Invalid, NotFound, Overloaded, *_READ),
+        leader=True,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/transactions/{gid}/branches",
+        "examine",
+        "Ask every participant of a transaction what it holds of it now. Changes nothing.",
+        transactions.examine,
+        {200: (ExaminationView, "What each said, or why it said nothing.")},
+        (Invalid, NotFound, *_READ),
         leader=True,
     ),
     Endpoint(

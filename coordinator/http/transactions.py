@@ -1,4 +1,4 @@
-"""Transactions: begin, show, list, resolve. Parse, call the service, render."""
+"""Transactions: begin, show, examine, list, resolve. Parse, call the service, render."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from coordinator.http.arrays import begin_all
 from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, read_value, respond
 from coordinator.http.shards import placed
-from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
+from coordinator.http.views import examination_view, outcome_view, page_query_of, page_view, transaction_view
 from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
 from participant.traceparent import trace_in
 
-__all__ = ["begin", "list_", "resolve", "show"]
+__all__ = ["begin", "examine", "list_", "resolve", "show"]
 
 
 async def begin(request: web.Request) -> web.StreamResponse:
@@ -35,6 +35,11 @@ def _traced(request: web.Request, message: TransactionRequest) -> TransactionReq
 async def show(request: web.Request) -> web.Response:
     record = await request.app[CONTEXT].replica.transactions.transaction(gid_of(request))
     return respond(request, transaction_view(record))
+
+
+async def examine(request: web.Request) -> web.Response:
+    examined = await request.app[CONTEXT].replica.transactions.examine(gid_of(request))
+    return respond(request, examination_view(examined))
 
 
 async def list_(request: web.Request) -> web.Response:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from coordinator.driver.examination import Examination, Held
 from coordinator.driver.waiters import Known
 from coordinator.errors import RequestError
+from coordinator.examined import ExaminationView, HeldView
 from coordinator.ledger.records import Decision, TransactionRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
 from coordinator.wire import (
@@ -18,7 +20,7 @@ from coordinator.wire import (
     handle_of,
 )
 
-__all__ = ["outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
+__all__ = ["examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
 
 _OUTCOMES = {Decision.COMMIT: Outcome.COMMITTED, Decision.ABORT: Outcome.ABORTED, None: Outcome.DECIDING}
 
@@ -55,6 +57,27 @@ def transaction_view(record: TransactionRecord) -> TransactionView:
         reason=record.reason or None,
         branch=record.culprit,
         revision=record.revision,
+    )
+
+
+def examination_view(examined: Examination) -> ExaminationView:
+    """The record's branches, and what is held of them."""
+    record = examined.record
+    branches = [_held_view(held) for held in examined.held]
+    return ExaminationView(gid=record.gid, phase=record.phase, decision=record.decision, branches=branches)
+
+
+def _held_view(held: Held) -> HeldView:
+    branch, answer = held.branch, held.answer
+    return HeldView(
+        branch=branch.branch,
+        participant=branch.participant,
+        action=branch.action,
+        ended=branch.ended,
+        state=None if answer is None else answer.state,
+        reason=None if answer is None else answer.reason or None,
+        error=held.error or None,
+        damage=held.damage or None,
     )
 
 

@@ -43,7 +43,7 @@ from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, Tran
 from coordinator.protocols.retry import Backoff, delay_s
 from participant.wire import BranchState, Capabilities, Verb
 
-__all__ = ["BACKOFF", "BACKOFF_DECIDED", "Plan", "choose_path", "decide"]
+__all__ = ["BACKOFF", "BACKOFF_DECIDED", "Plan", "choose_path", "contradictions", "decide"]
 
 BACKOFF = Backoff(base_s=0.05, cap_s=1.0)
 # Once decided, nobody waits, and a participant that comes back asks by itself; thousands of branches may be owed to it.
@@ -245,7 +245,7 @@ def _finish(record: TransactionRecord, todo: _Todo) -> Step:
             confirmed.append(branch.branch)
             continue
         in_time |= known.question is not verb or (known.in_flight and known.attempts == 1)
-        todo.contradictions.extend(_contradiction(branch, known.state, decision))
+        todo.contradictions.extend(contradictions(branch, known.state, decision))
         todo.call(branch.branch, known, verb)
     if confirmed and not in_time:
         todo.propose(End(record.gid, tuple(confirmed)), Haste.LATER)
@@ -261,7 +261,7 @@ def _withdraw(plan: Plan, record: TransactionRecord, todo: _Todo) -> Step:
     waiting = False
     for branch in plan.branches if record.tombstone else ():
         known = todo.facts.of(branch.branch)
-        todo.contradictions.extend(_contradiction(branch, known.state, Decision.ABORT))
+        todo.contradictions.extend(contradictions(branch, known.state, Decision.ABORT))
         if known.question is Verb.ABORT:
             waiting |= known.in_flight
         elif known.question is not None and known.state not in _SETTLED[Decision.ABORT]:
@@ -271,7 +271,7 @@ def _withdraw(plan: Plan, record: TransactionRecord, todo: _Todo) -> Step:
     return Step(done=True, contradiction="; ".join(todo.contradictions))
 
 
-def _contradiction(branch: BranchRecord, state: BranchState | None, decision: Decision) -> tuple[str, ...]:
+def contradictions(branch: BranchRecord, state: BranchState | None, decision: Decision) -> tuple[str, ...]:
     """What cannot be true together: a participant broke its promise, lost its disk, or was decided by hand."""
     who = f"branch {branch.branch} at {branch.participant}"
     if decision is Decision.ABORT and state is BranchState.COMMITTED:

@@ -25,11 +25,12 @@ from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
 from participant.rm.mariadb.names import Names
 from participant.rm.mariadb.office import Office
-from participant.rm.mariadb.server import check_server, make_table
+from participant.rm.mariadb.server import check_server, find_table, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
 from participant.rm.mariadb.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit
 from participant.rm.server.pool import Pool
+from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
 __all__ = ["DETACH_AFTER_S", "MariaBackend"]
@@ -44,14 +45,22 @@ _XAER_NOTA, _XAER_DUPID, _READ_ONLY = 1397, 1440, 1792
 
 
 class MariaBackend:
-    """See `participant.rm.server.backend.Backend`."""
+    """See `participant.rm.server.backend.Backend`. A guest makes no table; a participant must have made it before."""
 
     branches_max = BRANCHES_MAX
 
     def __init__(
-        self, dsn: str, *, schema: Sequence[str], isolation: str, connections_max: int, limits: ResourceLimits
+        self,
+        dsn: str,
+        *,
+        schema: Sequence[str],
+        isolation: str,
+        connections_max: int,
+        limits: ResourceLimits,
+        is_guest: bool = False,
     ) -> None:
         self._dsn = Dsn(dsn)
+        self._is_guest = is_guest
         self._names = Names(self._dsn.database)
         self._schema = schema
         self._isolation = isolation
@@ -64,7 +73,7 @@ class MariaBackend:
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
-                await make_table(connection, self._schema)
+                await (find_table(connection) if self._is_guest else make_table(connection, self._schema))
         finally:
             connection.abandon()
         self._working = self._pool(self._facts.working(self._limits, self._isolation), self._connections_max)
@@ -88,6 +97,9 @@ class MariaBackend:
 
     async def prepared(self) -> list[Prepared]:
         return await self._office.prepared()
+
+    async def foreign(self) -> list[Foreign]:
+        return await self._office.foreign()
 
     async def load(self, key: BranchKey) -> Branch:
         return await self._office.load(key)

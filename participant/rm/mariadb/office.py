@@ -12,9 +12,10 @@ from participant.branch import Branch
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code
-from participant.rm.mariadb.names import Names
+from participant.rm.mariadb.names import Names, xid_of
 from participant.rm.server.backend import Prepared
 from participant.rm.server.pool import Pool
+from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
 __all__ = ["Office"]
@@ -60,6 +61,12 @@ class Office:
             for gid, branch, digest, age_s in found
         ]
         return sorted(rows, key=lambda row: -row.age_s) if len(keys) > _KEYS_MAX else rows
+
+    async def foreign(self) -> list[Foreign]:
+        """Of the whole server: it does not say whose database one is of, nor since when it is prepared."""
+        async with self.connection() as connection:
+            rows = await connection.fetch("XA RECOVER")
+        return [Foreign(xid_of(*row), None) for row in rows if self._names.is_foreign(*row)]
 
     async def load(self, key: BranchKey) -> Branch:
         """The list first: what leaves it between the two questions has its row by then."""

@@ -18,7 +18,7 @@ from participant.resource import ResourceLimits
 from participant.rm.mariadb.connections import Connection
 from participant.rm.mariadb.waits import WAITS
 
-__all__ = ["ServerFacts", "check_server", "make_table"]
+__all__ = ["ServerFacts", "check_server", "find_table", "make_table"]
 
 _LOG = get_logger(__name__)
 
@@ -107,6 +107,12 @@ async def _may_see_waits(connection: Connection) -> bool:
         _LOG.warning("mariadb.waits_unseen", why="without GRANT PROCESS, a no for a lock cannot say which row it was")
         return False
     return True
+
+
+async def find_table(connection: Connection) -> None:
+    """Raises ConfigError where no participant has made our table."""
+    if not await connection.fetch("SHOW TABLES LIKE 'commitd_branch'"):
+        raise ConfigError("no participant has used this database: it has no table commitd_branch")
 
 
 async def make_table(connection: Connection, schema: Sequence[str]) -> None:

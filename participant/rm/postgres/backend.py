@@ -21,11 +21,18 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.postgres.connections import CONNECT_TIMEOUT_S, Office, Session, unreachable
 from participant.rm.postgres.names import Names
-from participant.rm.postgres.server import check_owners, check_server, make_table, synchronous_level
+from participant.rm.postgres.server import (
+    check_owners,
+    check_server,
+    find_table,
+    make_table,
+    synchronous_level,
+)
 from participant.rm.postgres.unit import VOTE_WRITTEN, PostgresUnit, run_function
 from participant.rm.postgres.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit
 from participant.rm.server.pool import Pool
+from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
 __all__ = ["PostgresBackend"]
@@ -47,6 +54,10 @@ _PREPARED = """
 SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
  WHERE database = current_database() AND starts_with(gid, $1) ORDER BY prepared, transaction::text::bigint
 """
+_PREPARED_BY_ANYBODY = """
+SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
+ WHERE database = current_database() ORDER BY prepared, transaction::text::bigint
+"""
 _LOAD = "SELECT state, digest, reason, changed_at_ms FROM {table} WHERE gid = $1 AND branch = $2"
 _TOUCH = "UPDATE {table} SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2"
 _FORGET = """
@@ -57,10 +68,20 @@ _BEGIN = "BEGIN ISOLATION LEVEL {isolation} READ WRITE"
 
 
 class PostgresBackend:
-    """See `participant.rm.server.backend.Backend`."""
+    """See `participant.rm.server.backend.Backend`. A guest makes no table; a participant must have made it before."""
 
-    def __init__(self, dsn: str, *, schema: str, isolation: str, connections_max: int, limits: ResourceLimits) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str,
+        isolation: str,
+        connections_max: int,
+        limits: ResourceLimits,
+        is_guest: bool = False,
+    ) -> None:
         self._dsn = dsn
+        self._is_guest = is_guest
         self._schema = schema
         self._begin = _BEGIN.format(isolation=isolation)
         self._connections_max = connections_max
@@ -73,8 +94,11 @@ class PostgresBackend:
             connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
             try:
                 self.branches_max = await check_server(connection)
-                self._names = Names(*await make_table(connection, self._schema))
-                await check_owners(connection, self._names)
+                if self._is_guest:
+                    self._names = Names(*await find_table(connection))
+                else:
+                    self._names = Names(*await make_table(connection, self._schema))
+                    await check_owners(connection, self._names)
                 self._names.synchronous = settings["synchronous_commit"] = await synchronous_level(connection)
             finally:
                 await connection.close()
@@ -123,6 +147,11 @@ class PostgresBackend:
             rows = await connection.fetch(_PREPARED, self._names.prefix)
         read = ((self._names.read(row["gid"]), row["age_s"]) for row in rows)
         return [Prepared(*named, age_s) for named, age_s in read if named is not None]
+
+    async def foreign(self) -> list[Foreign]:
+        async with Office(self._ending) as connection:
+            rows = await connection.fetch(_PREPARED_BY_ANYBODY)
+        return [Foreign(row["gid"], max(0.0, row["age_s"])) for row in rows if self._names.read(row["gid"]) is None]
 
     async def load(self, key: BranchKey) -> Branch:
         """The list first: what leaves it between the two questions has its row by then."""

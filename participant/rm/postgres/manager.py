@@ -8,6 +8,7 @@ from participant.errors import ConfigError
 from participant.resource import ResourceLimits
 from participant.rm.postgres.backend import PostgresBackend
 from participant.rm.server.manager import ServerManager
+from participant.rm.sweep import Foreign
 
 __all__ = ["PostgreSQL"]
 
@@ -39,3 +40,8 @@ class PostgreSQL(ServerManager):
             dsn, schema=schema, isolation=isolation, connections_max=connections_max, limits=limits
         )
         super().__init__(backend, limits)
+
+    async def foreign(self) -> list[Foreign]:
+        """See `participant.rm.sweep.ForeignLister`."""
+        self._check_open()
+        return await self._backend.foreign()

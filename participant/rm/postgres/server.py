@@ -12,7 +12,7 @@ from participant.errors import ConfigError, SchemaError
 from participant.rm.postgres.connections import Connection
 from participant.rm.postgres.names import Names
 
-__all__ = ["check_owners", "check_server", "make_table", "synchronous_level"]
+__all__ = ["check_owners", "check_server", "find_table", "make_table", "synchronous_level"]
 
 VERSION_MIN = 15
 
@@ -81,6 +81,16 @@ async def make_table(connection: Connection, schema: str) -> tuple[str, str]:
         raise
     except asyncpg.PostgresError as error:
         raise SchemaError(f"the tables cannot be made: {error}") from error
+
+
+async def find_table(connection: Connection) -> tuple[str, str]:
+    """The oids and the full name of our table, where a participant has made it. Raises ConfigError."""
+    if await connection.fetchval("SELECT to_regclass('commitd_branch')") is None:
+        raise ConfigError(
+            "no participant has used this database: it has no table commitd_branch, or this role another search_path"
+        )
+    oids, table = await connection.fetchrow(_NAME)
+    return str(oids), str(table)
 
 
 async def check_owners(connection: Connection, names: Names) -> None:

@@ -17,6 +17,7 @@ from participant.branch import Branch
 from participant.errors import Reject
 from participant.ids import BranchKey
 from participant.resource import Call
+from participant.rm.sweep import Foreign
 from participant.wire import CONFLICT, BranchState
 
 __all__ = ["Backend", "Blocked", "Conflict", "Prepared", "Stale", "Unit"]
@@ -81,6 +82,9 @@ class Backend(Protocol):
 
     async def prepared(self) -> list[Prepared]:
         """All prepared branches of this database, of whatever process, oldest first."""
+
+    async def foreign(self) -> list[Foreign]:
+        """All prepared transactions of this database that no participant of ours has made."""
 
     async def load(self, key: BranchKey) -> Branch:
         """What is true of a branch: PREPARED, a final state, or UNKNOWN."""

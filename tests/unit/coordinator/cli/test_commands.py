@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from coordinator.cli.main import app
 from coordinator.http import openapi
+from participant.ids import BranchKey
+from participant.wire import BranchState, Verb
 from tests.support.background import Background, served
 from tests.support.cluster import request
 
@@ -75,14 +77,66 @@ def test_an_unknown_transaction_is_status_5_and_one_line(background: Background)
 
 
 def test_a_resolution_that_contradicts_is_refused_with_status_1(background: Background) -> None:
-    shown = at(background, "txn", "resolve", "paid", "abort", "--reason", "x", "--operator", "ada")
+    """What the participants hold is shown before, beside the result."""
+    shown = at(background, "txn", "resolve", "paid", "--abort", "--reason", "x", "--operator", "ada", "--yes")
     assert shown.exit_code == 1
-    assert shown.stderr == "commitd: paid was decided before: commit, by votes\n"
+    *held, refused = shown.stderr.splitlines()
+    assert [line.split()[-1] for line in held] == ["holds", "committed", "committed"]
+    assert refused == "commitd: paid was decided before: commit, by votes"
+    assert shown.stdout == ""
 
 
 def test_a_resolution_that_repeats_the_record_is_fine(background: Background) -> None:
-    shown = at(background, "txn", "resolve", "paid", "commit", "--reason", "x", "--json")
+    shown = at(background, "txn", "resolve", "paid", "--commit", "--reason", "x", "--yes", "--json")
     assert (shown.exit_code, json.loads(shown.stdout)["decided_by"]) == (0, "votes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--abort",), "--yes: is needed where nobody can be asked"),
+        (("--yes",), "--commit or --abort: say which of both"),
+        (("--commit", "--abort", "--yes"), "--commit or --abort: say which of both"),
+    ],
+)
+def test_a_resolution_that_does_not_say_what_is_wanted_is_status_2(
+    background: Background, arguments: tuple[str, ...], said: str
+) -> None:
+    shown = at(background, "txn", "resolve", "paid", "--reason", "x", *arguments)
+    assert shown.exit_code == 2
+    assert said in " ".join(shown.stderr.replace("│", " ").split())
+
+
+def test_a_resolution_needs_a_reason(background: Background) -> None:
+    shown = at(background, "txn", "resolve", "paid", "--commit", "--yes")
+    assert shown.exit_code == 2
+    assert "--reason" in shown.stderr
+
+
+def test_damage_is_named_after_a_resolution_and_has_its_own_status(background: Background) -> None:
+    """Somebody had committed a branch by hand. Seen by everybody who looks, until it is mended."""
+    leader, clerks = background.cluster.replicas["n1"], background.cluster.clerks
+    clerks["bank-b"].refuse("", times=0)
+    clerks["bank-b"].hold(Verb.PREPARE)
+    background.do(leader.transactions.begin(request("bank-a", "bank-b", gid="mishap"), 0.0))
+    background.do(clerks["bank-b"].arrived(Verb.PREPARE))
+    clerks["bank-a"].states[BranchKey("mishap", "b1")] = BranchState.COMMITTED
+    resolved = at(
+        background, "txn", "resolve", "mishap", "--abort", "--reason", "why [not]", "--operator", "ada", "--yes"
+    )
+    assert resolved.exit_code == 6
+    for shown in (resolved, at(background, "txn", "show", "mishap")):
+        assert "by deadline set by ada" in shown.stdout
+        assert "why [not]" in shown.stdout
+        assert "DAMAGE: branch b1 at bank-a says committed, but the transaction is aborted" in shown.stdout
+    told = json.loads(at(background, "txn", "show", "mishap", "--json").stdout)
+    assert [branch["damage"] is not None for branch in told["held"]] == [True, False]
+
+    async def mended() -> None:
+        clerks["bank-a"].states[BranchKey("mishap", "b1")] = BranchState.ABORTED
+        clerks["bank-b"].release(Verb.PREPARE)
+
+    background.do(mended())
 
 
 def test_the_cluster_shows_every_replica(background: Background) -> None:

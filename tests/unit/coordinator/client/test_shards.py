@@ -24,7 +24,7 @@ from coordinator.errors import Invalid, NotFound, OutcomeUnknown, Unavailable
 from coordinator.ledger.records import Decision, Path, Phase
 from coordinator.shards import MAP_PATH, ClusterMap, map_of
 from coordinator.wire import Outcome, TransactionView
-from participant.wire import Verb
+from participant.wire import BranchState, Verb
 from tests.support.cluster import recorded
 from tests.support.shards import Sharded, sharded
 
@@ -101,6 +101,8 @@ async def test_what_is_waited_for_and_resolved_is_found_too(made: Sharded) -> No
             await made.clerks["bank-b"].arrived(Verb.PREPARE)
             leader = made.shards[made.owner(gid)].replicas["n1"]
             await recorded(leader, gid, lambda record: record.phase is Phase.PREPARING)
+            held = (await client.examine(gid)).branches
+            assert [each.state for each in held] == [BranchState.PREPARED, BranchState.UNKNOWN]
             view = await client.resolve(gid, Decision.ABORT, operator="ada", reason="stuck")
             assert view.decided_by == "operator ada"
             assert await client.wait(gid) == await committing == Aborted(gid, "stuck", None)
