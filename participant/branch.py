@@ -38,10 +38,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from participant.errors import InvariantError
 from participant.ids import BranchKey
+from participant.values import packed, unpacked
 from participant.wire import Answer, BranchState
 
 __all__ = ["FINAL", "REASON_CHARS_MAX", "RULES", "Ask", "Branch", "Rule", "Verdict", "judge"]
@@ -176,7 +177,8 @@ class Branch(NamedTuple):
     """What is true of one branch; the barrier row.
 
     `digest` identifies the request that it is bound to (empty: none, e.g. a tombstone). `reason` says why it is
-    ABORTED. `changed_at_ms` is wall-clock time, for people and for the retention, never for a decision.
+    ABORTED. `changed_at_ms` is wall-clock time, for people and for the retention, never for a decision. `result` is
+    what the action of a commit in one phase gave, packed (empty: nothing), so that a repeat gives it again.
     """
 
     key: BranchKey
@@ -184,6 +186,7 @@ class Branch(NamedTuple):
     digest: bytes = b""
     reason: str = ""
     changed_at_ms: int = 0
+    result: bytes = b""
 
     def move(self, ask: Ask, to: BranchState, *, at_ms: int, digest: bytes = b"", reason: str = "") -> Branch:
         """The branch after `ask` was done and ended in `to`. Raises InvariantError if the table forbids it."""
@@ -194,10 +197,14 @@ class Branch(NamedTuple):
             reason = reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode()
         return Branch(self.key, to, digest or self.digest, reason, at_ms)
 
+    def giving(self, result: Any) -> Branch:
+        """With what its action gave, if it commits with it: nobody asks for that of a prepare again."""
+        return self._replace(result=packed(result, "result")) if self.state is BranchState.COMMITTED else self
+
     def is_bound_to_another(self, digest: bytes) -> bool:
         """Whether the branch belongs to a request other than that of `digest`."""
         return bool(self.digest and digest and self.digest != digest)
 
     def answer(self, why: str = "") -> Answer:
         """What to say of the branch as it stands. Its own reason goes before that of a refusal."""
-        return Answer(self.state, self.reason or why)
+        return Answer(self.state, self.reason or why, unpacked(self.result))

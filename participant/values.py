@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
 
 from participant.errors import WireError
 
-__all__ = ["DEPTH_MAX", "DIGEST_BYTES", "canonical", "digest_of"]
+__all__ = ["DEPTH_MAX", "DIGEST_BYTES", "canonical", "digest_of", "merged", "packed", "unpacked"]
 
 DEPTH_MAX = 64  # lists and maps within each other; the same as the coordinator's
 DIGEST_BYTES = 16
@@ -27,6 +28,27 @@ def canonical(value: Any, field: str) -> bytes:
     """The one encoding of `value`. Raises WireError, naming `field` and the path within it."""
     packed: bytes = msgpack.Packer().pack(_checked(value, field, DEPTH_MAX))
     return packed
+
+
+def packed(value: Any, field: str) -> bytes:
+    """`canonical`, but null is no bytes at all."""
+    return b"" if value is None else canonical(value, field)
+
+
+def unpacked(data: bytes) -> Any:
+    """The inverse of `packed`."""
+    return msgpack.unpackb(data) if data else None
+
+
+def merged(body: bytes, fields: Mapping[str, bytes]) -> bytes:
+    """The packed map `body` with these packed values as fields of it.
+
+    Raises WireError if it is no map, or nothing.
+    """
+    value = unpacked(body) or {}
+    if not isinstance(value, dict):
+        raise WireError("body", "must be a map, because results go into it")
+    return canonical({**value, **{name: unpacked(data) for name, data in fields.items()}}, "body")
 
 
 def digest_of(action: str | None, body: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """What an action's end means for its branch: a result, or a no.
 
-An action is the user's code, so anything may come out of it. A result that nobody could be sent is a no as well.
+An action is the user's code, so anything may come out of it. A result that nobody could be sent is a no as well, and so
+is one that is larger than a branch's row may keep.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from structlog import get_logger
 
 from participant.errors import ActionError, IntentConflict, Reject, WireError
 from participant.resource import Call
-from participant.values import canonical
+from participant.values import packed
 
-__all__ = ["checked", "no_of"]
+__all__ = ["RESULT_BYTES_MAX", "checked", "no_of"]
+
+RESULT_BYTES_MAX = 65_536  # of an action, in its canonical encoding
 
 _LOG = get_logger(__name__)
 
 
 def checked(result: Any) -> Any:
-    """The result of an action. Raises WireError if it is not a value."""
-    if result is not None:
-        canonical(result, "result")
+    """The result of an action. Raises WireError if it is not a value, or too large."""
+    size = len(packed(result, "result"))
+    if size > RESULT_BYTES_MAX:
+        raise WireError("result", f"has {size:,} bytes; at most {RESULT_BYTES_MAX:,} are kept")
     return result
 
 

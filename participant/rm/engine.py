@@ -253,18 +253,18 @@ class Engine:
 
     def _vote(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
         """PREPARE and COMMIT_ONE_PHASE: the branch's own say. Raises Reject for a no."""
-        effects = self._effects(branch, request, since)
-        if effects is None:
+        ran = self._ran_for_vote(branch, request, since)
+        if ran is None:
             return None
         if request.ask is Ask.COMMIT_ONE_PHASE:
-            self._apply_own(effects)
+            self._apply_own(ran.effects)
             state = BranchState.COMMITTED
         else:
-            state = BranchState.PREPARED if effects.intent else BranchState.READ_ONLY
-        return self._settle(branch, request.ask, state, effects, digest=request.binding).answer()
+            state = BranchState.PREPARED if ran.effects else BranchState.READ_ONLY
+        return self._settle(branch, request.ask, state, ran.effects, request.binding, result=ran.result).answer()
 
-    def _effects(self, branch: Branch, request: BranchRequest, since: float) -> Effects | None:
-        """What the branch would change, with its rows locked; None if it must wait. Raises Reject."""
+    def _ran_for_vote(self, branch: Branch, request: BranchRequest, since: float) -> Ran | None:
+        """What the branch gave and would change, with its rows locked; None if it must wait. Raises Reject."""
         opened = self._open.get(branch.key)
         if request.call is None:
             if opened is None:
@@ -272,11 +272,11 @@ class Engine:
             if request.works is not None and opened.works != request.works:
                 what = "lost" if opened.works < request.works else "unknown"
                 raise Reject(f"{what} work: {opened.works} of {request.works}")
-            return opened.effects
+            return Ran(None, opened.effects)
         if opened is not None:
             raise BranchConflict(f"branch {branch.key} has open work, which is prepared without an action")
-        effects = self._ran(request.call, NOTHING).effects
-        return effects if self._lock(branch.key, effects.rows, since) else None
+        ran = self._ran(request.call, NOTHING)
+        return ran if self._lock(branch.key, ran.effects.rows, since) else None
 
     def _work(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
         call = request.call
@@ -370,13 +370,21 @@ class Engine:
             raise Reject(str(error)) from error
 
     def _abort(self, branch: Branch, ask: Ask, reason: str, digest: bytes = b"") -> Branch:
-        return self._settle(branch, ask, BranchState.ABORTED, NOTHING, digest=digest, reason=reason)
+        return self._settle(branch, ask, BranchState.ABORTED, NOTHING, digest, reason=reason)
 
     def _settle(
-        self, branch: Branch, ask: Ask, to: BranchState, effects: Effects, *, digest: bytes = b"", reason: str = ""
+        self,
+        branch: Branch,
+        ask: Ask,
+        to: BranchState,
+        effects: Effects,
+        digest: bytes = b"",
+        *,
+        reason: str = "",
+        result: Any = None,
     ) -> Branch:
         """The one place where a branch's row changes, and what is held for it with the row."""
-        moved = branch.move(ask, to, at_ms=self._wall_ms, digest=digest, reason=reason)
+        moved = branch.move(ask, to, at_ms=self._wall_ms, digest=digest, reason=reason).giving(result)
         self._open.pop(branch.key, None)
         if to is BranchState.PREPARED:
             self._store.save(moved, effects)

@@ -132,6 +132,27 @@ async def one_phase_is_vote_and_commit_in_one(subject: Subject) -> None:
         expect(await bench.value("x") == 6, "the effect happens once")
 
 
+async def one_phase_gives_its_result_again(subject: Subject) -> None:
+    async def take(tx: Any, body: Any) -> Any:
+        await subject.add(tx, body)
+        return {"left": await subject.get(tx, body), "of": [body["key"], None, 2.5, b"\x00\xff"]}
+
+    call = Call.of("take", take, {"key": "x", "amount": -4})
+    left = {"left": 6, "of": ["x", None, 2.5, b"\x00\xff"]}
+    async with subject.open() as bench:
+        await bench.set("x", 10)
+        answer = await bench.manager.commit_one_phase(ONE, call)
+        expect(answer.result == left, f"the result of a commit in one phase is in its answer: {answer}")
+        answer = await bench.manager.prepare(TWO, call)
+        expect(answer.result is None, f"nobody needs that of a prepare: {answer}")
+        await bench.manager.abort(TWO)
+    async with subject.open() as bench:
+        for ask in (bench.manager.commit_one_phase(ONE, call), bench.manager.prevent(ONE, "no")):
+            answer = await ask
+            expect(answer.result == left, f"a repeat after a restart gives it again, as prevent does: {answer}")
+        expect(await bench.value("x") == 6, "and the effect happens once")
+
+
 async def a_rejection_is_a_durable_no_with_its_reason(subject: Subject) -> None:
     async with subject.open() as bench:
         await bench.set("x", 10)
@@ -260,6 +281,7 @@ DECLARED: tuple[Check, ...] = (
     another_body_for_the_same_branch_is_refused,
     a_branch_that_writes_nothing_votes_read_only,
     one_phase_is_vote_and_commit_in_one,
+    one_phase_gives_its_result_again,
     a_rejection_is_a_durable_no_with_its_reason,
     an_action_that_breaks_votes_no,
     prepared_branches_survive_a_restart_with_their_locks,

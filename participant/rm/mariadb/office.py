@@ -26,12 +26,12 @@ _KEYS_MAX = 500  # in one IN (…)
 
 _DUPLICATE, _LOCK_WAIT, _XAER_NOTA, _NO_SUCH_THREAD = 1062, 1205, 1397, 1094
 
-_LOAD = "SELECT state, digest, reason, changed_at_ms FROM commitd_branch WHERE gid = %s AND branch = %s"
+_LOAD = "SELECT state, digest, reason, changed_at_ms, result FROM commitd_branch WHERE gid = %s AND branch = %s"
 _ROWS = """
 SELECT gid, branch, digest, greatest(0, round(unix_timestamp(now(3)) * 1000) - changed_at_ms) / 1000
   FROM commitd_branch WHERE (gid, branch) IN ({}) ORDER BY changed_at_ms, gid, branch
 """
-_SETTLE = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s)"
+_SETTLE = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s, '')"
 _SETTLE_READ_ONLY = (
     "UPDATE commitd_branch SET state = 'aborted', reason = %s WHERE gid = %s AND branch = %s AND state = 'read-only'"
 )
@@ -77,10 +77,10 @@ class Office:
             rows = await connection.fetch(_LOAD, _bytes_of(key))
         if not rows:
             return Branch(key)
-        state, digest, reason, changed_at_ms = rows[0]
+        state, digest, reason, changed_at_ms, result = rows[0]
         if is_listed:
             return Branch(key, BranchState.PREPARED, bytes(digest))
-        return Branch(key, BranchState(_text(state)), bytes(digest), _text(reason), changed_at_ms)
+        return Branch(key, BranchState(_text(state)), bytes(digest), _text(reason), changed_at_ms, bytes(result))
 
     async def is_listed(self, key: BranchKey) -> bool:
         """Whether the server has the branch prepared."""

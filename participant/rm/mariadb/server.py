@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS commitd_branch (
     digest        VARBINARY(16) NOT NULL,
     reason        VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL,
     changed_at_ms BIGINT NOT NULL,
+    result        MEDIUMBLOB NOT NULL,
     PRIMARY KEY (gid, branch),
     KEY commitd_branch_changed (changed_at_ms)
 ) ENGINE=InnoDB

@@ -24,7 +24,7 @@ _FUNCTIONS = """
 SELECT count(*) FROM information_schema.routines
  WHERE routine_type = 'FUNCTION' AND routine_schema NOT IN ('mysql', 'sys')
 """
-_INSERT = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, '', %s)"
+_INSERT = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, '', %s, %s)"
 
 
 class Home(Protocol):
@@ -88,7 +88,10 @@ class MariaUnit:
         try:
             await connection.execute(
                 _INSERT,
-                (key.gid.encode(), key.branch.encode(), row_state.value, branch.digest, branch.changed_at_ms),
+                (
+                    *(key.gid.encode(), key.branch.encode(), row_state.value),
+                    *(branch.digest, branch.changed_at_ms, branch.result),
+                ),
             )
         except errors.MySQLError as error:
             if error_code(error) in (_DUPLICATE, _LOCK_WAIT):

@@ -3,7 +3,7 @@
 Owns the bytes of its entries; `raftlog.wal` owns checksums, torn tails and forced writes.
 
     payload    = ["batch", [entry, …]] | ["checkpoint", [[key, bytes], …], [entry of every branch]]
-    entry      = ["branch", gid, branch, state, digest, reason, changed_at_ms, intent, locks]
+    entry      = ["branch", gid, branch, state, digest, reason, changed_at_ms, result, intent, locks]
                | ["apply", intent] | ["forget", [[gid, branch], …]]
 """
 
@@ -25,7 +25,7 @@ from raftlog.wal import WriteAheadLog
 
 __all__ = ["CHECKPOINT_BYTES_MIN", "FORMAT_VERSION", "Entry", "Journal", "branch_entry", "branch_of"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHECKPOINT_BYTES_MIN = 16 << 20  # a journal grows to at least this, and to twice its checkpoint, before the next one
 
 Entry = list[Any]
@@ -33,16 +33,16 @@ Entry = list[Any]
 
 def branch_entry(branch: Branch, effects: Effects) -> Entry:
     """The row of a branch, as an entry."""
-    (gid, name), state, digest, reason, changed_at_ms = branch
+    (gid, name), state, *rest = branch
     locks = pack_rows(effects.rows) if effects.intent else b""
-    return ["branch", gid, name, state.value, digest, reason, changed_at_ms, effects.intent, locks]
+    return ["branch", gid, name, state.value, *rest, effects.intent, locks]
 
 
 def branch_of(entry: Entry) -> tuple[Branch, Effects]:
     """The inverse of `branch_entry`."""
-    _, gid, branch, state, digest, reason, changed_at_ms, intent, locks = entry
+    _, gid, branch, state, *rest, intent, locks = entry
     rows = unpack_rows(locks) if locks else frozenset()
-    return Branch(BranchKey(gid, branch), BranchState(state), digest, reason, changed_at_ms), Effects(rows, intent)
+    return Branch(BranchKey(gid, branch), BranchState(state), *rest), Effects(rows, intent)
 
 
 class Journal:

@@ -43,8 +43,8 @@ FINISH_ATTEMPTS = 20  # while another connection is at the same prepared transac
 FINISH_PAUSE_S = 0.05
 
 _SETTLE = """
-INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms)
-SELECT $1, $2, 'aborted', $3, $4, $5 FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
+INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms, result)
+SELECT $1, $2, 'aborted', $3, $4, $5, '' FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
 ON CONFLICT DO NOTHING RETURNING state
 """
 _SETTLE_READ_ONLY = """
@@ -58,7 +58,7 @@ _PREPARED_BY_ANYBODY = """
 SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
  WHERE database = current_database() ORDER BY prepared, transaction::text::bigint
 """
-_LOAD = "SELECT state, digest, reason, changed_at_ms FROM {table} WHERE gid = $1 AND branch = $2"
+_LOAD = "SELECT state, digest, reason, changed_at_ms, result FROM {table} WHERE gid = $1 AND branch = $2"
 _TOUCH = "UPDATE {table} SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2"
 _FORGET = """
 DELETE FROM {table} WHERE (gid, branch) IN (
@@ -162,7 +162,8 @@ class PostgresBackend:
             row = await connection.fetchrow(self._sql(_LOAD), key.gid, key.branch)
         if row is None:
             return Branch(key)
-        return Branch(key, BranchState(row["state"]), row["digest"], row["reason"], row["changed_at_ms"])
+        state, *rest = row
+        return Branch(key, BranchState(state), *rest)
 
     async def begin(self, _: BranchKey) -> Unit:
         session = await self._working.acquire(self._limits.lock_wait_s)

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS commitd_branch (
     digest        bytea NOT NULL,
     reason        text NOT NULL,
     changed_at_ms bigint NOT NULL,
+    result        bytea NOT NULL,
     PRIMARY KEY (gid, branch)
 );
 CREATE INDEX IF NOT EXISTS commitd_branch_changed ON commitd_branch (changed_at_ms);

@@ -24,18 +24,18 @@ __all__ = ["VOTE_WRITTEN", "PostgresUnit", "run_function"]
 
 # The row is COMMITTED although it is not: it is seen when it is.
 _VOTE = """
-INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms)
+INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms, result)
 SELECT $1, $2, CASE WHEN $3 AND pg_current_xact_id_if_assigned() IS NULL THEN 'read-only' ELSE 'committed' END,
-       $4, '', $5
+       $4, '', $5, $7
   FROM pg_try_advisory_xact_lock($6) AS is_free WHERE is_free
 ON CONFLICT DO NOTHING RETURNING state
 """
 # The same for work that is known to have written, prepared in each session, so that it is planned once. It runs in a
 # text of several statements, and an error ends all of them: it raises one if the branch is taken.
 VOTE_WRITTEN = """
-PREPARE commitd_vote (text, text, bytea, bigint, bigint) AS
-INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms)
-SELECT $1, $2, 'committed', $3, '', $4 / pg_try_advisory_xact_lock($5)::int
+PREPARE commitd_vote (text, text, bytea, bigint, bigint, bytea) AS
+INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms, result)
+SELECT $1, $2, 'committed', $3, '', $4 / pg_try_advisory_xact_lock($5)::int, $6
 """
 _STALE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
@@ -86,8 +86,8 @@ class PostgresUnit:
     async def _vote_written(self, branch: Branch) -> Branch | None:
         """In one round trip. What keeps the row from being written ends everything: it is there, or locked."""
         key, end = branch.key, self._end_of(branch)
-        row = f"'{key.gid}', '{key.branch}', decode('{branch.digest.hex()}', 'hex'), {branch.changed_at_ms}"
-        sql = f"EXECUTE commitd_vote ({row}, {self._names.lock_of(key)}); {end}"
+        row = f"'{key.gid}', '{key.branch}', {_literal(branch.digest)}, {branch.changed_at_ms}"
+        sql = f"EXECUTE commitd_vote ({row}, {self._names.lock_of(key)}, {_literal(branch.result)}); {end}"
         try:
             tag = await self._connected.execute(sql)
         except asyncpg.DivisionByZeroError as error:
@@ -106,6 +106,7 @@ class PostgresUnit:
         state = await self._connected.fetchval(
             _VOTE.format(table=self._names.table),
             *(key.gid, key.branch, is_prepared, branch.digest, branch.changed_at_ms, self._names.lock_of(key)),
+            branch.result,
         )
         if state is None:
             return None
@@ -160,6 +161,11 @@ async def run_function(connection: Connection, call: Call) -> tuple[Any, Transac
         raise
     finally:
         tx.end()
+
+
+def _literal(data: bytes) -> str:
+    """Bytes as SQL, whatever an action has set of how texts are read."""
+    return f"decode('{data.hex()}', 'hex')"
 
 
 def _check_tag(tag: str, statement: str) -> None:

@@ -215,8 +215,8 @@ class ServerManager:
             if unit is None:
                 return None
             try:
-                await run.act(unit, call)
-                return await unit.vote(moved)
+                result = await run.act(unit, call)
+                return await unit.vote(moved.giving(result))
             except Stale:
                 run.check_patience(_CHANGED)
             finally:

@@ -40,7 +40,7 @@ from raftlog.disk import Claim
 
 __all__ = ["BUSY_TIMEOUT_MS", "FORMAT_VERSION", "SqliteStore"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUSY_TIMEOUT_MS = 2_000  # how long a connection from outside may hold the database before we say so
 _DIRECTORY_MODE = 0o700
 _LOCK_MODE = 0o600
@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS commitd_branch (
     changed_at_ms INTEGER NOT NULL,
     intent        BLOB,            -- a changeset, while prepared
     locks         BLOB,            -- the rows that it locks
+    result        BLOB NOT NULL,   -- of a commit in one phase
     PRIMARY KEY (gid, branch)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS commitd_branch_prepared ON commitd_branch (changed_at_ms) WHERE intent IS NOT NULL;
@@ -66,9 +67,11 @@ _COMMIT = "COMMIT /* commitd */"
 _SAVE = "SAVEPOINT commitd_action /* commitd */"
 _UNDO = "ROLLBACK TO commitd_action /* commitd */"
 _DROP = "RELEASE commitd_action /* commitd */"
-_LOAD = "SELECT state, digest, reason, changed_at_ms FROM commitd_branch WHERE gid = ? AND branch = ? /* commitd */"
+_LOAD = (
+    "SELECT state, digest, reason, changed_at_ms, result FROM commitd_branch WHERE gid = ? AND branch = ? /* commitd */"
+)
 _INTENT = "SELECT intent FROM commitd_branch WHERE gid = ? AND branch = ? /* commitd */"
-_STORE = "INSERT OR REPLACE INTO commitd_branch VALUES (?, ?, ?, ?, ?, ?, ?, ?) /* commitd */"
+_STORE = "INSERT OR REPLACE INTO commitd_branch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /* commitd */"
 _PREPARED = (
     "SELECT gid, branch, locks FROM commitd_branch WHERE intent IS NOT NULL ORDER BY changed_at_ms /* commitd */"
 )
@@ -128,8 +131,8 @@ class SqliteStore:
         found = self._rows(_LOAD, key.gid, key.branch)
         if not found:
             return None
-        state, digest, reason, changed_at_ms = found[0]
-        return Branch(key, BranchState(state), digest, reason, changed_at_ms)
+        state, *rest = found[0]
+        return Branch(key, BranchState(state), *rest)
 
     def save(self, branch: Branch, effects: Effects = NOTHING) -> None:
         held = branch.state not in FINAL
@@ -144,6 +147,7 @@ class SqliteStore:
                 branch.changed_at_ms,
                 effects.intent if held else None,
                 pack_rows(effects.rows) if held else None,
+                branch.result,
             ),
         )
 
