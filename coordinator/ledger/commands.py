@@ -1,14 +1,16 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body, works]. A field that was added later is the last, and left out where it says nothing. Golden bytes of the version
-are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because
-guessing would let replicas diverge.
+body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry]. A field that was added
+later is the last, and left out where it says nothing. Golden bytes of the version are kept in
+`tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because guessing
+would let replicas diverge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from itertools import product
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Path, shared_names
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, shared_names
 
 __all__ = [
     "BY_DEADLINE",
@@ -30,6 +32,8 @@ __all__ = [
     "Decide",
     "End",
     "Forget",
+    "Heard",
+    "Progress",
     "decode",
     "encode",
 ]
@@ -76,13 +80,32 @@ class End(NamedTuple):
     branches: tuple[str, ...]
 
 
+class Heard(StrEnum):
+    """What a participant has said of an attempt of a step."""
+
+    DONE = "done"  # what comes before the decision has succeeded
+    REFUSED = "refused"  # it was refused; the next attempt may begin
+    UNSETTLED = "unsettled"  # what follows the decision was refused; the next attempt may begin
+
+
+class Progress(NamedTuple):
+    """How far one step has come, on the path STEPS. `result`: what it gave, packed, if it is DONE and somebody takes
+    it."""
+
+    gid: str
+    branch: str
+    attempt: int
+    heard: Heard
+    result: bytes = b""
+
+
 class Forget(NamedTuple):
     """These transactions are finished and past their retention; unfinished ones among them are kept."""
 
     gids: tuple[str, ...]
 
 
-Command: TypeAlias = Begin | Decide | End | Forget
+Command: TypeAlias = Begin | Decide | End | Forget | Progress
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
@@ -116,10 +139,17 @@ _SHAPES = {
     2: _Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
     3: _Shape("END", _TEXT, _ARRAY),
     4: _Shape("FORGET", _ARRAY),
+    5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=_TEXT),
+    6: _Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
 }
-_BEGIN, _DECIDE, _END, _FORGET = _SHAPES
+_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_PATHS = {path.value: path for path in Path}
+_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY)
+_TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
+_RETRY = _Shape("retry", _INT, _INT, _INT)
+_PATHS = {path.value: path for path in Path if path is not Path.STEPS}
+_MODES = {mode.value: mode for mode in Mode}
+_HEARD = {heard.value: heard for heard in Heard}
 _DECISIONS = {decision.value: decision for decision in Decision}
 
 
@@ -159,7 +189,12 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
             branches = [(b.branch, b.participant, b.action, b.body, b.works) for b in command.branches]
             limits = (command.deadline_ms, command.at_ms or at_ms)
             trace = (command.trace,) if command.trace else ()
+            if command.path is Path.STEPS:
+                steps = [(*branch, _step_fields(b)) for branch, b in zip(branches, command.branches, strict=True)]
+                return (_BEGIN_STEPS, command.gid, command.digest, steps, *limits, *trace)
             return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *trace)
+        case Progress():
+            return (_PROGRESS, *command)
         case Decide():
             why = (command.reason, command.culprit)
             return (_DECIDE, command.gid, command.decision, command.by, command.at_ms or at_ms, *why, command.done)
@@ -179,7 +214,33 @@ def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _END:
         gid, ended = fields
         return End(gid, _texts(ended))
+    if tag == _BEGIN_STEPS:
+        gid, digest, branches, *rest = fields
+        return Begin(gid, digest, Path.STEPS, tuple(map(_branch_with_step, branches)), *rest)
+    if tag == _PROGRESS:
+        gid, branch, attempt, heard, result = fields
+        return Progress(gid, branch, attempt, _member(_HEARD, heard, "word of a step"), result)
     return Forget(_texts(fields[0]))
+
+
+def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
+    step = branch.step
+    if step is None:
+        raise CommandError(f"branch {branch.branch} has no step")
+    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry)
+
+
+def _branch_with_step(fields: Any) -> BranchRecord:
+    if type(fields) is not tuple or len(fields) != 6 or type(fields[5]) is not tuple:
+        raise CommandError("a branch of a transaction of steps is an array of 6 fields, the last one an array")
+    *branch, step = fields
+    _STEP.check(step)
+    mode, after, confirm, undo, takes, retry = step
+    for take in takes:
+        _TAKE.check(take if type(take) is tuple else ())
+    _RETRY.check(retry)
+    record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
+    return _branch(tuple(branch))._replace(step=record)
 
 
 def _branch(fields: Any) -> BranchRecord:

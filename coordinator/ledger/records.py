@@ -10,7 +10,17 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["BranchRecord", "Decision", "Path", "Phase", "TransactionRecord", "shared_names"]
+__all__ = [
+    "BranchRecord",
+    "Decision",
+    "Mode",
+    "Path",
+    "Phase",
+    "Retry",
+    "StepRecord",
+    "TransactionRecord",
+    "shared_names",
+]
 
 NAMES_SHARED_MAX = 1_024  # combinations; of others, each record has its own
 
@@ -21,6 +31,22 @@ class Path(StrEnum):
     CLASSIC = "classic"  # votes first, then the decision through the log
     ONE_PHASE = "one-phase"  # a single branch: its participant decides
     STAGED = "staged"  # committed when this record and every vote are durable
+    STEPS = "steps"  # some branches commit before the others have said anything
+
+    @property
+    def is_implied(self) -> bool:
+        """Whether the outcome can be true, and be told, before the record holds it."""
+        return self is Path.STAGED or self is Path.ONE_PHASE
+
+
+class Mode(StrEnum):
+    """How a branch takes part in a transaction that goes step by step (`protocols.modes`)."""
+
+    TWO_PHASE = "two-phase"  # prepares before the decision, and obeys it
+    TCC = "tcc"  # tries before the decision; then confirms, or cancels
+    SAGA = "saga"  # commits before the decision; if that is to abort, it is undone by another action
+    PIVOT = "pivot"  # commits last, and with it all is decided
+    FORWARD = "forward"  # begins once it is decided to commit, and is tried until it succeeds
 
 
 class Phase(StrEnum):
@@ -38,10 +64,43 @@ class Decision(StrEnum):
     ABORT = "abort"
 
 
-class BranchRecord(NamedTuple):
-    """One participant's part. `body` is the msgpack encoding of what the caller posted, empty once decided.
+class Retry(NamedTuple):
+    """How often a step is begun anew after a refusal, and after how long: the window doubles from base to cap."""
 
-    `works`, of a branch without an action: how much work the caller has seen it do; None if it did not say.
+    attempts_max: int
+    base_ms: int
+    cap_ms: int
+
+
+class StepRecord(NamedTuple):
+    """What more there is to know of a branch on the path STEPS: what it does when, and how far it has come.
+
+    `after`: the branches that must have succeeded before. `takes`: which results go into its body, as (field, branch);
+    its own name stands for its own result, which its `confirm` and `undo` get.
+
+    `attempt` counts from 1 how often it was begun before the decision, `settling` the same for what follows that. Each
+    attempt is a branch of its own at the participant, and none is called before the refusal of the one before is
+    recorded: so it is always known how many there may be. `done`: what comes before the decision has succeeded;
+    `result` is what it gave, packed, if somebody takes it.
+    """
+
+    mode: Mode
+    after: tuple[str, ...]
+    confirm: str | None
+    undo: str | None
+    takes: tuple[tuple[str, str], ...]
+    retry: Retry
+    attempt: int = 1
+    settling: int = 1
+    done: bool = False
+    result: bytes = b""
+
+
+class BranchRecord(NamedTuple):
+    """One participant's part. `body` is the msgpack encoding of what the caller posted, empty once it is not needed.
+
+    `works`, of a branch without an action: how much work the caller has seen it do; None if it did not say. `step` on
+    the path STEPS only.
     """
 
     branch: str
@@ -50,6 +109,7 @@ class BranchRecord(NamedTuple):
     body: bytes
     ended: bool = False  # nothing more is owed to it: it confirmed the decision, or needs no phase two
     works: int | None = None
+    step: StepRecord | None = None
 
 
 class TransactionRecord(NamedTuple):

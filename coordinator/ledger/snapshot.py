@@ -15,7 +15,16 @@ from typing import Any
 import msgpack
 
 from coordinator.ledger.errors import SnapshotError
-from coordinator.ledger.records import BranchRecord, Path, Phase, TransactionRecord, shared_names
+from coordinator.ledger.records import (
+    BranchRecord,
+    Mode,
+    Path,
+    Phase,
+    Retry,
+    StepRecord,
+    TransactionRecord,
+    shared_names,
+)
 
 __all__ = ["CHUNK_BYTES", "SNAPSHOT_VERSION", "decode", "encode"]
 
@@ -83,7 +92,7 @@ def _from_values(values: list[Any]) -> tuple[int, list[TransactionRecord]]:
 
 
 def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
-    branches = tuple((b.branch, b.participant, b.action, b.body, b.ended, b.works) for b in record.branches)
+    branches = tuple(tuple(b) if b.step is not None else b[:-1] for b in record.branches)
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
     trace = (record.trace,) if record.trace else ()
@@ -92,5 +101,14 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
 
 def _from_array(array: Any) -> TransactionRecord:
     gid, digest, path, phase, branches, *rest = array
-    restored = tuple([BranchRecord(*shared_names(*branch[:3]), *branch[3:]) for branch in branches])
+    restored = tuple([_branch(*branch) for branch in branches])
     return TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
+
+
+def _branch(branch: str, participant: str, action: str | None, *rest: Any) -> BranchRecord:
+    body, ended, works, *step = rest
+    record = BranchRecord(*shared_names(branch, participant, action), body, ended, works)
+    if not step:
+        return record
+    mode, after, confirm, undo, takes, retry, *progress = step[0]
+    return record._replace(step=StepRecord(Mode(mode), after, confirm, undo, takes, Retry(*retry), *progress))

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, decode
+from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Progress, decode
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
 
@@ -128,6 +128,8 @@ class Ledger:
                 return self._decide(command)
             case End():
                 return self._end(command)
+            case Progress():
+                return self._progress(command)
             case Forget():
                 return self._forget(command)
 
@@ -232,6 +234,16 @@ class Ledger:
             row.becomes, record, tuple([_ended(branch, command.branches) for branch in record.branches])
         )
 
+    def _progress(self, command: Progress) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.PROGRESS, command)
+        if record is None or isinstance(row, Why):
+            return Rejected(Why.UNKNOWN_GID if record is None else Why.NO_STEP, record)
+        branches = tuple([_advanced(branch, command) for branch in record.branches])
+        if branches == record.branches:
+            return Accepted(record)
+        return self._become(row.becomes, record, branches)
+
     def _forget(self, command: Forget) -> Result:
         for gid in command.gids:
             record = self._records.get(gid)
@@ -291,13 +303,37 @@ def _moved(
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:
-    """Its body and its count of works have served: phase two needs neither."""
-    return BranchRecord(branch.branch, branch.participant, branch.action, b"", ended=branch.branch in done)
+    """Its body and its count of works have served: phase two needs neither, unless it is a step."""
+    ended = branch.branch in done
+    if branch.step is not None:
+        return _step_of(branch, ended=ended)
+    return BranchRecord(branch.branch, branch.participant, branch.action, b"", ended=ended)
 
 
 def _ended(branch: BranchRecord, ended: tuple[str, ...]) -> BranchRecord:
     done = branch.ended or branch.branch in ended
+    if branch.step is not None:
+        return _step_of(branch, ended=done)
     return BranchRecord(branch.branch, branch.participant, branch.action, branch.body, done, branch.works)
+
+
+def _step_of(branch: BranchRecord, *, ended: bool) -> BranchRecord:
+    return branch._replace(ended=ended, body=b"" if ended else branch.body)
+
+
+def _advanced(branch: BranchRecord, command: Progress) -> BranchRecord:
+    """A repeat, and what comes too late, changes nothing."""
+    step = branch.step
+    if step is None or branch.branch != command.branch:
+        return branch
+    match command.heard:
+        case Heard.UNSETTLED if command.attempt == step.settling:
+            step = step._replace(settling=step.settling + 1)
+        case Heard.REFUSED if command.attempt == step.attempt and not step.done:
+            step = step._replace(attempt=step.attempt + 1)
+        case Heard.DONE if command.attempt == step.attempt:
+            step = step._replace(done=True, result=command.result)
+    return branch._replace(step=step)
 
 
 def _before(ms: int) -> Cursor:

@@ -40,6 +40,8 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     End,
+    Heard,
+    Progress,
 )
 from coordinator.ledger.records import Path, Phase, TransactionRecord
 
@@ -52,6 +54,7 @@ class Event(StrEnum):
     BEGIN = "begin"
     COMMIT = "commit"
     ABORT = "abort"
+    PROGRESS = "progress"
     END = "end"
     FORGET = "forget"
 
@@ -61,6 +64,8 @@ class Guard(StrEnum):
 
     WELL_FORMED = "well formed"
     SAME_REQUEST = "same request"
+    STEP_BEFORE = "of a step, before the decision"
+    STEP_BEHIND = "of a step, behind the decision"
     FROM_VOTES = "from votes"
     MAY_ABORT = "may abort"
     FROM_INQUIRY = "from inquiry"
@@ -78,6 +83,7 @@ class Why(StrEnum):
     CONTRARY_DECISION = "contrary-decision"
     UNDECIDED = "undecided"
     UNFINISHED = "unfinished"
+    NO_STEP = "no-step"  # progress of something that is no step of this transaction, or has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +100,19 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(None, Event.BEGIN, (Guard.WELL_FORMED,), Phase.PREPARING),
     Transition(None, Event.ABORT, (Guard.FROM_INQUIRY,), Phase.ABORTED),
     Transition(Phase.PREPARING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.PREPARING),
+    Transition(Phase.PREPARING, Event.PROGRESS, (Guard.STEP_BEFORE,), Phase.PREPARING),
     Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.OWED), Phase.COMMITTING),
     Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.SETTLED), Phase.COMMITTED),
     Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.OWED), Phase.ABORTING),
     Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.SETTLED), Phase.ABORTED),
     Transition(Phase.COMMITTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.COMMIT, (), Phase.COMMITTING),
+    Transition(Phase.COMMITTING, Event.PROGRESS, (Guard.STEP_BEHIND,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.END, (Guard.OWED,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.END, (Guard.SETTLED,), Phase.COMMITTED),
     Transition(Phase.ABORTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.ABORTING),
     Transition(Phase.ABORTING, Event.ABORT, (), Phase.ABORTING),
+    Transition(Phase.ABORTING, Event.PROGRESS, (Guard.STEP_BEHIND,), Phase.ABORTING),
     Transition(Phase.ABORTING, Event.END, (Guard.OWED,), Phase.ABORTING),
     Transition(Phase.ABORTING, Event.END, (Guard.SETTLED,), Phase.ABORTED),
     Transition(Phase.COMMITTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTED),
@@ -151,6 +160,8 @@ def _without_row(phase: Phase | None, event: Event) -> Why:
         return Why.UNKNOWN_GID
     if event is Event.END:
         return Why.UNDECIDED
+    if event is Event.PROGRESS:
+        return Why.NO_STEP
     return Why.UNFINISHED if event is Event.FORGET else Why.CONTRARY_DECISION
 
 
@@ -163,6 +174,18 @@ def _well_formed(_: None, command: Begin) -> bool:
 
 def _same_request(record: TransactionRecord, command: Begin) -> bool:
     return record.digest == command.digest
+
+
+def _step_before(record: TransactionRecord, command: Progress) -> bool:
+    return command.heard is not Heard.UNSETTLED and _is_open_step(record, command.branch)
+
+
+def _step_behind(record: TransactionRecord, command: Progress) -> bool:
+    return command.heard is Heard.UNSETTLED and _is_open_step(record, command.branch)
+
+
+def _is_open_step(record: TransactionRecord, name: str) -> bool:
+    return any(branch.branch == name and branch.step is not None and not branch.ended for branch in record.branches)
 
 
 def _from_votes(_: TransactionRecord, command: Decide) -> bool:
@@ -193,6 +216,8 @@ def _settled(record: TransactionRecord, command: Decide | End) -> bool:
 _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
     Guard.WELL_FORMED: _well_formed,
     Guard.SAME_REQUEST: _same_request,
+    Guard.STEP_BEFORE: _step_before,
+    Guard.STEP_BEHIND: _step_behind,
     Guard.FROM_VOTES: _from_votes,
     Guard.MAY_ABORT: _may_abort,
     Guard.FROM_INQUIRY: _from_inquiry,
@@ -203,6 +228,8 @@ _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
 _WITHOUT_GUARD = {
     Guard.WELL_FORMED: Why.MALFORMED,
     Guard.SAME_REQUEST: Why.OTHER_REQUEST,
+    Guard.STEP_BEFORE: Why.NO_STEP,
+    Guard.STEP_BEHIND: Why.NO_STEP,
     Guard.FROM_VOTES: Why.NOT_ALLOWED,
     Guard.MAY_ABORT: Why.NOT_ALLOWED,
 }

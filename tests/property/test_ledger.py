@@ -23,10 +23,21 @@ from coordinator.ledger.commands import (
     Decide,
     End,
     Forget,
+    Heard,
+    Progress,
     decode,
     encode,
 )
-from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Mode,
+    Path,
+    Phase,
+    Retry,
+    StepRecord,
+    TransactionRecord,
+)
 from coordinator.ledger.table import Accepted, Cursor, Ledger, PageQuery, Rejected, Result
 
 NAMES = ("a", "b", "c")
@@ -40,19 +51,38 @@ def branch(name: str) -> BranchRecord:
     return BranchRecord(name, f"bank-{name}", "debit", b"body")
 
 
-begins = st.builds(
-    Begin,
-    gids,
-    st.sampled_from((b"d1", b"d2")),
-    st.sampled_from(Path),
-    names.map(lambda chosen: tuple(map(branch, chosen))),
-    st.just(1000),
-    times_ms,
+def with_step(name: str) -> BranchRecord:
+    return branch(name)._replace(step=StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 1, 1)))
+
+
+digests = st.sampled_from((b"d1", b"d2"))
+begins = st.one_of(
+    st.builds(
+        Begin,
+        gids,
+        digests,
+        st.sampled_from([path for path in Path if path is not Path.STEPS]),
+        names.map(lambda chosen: tuple(map(branch, chosen))),
+        st.just(1000),
+        times_ms,
+    ),
+    st.builds(
+        Begin,
+        gids,
+        digests,
+        st.just(Path.STEPS),
+        names.map(lambda chosen: tuple(map(with_step, chosen))),
+        st.just(1000),
+        times_ms,
+    ),
+)
+progresses = st.builds(
+    Progress, gids, st.sampled_from(NAMES), st.integers(1, 3), st.sampled_from(Heard), st.sampled_from((b"", b"\x07"))
 )
 decides = st.builds(Decide, gids, st.sampled_from(Decision), bys, times_ms, done=names)
 ends = st.builds(End, gids, names)
 forgets = st.builds(Forget, st.lists(gids, max_size=3).map(tuple))
-commands = st.one_of(begins, decides, decides, ends, forgets)
+commands = st.one_of(begins, decides, decides, ends, forgets, progresses, progresses)
 
 
 @dataclass
@@ -64,6 +94,7 @@ class Entry:
     decision: Decision | None = None
     decided_at_ms: int = 0
     owed: set[str] = field(default_factory=set)
+    steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
 
     @property
     def finished(self) -> bool:
@@ -85,6 +116,8 @@ class Model:
                 return self.decide(command)
             case End():
                 return self.end(command)
+            case Progress():
+                return self.progress(command)
             case Forget():
                 for gid in command.gids:
                     if gid in self.entries and self.entries[gid].finished:
@@ -128,6 +161,22 @@ class Model:
         if entry is None or entry.decision is None:
             return False
         entry.owed -= set(command.branches)
+        return True
+
+    def progress(self, command: Progress) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or entry.begin is None or entry.begin.path is not Path.STEPS:
+            return False
+        if command.branch not in entry.owed or (entry.decision is None) is (command.heard is Heard.UNSETTLED):
+            return False
+        attempt, settling, done, result = entry.steps.get(command.branch, (1, 1, False, b""))
+        if command.heard is Heard.UNSETTLED and command.attempt == settling:
+            settling += 1
+        if command.heard is Heard.REFUSED and command.attempt == attempt and not done:
+            attempt += 1
+        if command.heard is Heard.DONE and command.attempt == attempt:
+            done, result = True, command.result
+        entry.steps[command.branch] = (attempt, settling, done, result)
         return True
 
 
@@ -209,7 +258,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert record is not None
             assert (record.phase, record.decided_at_ms) == (phase_of(entry), entry.decided_at_ms)
             assert {b.branch for b in record.branches if not b.ended} == entry.owed
-            assert all(b.body == (b"" if entry.decision else b"body") for b in record.branches)
+            for b in record.branches:
+                is_over = entry.decision is not None and (b.step is None or b.ended)
+                assert b.body == (b"" if is_over or (b.step is not None and b.ended) else b"body")
+                if b.step is not None:
+                    known = entry.steps.get(b.branch, (1, 1, False, b""))
+                    assert (b.step.attempt, b.step.settling, b.step.done, b.step.result) == known
             assert self.heard[gid] == record
 
     @invariant()
@@ -247,9 +301,37 @@ any_branch = st.builds(
     st.binary(max_size=20),
     ended=st.just(False),
     works=st.none() | st.integers(1, 2**63),
+    step=st.none(),
+)
+any_step = st.builds(
+    StepRecord,
+    st.sampled_from(Mode),
+    st.lists(texts, max_size=3).map(tuple),
+    st.none() | texts,
+    st.none() | texts,
+    st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
+    st.builds(Retry, numbers, numbers, numbers),
 )
 any_command = st.one_of(
-    st.builds(Begin, texts, st.binary(), st.sampled_from(Path), st.lists(any_branch).map(tuple), numbers, numbers),
+    st.builds(
+        Begin,
+        texts,
+        st.binary(),
+        st.sampled_from([path for path in Path if path is not Path.STEPS]),
+        st.lists(any_branch).map(tuple),
+        numbers,
+        numbers,
+    ),
+    st.builds(
+        Begin,
+        texts,
+        st.binary(),
+        st.just(Path.STEPS),
+        st.lists(st.builds(lambda b, step: b._replace(step=step), any_branch, any_step)).map(tuple),
+        numbers,
+        numbers,
+    ),
+    st.builds(Progress, texts, texts, numbers, st.sampled_from(Heard), st.binary(max_size=20)),
     st.builds(
         Decide,
         texts,

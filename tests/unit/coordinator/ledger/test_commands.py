@@ -12,12 +12,24 @@ from coordinator.ledger.commands import (
     Decide,
     End,
     Forget,
+    Heard,
+    Progress,
     decode,
     encode,
 )
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Path
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord
 
+STEP = StepRecord(Mode.TCC, ("b1",), "confirm", "cancel", (("room", "b1"),), Retry(3, 100, 10_000))
+STEPS = Begin(
+    gid="t1",
+    digest=b"\x01\x02",
+    path=Path.STEPS,
+    branches=(BranchRecord("b2", "bank-a", "try", b"\x80", step=STEP),),
+    deadline_ms=10_000,
+    at_ms=5,
+    trace="00-1-2-01",
+)
 BEGIN = Begin(
     gid="t1",
     digest=b"\x01\x02",
@@ -47,6 +59,15 @@ GOLDEN: list[tuple[Command, str]] = [
     ),
     (End("t1", ("b1", "b2")), "940203a2743192a26231a26232"),
     (Forget(("t1", "t2")), "93020492a27431a27432"),
+    (
+        STEPS,
+        (
+            "980205a27431c40201029196a26232a662616e6b2d61a3747279c40180c096a374636391a26231a7636f6e6669726da66361"
+            "6e63656c9192a4726f6f6da26231930364cd2710cd271005a930302d312d322d3031"
+        ),
+    ),
+    (Progress("t1", "b2", 1, Heard.DONE, b"\x07"), "970206a27431a2623201a4646f6e65c40107"),
+    (Progress("t1", "b2", 2, Heard.UNSETTLED), "970206a27431a2623202a9756e736574746c6564c400"),
 ]
 
 
