@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from coordinator.ledger.commands import Command, Decide
 from participant.wire import Answer, Verb
 
-__all__ = ["Call", "CallEnded", "Effect", "Event", "Haste", "ProposalEnded", "Propose", "Step"]
+__all__ = ["Call", "CallEnded", "Effect", "Event", "Haste", "ProposalEnded", "Propose", "Step", "Work"]
 
 
 class Haste(StrEnum):
@@ -26,12 +26,24 @@ class Propose(NamedTuple):
     haste: Haste = Haste.NOW
 
 
+class Work(NamedTuple):
+    """What a branch is asked to do: an action, and the packed body for it."""
+
+    action: str
+    body: bytes
+
+
 class Call(NamedTuple):
-    """Ask one branch's participant. `one_phase` only with COMMIT."""
+    """Ask one branch's participant. `one_phase` only with COMMIT.
+
+    `branch` is its name at the participant: of a step, that of one attempt (`protocols.modes`). `work` is what a step
+    is asked to do; without it, the work is what the record says.
+    """
 
     branch: str
     verb: Verb
     one_phase: bool = False
+    work: Work | None = None
 
 
 Effect: TypeAlias = Propose | Call

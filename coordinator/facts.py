@@ -14,15 +14,24 @@ the next attempt.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from coordinator.effects import Call, CallEnded, Effect, Event, Propose
-from coordinator.ledger.commands import BY_VOTES, Command, Decide
+from coordinator.ledger.commands import BY_VOTES, Command, Decide, Progress
 from participant.wire import BranchState, Verb
 
-__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts"]
+__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts", "Question", "question_of"]
 
 YES_STATES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
 FINAL_STATES = frozenset((BranchState.READ_ONLY, BranchState.COMMITTED, BranchState.ABORTED))
+
+
+Question: TypeAlias = Verb | type[Command] | Progress
+
+
+def question_of(command: Command) -> Question:
+    """What a proposal asks of the log: the same kind of command is the same question, but each progress is its own."""
+    return command if isinstance(command, Progress) else type(command)
 
 
 class Asking:
@@ -34,23 +43,23 @@ class Asking:
     __slots__ = ("attempts", "draw", "ended_at", "in_flight", "question")
 
     def __init__(self) -> None:
-        self.question: Verb | type[Command] | None = None
+        self.question: Question | None = None
         self.in_flight = False
         self.attempts = 0
         self.ended_at = 0.0
         self.draw = 0.0
 
-    def start(self, question: Verb | type[Command]) -> None:
+    def start(self, question: Question) -> None:
         """The question goes out now."""
-        if question is not self.question:
+        if question != self.question:
             self.question = question
             self.attempts = 0
         self.attempts += 1
         self.in_flight = True
 
-    def end(self, question: Verb | type[Command], now: float, draw: float) -> None:
+    def end(self, question: Question, now: float, draw: float) -> None:
         """The question has come back. The late end of an older question changes nothing."""
-        if question is self.question:
+        if question == self.question:
             self.in_flight = False
             self.ended_at = now
             self.draw = draw
@@ -60,16 +69,17 @@ class BranchFacts(Asking):
     """What is known of one branch. Its question is a verb.
 
     `state` is the newest that the participant said, None while it has said nothing: a final state is never
-    replaced by a late one that is not. `reason` goes with it. `error` says, for people, why the last call came
-    back without a useful answer ("" when it did not).
+    replaced by a late one that is not. `reason` and `result` go with it. `error` says, for people, why the last call
+    came back without a useful answer ("" when it did not).
     """
 
-    __slots__ = ("error", "reason", "state")
+    __slots__ = ("error", "reason", "result", "state")
 
     def __init__(self) -> None:
         super().__init__()
         self.state: BranchState | None = None
         self.reason = ""
+        self.result: Any = None
         self.error = ""
 
     def hear(self, event: CallEnded) -> None:
@@ -84,6 +94,7 @@ class BranchFacts(Asking):
             if answer.state in FINAL_STATES or self.state not in FINAL_STATES:
                 self.state = answer.state
                 self.reason = answer.reason
+                self.result = answer.result
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +133,17 @@ class Facts:
             return True
         return any(known.in_flight and name != branch for name, known in self._branches.items())
 
+    def is_asking_first(self) -> bool:
+        """Whether some branch is being asked something for the first time."""
+        return any(known.in_flight and known.attempts == 1 for known in self._branches.values())
+
     def note(self, effect: Effect) -> None:
         """The driver is about to perform `effect`. To be called before anything is awaited."""
         match effect:
             case Call(branch=branch, verb=verb):
                 self.of(branch).start(verb)
             case Propose(command=command):
-                self.proposal.start(type(command))
+                self.proposal.start(question_of(command))
                 self.overdue |= isinstance(command, Decide) and command.by != BY_VOTES
 
     def fold(self, event: Event, now: float, draw: float) -> None:
@@ -138,4 +153,4 @@ class Facts:
             branch.end(event.verb, now, draw)
             branch.hear(event)
         else:
-            self.proposal.end(type(event.command), now, draw)
+            self.proposal.end(question_of(event.command), now, draw)

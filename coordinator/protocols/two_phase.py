@@ -36,21 +36,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from coordinator.effects import Call, Effect, Haste, Propose, Step
-from coordinator.facts import YES_STATES, Asking, BranchFacts, Expiry, Facts
-from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Begin, Command, Decide, End
+from coordinator.effects import Haste, Step
+from coordinator.facts import YES_STATES, BranchFacts, Expiry, Facts
+from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Begin, Decide, End
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
-from coordinator.protocols.retry import Backoff, delay_s
+from coordinator.protocols.todo import BACKOFF, BACKOFF_DECIDED, Todo
 from participant.wire import BranchState, Capabilities, Verb
 
-__all__ = ["BACKOFF", "BACKOFF_DECIDED", "Plan", "choose_path", "contradictions", "decide"]
+__all__ = [
+    "BACKOFF",
+    "BACKOFF_DECIDED",
+    "SETTLED",
+    "Plan",
+    "begin_of",
+    "choose_path",
+    "clean",
+    "contradictions",
+    "decide",
+]
 
-BACKOFF = Backoff(base_s=0.05, cap_s=1.0)
-# Once decided, nobody waits, and a participant that comes back asks by itself; thousands of branches may be owed to it.
-BACKOFF_DECIDED = Backoff(base_s=0.05, cap_s=15.0)
 REASON_CHARS_MAX = 512  # of a participant's reason, in the record
 
-_SETTLED = {
+SETTLED = {
     Decision.COMMIT: frozenset((BranchState.COMMITTED, BranchState.READ_ONLY)),
     Decision.ABORT: frozenset((BranchState.ABORTED, BranchState.READ_ONLY)),
 }
@@ -92,9 +99,9 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
     `facts.fold`, whenever the record has changed, and at `step.wake_at`; asking once too often is harmless:
     an effect that is under way according to `facts` is not asked for again.
     """
-    todo = _Todo(facts, now, BACKOFF if record is None or record.decision is None else BACKOFF_DECIDED)
+    todo = Todo(facts, now, BACKOFF if record is None or record.decision is None else BACKOFF_DECIDED)
     if record is None:
-        return _DONE if plan is None else _collect(plan, _begin(plan), True, todo)
+        return _DONE if plan is None else _collect(plan, begin_of(plan), True, todo)
     if plan is not None and plan.digest != record.digest:
         return _withdraw(plan, record, todo)
     if record.phase is Phase.PREPARING:
@@ -102,51 +109,12 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
     return _DONE if record.finished else _finish(record, todo)
 
 
-class _Todo:
-    """A step in the making: what is due goes into it, what is not yet due says when it will be."""
-
-    __slots__ = ("backoff", "contradictions", "effects", "facts", "now", "wake_at")
-
-    def __init__(self, facts: Facts, now: float, backoff: Backoff) -> None:
-        self.facts = facts
-        self.now = now
-        self.backoff = backoff
-        self.effects: list[Effect] = []
-        self.wake_at: float | None = None
-        self.contradictions: list[str] = []
-
-    def propose(self, command: Command, haste: Haste) -> None:
-        if self._due(self.facts.proposal, type(command)):
-            self.effects.append(Propose(command, haste))
-
-    def call(self, branch: str, known: BranchFacts, verb: Verb, *, one_phase: bool = False) -> None:
-        if self._due(known, verb):
-            self.effects.append(Call(branch, verb, one_phase))
-
-    def wake(self, at: float) -> None:
-        if self.wake_at is None or at < self.wake_at:
-            self.wake_at = at
-
-    def step(self, implied: Decide | None = None) -> Step:
-        return Step(tuple(self.effects), self.wake_at, False, "; ".join(self.contradictions), implied)
-
-    def _due(self, asking: Asking, question: Verb | type[Command]) -> bool:
-        """A new question does not wait for the end of an old one; the same one waits for its turn."""
-        if asking.question is not question:
-            return True
-        if asking.in_flight:
-            return False
-        due_at = asking.ended_at + delay_s(self.backoff, asking.attempts, asking.draw)
-        if self.now < due_at:
-            self.wake(due_at)
-        return self.now >= due_at
-
-
-def _begin(plan: Plan) -> Begin:
+def begin_of(plan: Plan) -> Begin:
+    """The record of what was asked for."""
     return Begin(plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms, at_ms=0, trace=plan.trace)
 
 
-def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bool, todo: _Todo) -> Step:
+def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bool, todo: Todo) -> Step:
     """Phase one: the record of the branches (unless it is there) and the votes at once; then the decision.
 
     `first_hand`: this leader began the transaction, so nobody else can have told its outcome to anybody.
@@ -202,7 +170,7 @@ def _verdict(work: Plan | TransactionRecord, votes: _Votes, overdue: bool, expir
 def _silence(branch: BranchRecord, known: BranchFacts) -> str:
     """Who has not voted, and what is known of why."""
     who = f"{branch.branch} at {branch.participant}"
-    return f"{who} ({_clean(known.error)})" if known.error else who
+    return f"{who} ({clean(known.error)})" if known.error else who
 
 
 def _refused(
@@ -212,29 +180,29 @@ def _refused(
         late = Expiry(BY_DEADLINE, f"no outcome within {work.deadline_ms} ms from {branch}")
         return _overdue(work, expiry or late, votes)
     done = _settled(votes, Decision.ABORT)
-    reason = _clean(known.reason) or "voted no"
+    reason = clean(known.reason) or "voted no"
     return Decide(work.gid, Decision.ABORT, BY_VOTES, at_ms=0, reason=reason, culprit=branch, done=done)
 
 
 def _overdue(work: Plan | TransactionRecord, expiry: Expiry, votes: _Votes) -> Decide:
     done = _settled(votes, Decision.ABORT)
-    return Decide(work.gid, Decision.ABORT, expiry.by, at_ms=0, reason=_clean(expiry.reason), done=done)
+    return Decide(work.gid, Decision.ABORT, expiry.by, at_ms=0, reason=clean(expiry.reason), done=done)
 
 
 def _settled(votes: _Votes, decision: Decision) -> tuple[str, ...]:
     """The branches to which nothing is owed once this is decided."""
-    settled = _SETTLED[decision]
+    settled = SETTLED[decision]
     return tuple([branch.branch for branch, known in votes if known.state in settled])
 
 
-def _finish(record: TransactionRecord, todo: _Todo) -> Step:
+def _finish(record: TransactionRecord, todo: Todo) -> Step:
     """Phase two: tell every open branch until it confirms.
 
     One End names all of them, unless a branch keeps us waiting: then the others are ended without it.
     """
     decision = Decision.COMMIT if record.phase is Phase.COMMITTING else Decision.ABORT
     verb = Verb.COMMIT if decision is Decision.COMMIT else Verb.ABORT
-    settled = _SETTLED[decision]
+    settled = SETTLED[decision]
     confirmed: list[str] = []
     in_time = False  # some first call has not come back yet
     for branch in record.branches:
@@ -252,7 +220,7 @@ def _finish(record: TransactionRecord, todo: _Todo) -> Step:
     return todo.step()
 
 
-def _withdraw(plan: Plan, record: TransactionRecord, todo: _Todo) -> Step:
+def _withdraw(plan: Plan, record: TransactionRecord, todo: Todo) -> Step:
     """The gid is not ours: it was made aborted before our Begin came, or begun by another request.
 
     Nobody records our branches then. A participant that has prepared one finds out by asking; being told is
@@ -264,7 +232,7 @@ def _withdraw(plan: Plan, record: TransactionRecord, todo: _Todo) -> Step:
         todo.contradictions.extend(contradictions(branch, known.state, Decision.ABORT))
         if known.question is Verb.ABORT:
             waiting |= known.in_flight
-        elif known.question is not None and known.state not in _SETTLED[Decision.ABORT]:
+        elif known.question is not None and known.state not in SETTLED[Decision.ABORT]:
             todo.call(branch.branch, known, Verb.ABORT)
     if todo.effects or waiting:
         return todo.step()
@@ -283,6 +251,6 @@ def contradictions(branch: BranchRecord, state: BranchState | None, decision: De
     return ()
 
 
-def _clean(reason: str) -> str:
+def clean(reason: str) -> str:
     """A participant's text, fit for the record: bounded, and free of what UTF-8 cannot hold."""
     return reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode("utf-8")

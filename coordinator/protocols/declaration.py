@@ -1,0 +1,94 @@
+"""The rules of a transaction of steps, checked when it is declared: what could not end well is not begun. Pure.
+
+Two-phase, tcc and saga branches come before the decision, at most one pivot makes it, forward branches come behind it.
+A branch stands behind those that it comes after, so that no two can wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.ledger.records import BranchRecord, Mode, StepRecord
+from coordinator.protocols.modes import NAME_CHARS_MAX, SEPARATOR, rules_of, step_of
+
+__all__ = ["Misdeclared", "check"]
+
+_CONFIRMS = frozenset((Mode.TCC,))
+_UNDOES = frozenset((Mode.TCC, Mode.SAGA))
+
+
+class Misdeclared(ValueError):
+    """A branch that breaks a rule: its place, the field under it, and why."""
+
+    def __init__(self, place: int, field: str, why: str) -> None:
+        super().__init__(why)
+        self.place = place
+        self.field = field
+        self.why = why
+
+
+def check(branches: Sequence[BranchRecord]) -> None:
+    """Raises Misdeclared. Each branch has a step."""
+    earlier: dict[str, BranchRecord] = {}
+    pivots = 0
+    for place, branch in enumerate(branches):
+        step = step_of(branch)
+        _check_name(place, branch.branch)
+        _check_actions(place, branch, step)
+        _check_order(place, branch, step, earlier)
+        pivots += step.mode is Mode.PIVOT
+        if pivots > 1:
+            raise Misdeclared(place, "step.mode", "there can be one pivot only: what comes after it is forward")
+        earlier[branch.branch] = branch
+    if all(rules_of(branch).before is None for branch in branches):
+        raise Misdeclared(0, "step.mode", "something must come before the decision: make the first one the pivot")
+
+
+def _check_name(place: int, name: str) -> None:
+    if SEPARATOR in name or len(name) > NAME_CHARS_MAX:
+        raise Misdeclared(
+            place, "branch", f"a step has a name of at most {NAME_CHARS_MAX} characters without {SEPARATOR!r}"
+        )
+
+
+def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
+    mode = step.mode
+    if branch.action is None and mode is not Mode.TWO_PHASE:
+        raise Misdeclared(place, "action", f"a {mode} branch needs an action")
+    for field, given, modes in (("confirm", step.confirm, _CONFIRMS), ("undo", step.undo, _UNDOES)):
+        if mode in modes and given is None:
+            raise Misdeclared(place, f"step.{field}", f"a {mode} branch needs one")
+        if mode not in modes and given is not None:
+            raise Misdeclared(place, f"step.{field}", f"a {mode} branch has none")
+    if mode is Mode.TWO_PHASE and (step.retry.attempts_max > 1 or step.takes):
+        field = "takes" if step.takes else "retry.attempts_max"
+        raise Misdeclared(place, f"step.{field}", "a two-phase branch is asked for one vote, on what was declared")
+    if step.retry.cap_ms < step.retry.base_ms:
+        raise Misdeclared(place, "step.retry.cap_ms", "must not be less than base_ms")
+
+
+def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: dict[str, BranchRecord]) -> None:
+    for name in step.after:
+        other = earlier.get(name)
+        if other is None:
+            raise Misdeclared(place, "step.after", f"{name!r} is not listed before this branch")
+        if rules_of(branch).before is not None and rules_of(other).before is None:
+            raise Misdeclared(
+                place, "step.after", f"{name!r} begins once it is decided, which this branch comes before"
+            )
+        if step_of(other).mode is Mode.PIVOT and rules_of(branch).before is not None:
+            raise Misdeclared(
+                place, "step.after", f"{name!r} is the pivot, with which it is decided: make this one forward"
+            )
+    own = branch.branch
+    for field, source in step.takes:
+        if source == own and rules_of(branch).before is None:
+            raise Misdeclared(
+                place, f"step.takes.{field}", "a forward branch has no confirm or undo to take its result"
+            )
+        if source == own and step.mode is Mode.PIVOT:
+            raise Misdeclared(place, f"step.takes.{field}", "a pivot has no confirm or undo to take its result")
+        if source != own and step_of(earlier[source]).mode is Mode.TWO_PHASE:
+            raise Misdeclared(place, f"step.takes.{field}", f"{source!r} is two-phase, which gives no result")
+        if source != own and rules_of(earlier[source]).before is None:
+            raise Misdeclared(place, f"step.takes.{field}", f"the result of {source!r}, which is forward, is not kept")

@@ -1,0 +1,84 @@
+"""Sagas, TCC, messages and any mixture of them, whatever happens meanwhile.
+
+Goal: each action takes effect once; if it is committed, all have, and if it is aborted, all that has run is undone, in
+the opposite order; nobody is left prepared; everybody was given the results that it takes; and once nothing goes wrong
+any more, it ends.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Retry, StepRecord
+from coordinator.protocols.declaration import check
+from coordinator.protocols.modes import MODES
+from tests.support.step_world import Fates, StepWorld
+
+BEFORE = [mode for mode, rules in MODES.items() if rules.before is not None and mode is not Mode.PIVOT]
+
+
+@st.composite
+def transactions(draw: st.DrawFn) -> tuple[BranchRecord, ...]:
+    """Any well-formed mixture: branches before the decision, perhaps a pivot, and branches behind it."""
+    modes = draw(st.lists(st.sampled_from(BEFORE), max_size=4))
+    modes += [Mode.PIVOT] if draw(st.booleans()) or not modes else []
+    modes += [Mode.FORWARD] * draw(st.integers(0, 2))
+    branches: list[BranchRecord] = []
+    for place, mode in enumerate(modes):
+        name = "abcdefgh"[place]
+        is_before = MODES[mode].before is not None
+        earlier = [
+            b.branch for b, m in zip(branches, modes, strict=False) if not is_before or MODES[m].before is not None
+        ]
+        after = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=2)) if earlier else []
+        givers = [
+            b.branch
+            for b, m in zip(branches, modes, strict=False)
+            if b.branch in after and m is not Mode.TWO_PHASE and MODES[m].before is not None
+        ]
+        takes = [(f"from_{giver}", giver) for giver in givers if mode is not Mode.TWO_PHASE and draw(st.booleans())]
+        if MODES[mode].on_abort is not None and mode is not Mode.TWO_PHASE and draw(st.booleans()):
+            takes.append(("own", name))
+        attempts = 1 if mode is Mode.TWO_PHASE else draw(st.integers(1, 3))
+        step = StepRecord(
+            mode,
+            tuple(after),
+            f"confirm-{name}" if mode is Mode.TCC else None,
+            f"undo-{name}" if mode in (Mode.TCC, Mode.SAGA) else None,
+            tuple(takes),
+            Retry(attempts, 100, 1_000),
+        )
+        branches.append(BranchRecord(name, f"bank-{name}", f"do-{name}", b"", step=step))
+    check(branches)
+    return tuple(branches)
+
+
+def actions_of(branches: tuple[BranchRecord, ...]) -> list[str]:
+    named = [(b.action, b.step.confirm, b.step.undo) for b in branches if b.step is not None]
+    return [action for actions in named for action in actions if action is not None]
+
+
+@settings(max_examples=600, deadline=None)
+@given(transactions(), st.integers(0, 2**32), st.data())
+def test_any_transaction_of_steps_ends_as_it_should(
+    branches: tuple[BranchRecord, ...], seed: int, data: st.DataObject
+) -> None:
+    refusals = data.draw(st.dictionaries(st.sampled_from(actions_of(branches)), st.integers(1, 3), max_size=2))
+    fates = Fates(cancel=data.draw(st.sampled_from([0.0, 0.05])), refusals=refusals)
+    world = StepWorld(branches, Random(seed), fates)
+    world.run(events=80)
+    world.audit()
+
+
+@settings(max_examples=100, deadline=None)
+@given(transactions(), st.integers(0, 2**32))
+def test_without_any_fault_it_commits(branches: tuple[BranchRecord, ...], seed: int) -> None:
+    world = StepWorld(branches, Random(seed), Fates(0, 0, 0, 0))
+    world.run(events=0)
+    world.audit()
+    assert world.record is not None
+    assert world.record.decision is Decision.COMMIT
+    assert not world.alarms
