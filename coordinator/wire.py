@@ -20,9 +20,11 @@ from pydantic_core import from_json, to_json
 
 from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Path, Phase
+from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, NAME_PATTERN, ActionName, Message, Name
+from coordinator.wire_steps import StepRequest, StepView
 from participant.errors import WireError
 from participant.values import canonical
-from participant.wire import ACTION_CHARS_MAX, WORKS_MAX
+from participant.wire import WORKS_MAX
 
 __all__ = [
     "API_VERSION",
@@ -76,12 +78,10 @@ __all__ = [
 ]
 
 API_VERSION = "1"
-BRANCHES_MAX = 64
 BODY_BYTES_MAX = 65_536  # one branch's body, in its canonical encoding
 REQUEST_BYTES_MAX = 1_048_576
 TRANSACTIONS_MAX = 256  # in one request
 DEADLINE_MIN_MS = 100
-DEADLINE_MAX_MS = 3_600_000
 DEADLINE_DEFAULT_MS = 10_000
 WAIT_GRACE_MS = 2_000  # what a decision at the deadline may take to be recorded
 WAIT_MAX_MS = 30_000  # the longest that one request waits for an outcome
@@ -92,11 +92,9 @@ LEADER_HEADER = "Commitd-Leader"
 MSGPACK_SEQ = "application/msgpack-seq"
 GID_RANDOM_BITS = 74
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"  # narrower than `participant.ids`: "." and ".." would vanish from a path
 _CURSOR = r"^[0-9]{1,16}\.[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 
-Name = Annotated[str, Field(pattern=_NAME)]
 Millis = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -115,16 +113,12 @@ class Outcome(StrEnum):
     DECIDING = "deciding"
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class BranchRequest(_Message):
+class BranchRequest(Message):
     """One participant's part. Without `action`, the branch did its work before (interactive style)."""
 
     branch: Name | None = Field(default=None, description="Unique in the transaction; b1, b2, … by position if absent.")
     participant: Name = Field(description="A name of the configuration's [participants].")
-    action: Annotated[str, Field(min_length=1, max_length=ACTION_CHARS_MAX)] | None = None
+    action: ActionName | None = None
     body: Any = Field(default=None, description=f"Any value of at most {BODY_BYTES_MAX} bytes as msgpack.")
     works: int | None = Field(
         default=None,
@@ -132,9 +126,10 @@ class BranchRequest(_Message):
         le=WORKS_MAX,
         description="Without an action: how many work requests the branch has answered. It votes no if it lost any.",
     )
+    step: StepRequest | None = Field(default=None, description="Absent: two-phase, whatever the others are.")
 
 
-class TransactionRequest(_Message):
+class TransactionRequest(Message):
     """Commit all of these branches, or none."""
 
     gid: Name | None = Field(default=None, description="The transaction's name; a UUIDv7 if absent.")
@@ -157,14 +152,14 @@ class TransactionRequests(
     """
 
 
-class InquiryRequest(_Message):
+class InquiryRequest(Message):
     """A participant in doubt asks. A transaction that nobody recorded is made aborted before the answer."""
 
     participant: Name
     branch: Name
 
 
-class ResolveRequest(_Message):
+class ResolveRequest(Message):
     """An operator decides an undecided transaction. Recorded with the operator's name."""
 
     decision: Decision = Field(strict=False)
@@ -207,7 +202,7 @@ class ListQuery(_Query):
     cursor: Annotated[str, Field(pattern=_CURSOR)] | None = Field(default=None, description="From the page before.")
 
 
-class OutcomeView(_Message):
+class OutcomeView(Message):
     """How the transaction ended, or where to ask again."""
 
     gid: str
@@ -217,12 +212,12 @@ class OutcomeView(_Message):
     handle: str | None = Field(default=None, description="Where to ask again, while deciding.")
 
 
-class FieldProblem(_Message):
+class FieldProblem(Message):
     field: str
     detail: str
 
 
-class Problem(_Message):
+class Problem(Message):
     """RFC 9457 problem details; from `code` on, the members are extensions. `retry_after_s`: as the header says it."""
 
     type: str
@@ -237,7 +232,7 @@ class Problem(_Message):
     errors: list[FieldProblem] = Field(default_factory=list)
 
 
-class TransactionAnswer(_Message):
+class TransactionAnswer(Message):
     """What one transaction of an array would have been answered if it had come alone."""
 
     status: int
@@ -251,14 +246,15 @@ class TransactionsAnswer(RootModel[OutcomeView | list[TransactionAnswer]]):
     """
 
 
-class BranchView(_Message):
+class BranchView(Message):
     branch: str
     participant: str
     action: str | None
     ended: bool = Field(description="Nothing more is owed to it: it confirmed the decision, or needs no phase two.")
+    step: StepView | None = Field(default=None, description="If the transaction goes step by step.")
 
 
-class TransactionView(_Message):
+class TransactionView(Message):
     """The record of one transaction. `*_at_ms` are wall-clock milliseconds of the leader at that time."""
 
     gid: str
@@ -275,27 +271,27 @@ class TransactionView(_Message):
     revision: int
 
 
-class TransactionPage(_Message):
+class TransactionPage(Message):
     """Newest first. `cursor` is given to the next request; null on the last page."""
 
     transactions: list[TransactionView]
     cursor: str | None
 
 
-class MemberView(_Message):
+class MemberView(Message):
     name: str
     address: str
     url: str | None = Field(description="Its client URL, if the configuration of this replica names it.")
 
 
-class HealthView(_Message):
+class HealthView(Message):
     """`status` is *ok* or *unavailable*; `detail` says why."""
 
     status: str
     detail: str
 
 
-class ClusterView(_Message):
+class ClusterView(Message):
     """One replica's picture of the cluster, not a linearizable read. Indexes count log entries."""
 
     cluster: str
@@ -322,12 +318,12 @@ class ClusterView(_Message):
     counters: dict[str, int]
 
 
-class ParticipantView(_Message):
+class ParticipantView(Message):
     name: str
     url: str
 
 
-class ParticipantsView(_Message):
+class ParticipantsView(Message):
     participants: list[ParticipantView]
 
 
@@ -379,7 +375,7 @@ def parse(model: type[_M], value: Any) -> _M:
 
 def parse_name(text: str, field: str) -> str:
     """`text` as a `Name`, fit for a path. Raises Invalid, naming `field`."""
-    if re.fullmatch(_NAME, text) is None:
+    if re.fullmatch(NAME_PATTERN, text) is None:
         raise Invalid.field(field, f"{text!r:.80} is not 1 to 64 of A-Z a-z 0-9 _ . : -, a letter or digit first")
     return text
 

@@ -1,7 +1,7 @@
 """Driving one open transaction on the leader: no task of its own, only `decide`, over and over.
 
 Owns: the facts of one transaction. Must never do: remember what is true (the ledger does) or know what comes next
-(`protocols.two_phase` does). It is woken by the end of an effect, by a change of the record and by its alarm; several
+(`protocols` does). It is woken by the end of an effect, by a change of the record and by its alarm; several
 wake-ups in one turn of the event loop make one step.
 
 There may be very many of them, which wait for a participant that is gone: so each is kept small.
@@ -22,9 +22,11 @@ from coordinator.driver.spans import Spans
 from coordinator.effects import Call, CallEnded, Event, Propose
 from coordinator.facts import YES_STATES, Expiry, Facts
 from coordinator.ledger.commands import Decide
-from coordinator.ledger.records import BranchRecord, Phase, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Path, Phase, TransactionRecord
 from coordinator.ledger.table import Ledger
-from coordinator.protocols.two_phase import Plan, decide
+from coordinator.protocols.modes import name_of
+from coordinator.protocols.protocol import decide
+from coordinator.protocols.two_phase import Plan
 from coordinator.wire import unpack_body
 from participant.ids import BranchKey
 from participant.traceparent import trace_fields
@@ -102,8 +104,11 @@ class Driver:
                 self.wake()
 
     def _may_wait(self, event: Event) -> bool:
-        """A vote or a confirmation as hoped for changes nothing alone, while others are awaited."""
+        """A vote or a confirmation as hoped for changes nothing alone, while others are awaited; a step may."""
         if not isinstance(event, CallEnded) or event.answer is None or event.answer.retry:
+            return False
+        record = self._shared.ledger.get(self.gid)
+        if record is not None and record.path is Path.STEPS:
             return False
         return event.answer.state in YES_STATES and self._facts.awaits_others(event.branch)
 
@@ -149,8 +154,11 @@ class Driver:
 
     def _call(self, call: Call, record: TransactionRecord | None) -> None:
         begun = record if record is not None and record.branches else self.plan
-        for branch in begun.branches if begun is not None else ():
-            if branch.branch == call.branch:
+        if begun is None:
+            raise KeyError(call.branch)
+        name = name_of(call.branch) if begun.path is Path.STEPS else call.branch
+        for branch in begun.branches:
+            if branch.branch == name:
                 operation = _operation(self.gid, branch, call, self._trace)
                 self._shared.performer.call(branch.participant, operation, self._heard)
                 return
@@ -158,7 +166,9 @@ class Driver:
 
 
 def _operation(gid: str, branch: BranchRecord, call: Call, trace: str) -> Operation:
-    key = BranchKey(gid, branch.branch)
+    key = BranchKey(gid, call.branch)
+    if call.work is not None:
+        return Operation(call.verb, key, call.work.action, unpack_body(call.work.body), call.one_phase, trace=trace)
     if call.verb is Verb.PREPARE or call.one_phase:
         body = unpack_body(branch.body)
         return Operation(call.verb, key, branch.action, body, call.one_phase, works=branch.works, trace=trace)

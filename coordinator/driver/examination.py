@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import structlog
 
-from coordinator.ledger.records import BranchRecord, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Mode, TransactionRecord
 from coordinator.ports import CallFailed, Participants
+from coordinator.protocols.modes import Does, attempt_name
 from coordinator.protocols.two_phase import contradictions
 from participant.ids import BranchKey
 from participant.wire import Answer, Operation, Verb
@@ -50,7 +51,8 @@ async def examine(record: TransactionRecord, participants: Participants) -> Exam
 
 
 def _ask(gid: str, branch: BranchRecord, participants: Participants) -> asyncio.Future[Answer]:
-    return participants.call(branch.participant, Operation(Verb.OUTCOME, BranchKey(gid, branch.branch)))
+    name = branch.branch if branch.step is None else attempt_name(branch.branch, Does.RUN, branch.step.attempt)
+    return participants.call(branch.participant, Operation(Verb.OUTCOME, BranchKey(gid, name)))
 
 
 def _held(record: TransactionRecord, branch: BranchRecord, asked: asyncio.Future[Answer]) -> Held:
@@ -63,6 +65,7 @@ def _held(record: TransactionRecord, branch: BranchRecord, asked: asyncio.Future
             _log.error("examination.failed", gid=record.gid, branch=branch.branch, exc_info=error)
         return Held(branch, None, str(error) or type(error).__name__)
     answer = asked.result()
-    if record.decision is None or branch.ended:  # what has ended may be forgotten by now
+    is_step = branch.step is not None and branch.step.mode is not Mode.TWO_PHASE
+    if record.decision is None or branch.ended or is_step:  # what has ended may be forgotten; a step is not told
         return Held(branch, answer)
     return Held(branch, answer, damage="; ".join(contradictions(branch, answer.state, record.decision)))

@@ -6,14 +6,17 @@ Owns: default branch ids, the size of a transaction, the digest. Must never do: 
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 import msgpack
 
 from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
-from coordinator.ledger.records import BranchRecord, Path, shared_names
+from coordinator.ledger.records import BranchRecord, Mode, Path, Retry, StepRecord, shared_names
 from coordinator.ports import CallFailed, Participants
+from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
 from coordinator.wire import BranchRequest, pack_body
+from coordinator.wire_steps import StepRequest
 from participant.wire import Capabilities
 
 __all__ = ["DIGEST_BYTES", "TRANSACTION_BYTES_MAX", "branches_of", "digest_of", "path_of"]
@@ -25,6 +28,7 @@ TRANSACTION_BYTES_MAX = 224 * 1024  # all bodies together: the record has to fit
 def branches_of(requests: list[BranchRequest], participants: Participants) -> tuple[BranchRecord, ...]:
     """The branches, named and packed. Raises Invalid, which names the field."""
     branches: dict[str, BranchRecord] = {}
+    is_stepwise = any(request.step is not None for request in requests)
     for position, request in enumerate(requests):
         where = f"branches.{position}"
         branch = request.branch or f"b{position + 1}"
@@ -38,22 +42,48 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
             raise Invalid.field(f"{where}.works", "counts the work of a branch without an action")
         body = b"" if request.action is None else pack_body(request.body, f"{where}.body")
         names = shared_names(branch, request.participant, request.action)
-        branches[branch] = BranchRecord(*names, body, works=request.works)
+        step = _step_of(branch, request, where) if is_stepwise else None
+        branches[branch] = BranchRecord(*names, body, works=request.works, step=step)
     total_bytes = sum(len(branch.body) for branch in branches.values())
     if total_bytes > TRANSACTION_BYTES_MAX:
         raise Invalid.field(
             "branches", f"the bodies are {total_bytes} bytes together; at most {TRANSACTION_BYTES_MAX} are allowed"
         )
+    if is_stepwise:
+        _check_steps(tuple(branches.values()))
     return tuple(branches.values())
 
 
+def _step_of(name: str, branch: BranchRequest, where: str) -> StepRecord:
+    """A branch that says nothing is two-phase. What it takes a result of, it comes after. Raises Invalid."""
+    request = branch.step or StepRequest(mode=Mode.TWO_PHASE)
+    if request.takes and not isinstance(branch.body, dict | None):
+        raise Invalid.field(f"{where}.body", "must be a map, because results become fields of it")
+    takes = tuple(request.takes.items())
+    after = tuple(dict.fromkeys((*request.after, *(source for _, source in takes if source != name))))
+    retry = Retry(request.retry.attempts_max, request.retry.base_ms, request.retry.cap_ms)
+    return StepRecord(request.mode, after, request.confirm, request.undo, takes, retry)
+
+
+def _check_steps(branches: tuple[BranchRecord, ...]) -> None:
+    try:
+        check(branches)
+    except Misdeclared as error:
+        raise Invalid.field(f"branches.{error.place}.{error.field}", error.why) from error
+
+
 def digest_of(branches: tuple[BranchRecord, ...]) -> bytes:
-    """What makes two requests the same: participants, actions, bodies and works of the branches, in their order.
+    """What makes two requests the same: participants, actions, bodies, works and steps of the branches, in their order.
 
     The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction.
     """
-    identity = [(b.branch, b.participant, b.action, b.body, b.works) for b in branches]
+    identity = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
     return blake2b(msgpack.packb(identity), digest_size=DIGEST_BYTES).digest()
+
+
+def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
+    step = branch.step
+    return () if step is None else (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry)
 
 
 async def path_of(branches: tuple[BranchRecord, ...], participants: Participants) -> Path:
@@ -61,7 +91,8 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
 
     It follows from what the participants say they can, never from whether they can be reached now: an earlier leader,
     of which nothing is recorded, may have asked a single branch to commit by itself, and must not be followed by
-    one that aborts it without asking. Raises Unreachable; nothing was begun then.
+    one that aborts it without asking. Raises Unreachable, or Invalid for steps that a participant cannot take; nothing
+    was begun then.
     """
     able: dict[str, Capabilities] = {}
     for branch in branches:
@@ -72,4 +103,11 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
             except CallFailed as error:
                 why = f"{name} cannot be asked what it can do: {error}"
                 raise Unreachable(why, retry_after_s=RETRY_AFTER_S) from error
-    return choose_path(branches, able)
+    if all(branch.step is None for branch in branches):
+        return choose_path(branches, able)
+    for position, branch in enumerate(branches):
+        can = able[branch.participant]
+        if branch.step is not None and branch.step.mode is not Mode.TWO_PHASE and not (can.one_phase and can.prevent):
+            why = f"{branch.participant} takes no steps: it cannot commit in one phase, or not be prevented"
+            raise Invalid.field(f"branches.{position}.participant", why)
+    return Path.STEPS

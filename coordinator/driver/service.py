@@ -165,17 +165,17 @@ class Transactions:
     def _may_have_been_told(self, record: TransactionRecord) -> bool:
         """Whether somebody may have heard the outcome of an undecided record, and this replica does not know it.
 
-        Off the classic path, callers hear the outcome before the record holds it. Only the leader that began such a
+        On some paths, callers hear the outcome before the record holds it. Only the leader that began such a
         transaction knows what it has told them.
         """
-        return record.path is not Path.CLASSIC and self._supervisor.plan_of(record.gid) is None
+        return record.path.is_implied and self._supervisor.plan_of(record.gid) is None
 
     async def _undecided(self, record: TransactionRecord) -> TransactionRecord:
         """The record of an undecided transaction, unless somebody may have heard its outcome already.
 
         Then whoever leads waits until it is decided and recorded. Raises: NotLeader, Undetermined.
         """
-        if record.path is Path.CLASSIC:
+        if not record.path.is_implied:
             return record
         self._supervisor.require_leading()
         if not self._may_have_been_told(record) and self._waiters.known(record.gid).decision is None:

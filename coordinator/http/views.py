@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from coordinator.driver.examination import Examination, Held
 from coordinator.driver.waiters import Known
 from coordinator.errors import RequestError
 from coordinator.examined import ExaminationView, HeldView
-from coordinator.ledger.records import Decision, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Decision, StepRecord, TransactionRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
 from coordinator.wire import (
     BranchView,
@@ -19,6 +21,7 @@ from coordinator.wire import (
     TransactionView,
     handle_of,
 )
+from coordinator.wire_steps import StepView
 
 __all__ = ["examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
 
@@ -40,16 +43,13 @@ def outcome_view(known: Known) -> OutcomeView:
 
 def transaction_view(record: TransactionRecord) -> TransactionView:
     """The whole record."""
-    branches = [
-        BranchView(branch=b.branch, participant=b.participant, action=b.action, ended=b.ended) for b in record.branches
-    ]
     decided = record.decision is not None
     return TransactionView(
         gid=record.gid,
         outcome=_OUTCOMES[record.decision],
         phase=record.phase,
         path=record.path,
-        branches=branches,
+        branches=[_branch_view(branch) for branch in record.branches],
         deadline_ms=record.deadline_ms,
         begun_at_ms=record.begun_at_ms,
         decided_at_ms=record.decided_at_ms if decided else None,
@@ -57,6 +57,32 @@ def transaction_view(record: TransactionRecord) -> TransactionView:
         reason=record.reason or None,
         branch=record.culprit,
         revision=record.revision,
+    )
+
+
+def _branch_view(branch: BranchRecord) -> BranchView:
+    return BranchView(**_branch_fields(branch))
+
+
+def _branch_fields(branch: BranchRecord) -> dict[str, Any]:
+    return {
+        "branch": branch.branch,
+        "participant": branch.participant,
+        "action": branch.action,
+        "ended": branch.ended,
+        "step": None if branch.step is None else _step_view(branch.step),
+    }
+
+
+def _step_view(step: StepRecord) -> StepView:
+    return StepView(
+        mode=step.mode,
+        after=list(step.after),
+        confirm=step.confirm,
+        undo=step.undo,
+        done=step.done,
+        attempt=step.attempt,
+        settling=step.settling,
     )
 
 
@@ -68,12 +94,9 @@ def examination_view(examined: Examination) -> ExaminationView:
 
 
 def _held_view(held: Held) -> HeldView:
-    branch, answer = held.branch, held.answer
+    answer = held.answer
     return HeldView(
-        branch=branch.branch,
-        participant=branch.participant,
-        action=branch.action,
-        ended=branch.ended,
+        **_branch_fields(held.branch),
         state=None if answer is None else answer.state,
         reason=None if answer is None else answer.reason or None,
         error=held.error or None,

@@ -129,8 +129,7 @@ def test_every_limit_of_the_api_stands_in_the_reference() -> None:
     wire = import_module("coordinator.wire")
     real = {f"coordinator.wire.{name}" for name in dir(wire) if re.search(r"_(MAX|MIN)(_MS)?$", name)}
     assert real - {row[0] for row in _rows(_text("limits.md"), "name")} == {
-        "coordinator.wire.ACTION_CHARS_MAX",  # which are the participant's, and stand there under its name
-        "coordinator.wire.WORKS_MAX",
+        "coordinator.wire.WORKS_MAX",  # which is the participant's, and stands there under its name
     }
 
 

@@ -1,0 +1,25 @@
+"""What all messages of `coordinator.wire` are made of: names, numbers, and how strictly they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from participant.wire import ACTION_CHARS_MAX
+
+__all__ = ["BRANCHES_MAX", "DEADLINE_MAX_MS", "NAME_PATTERN", "ActionName", "Message", "Name"]
+
+BRANCHES_MAX = 64
+DEADLINE_MAX_MS = 3_600_000
+# Narrower than `participant.ids`: "." and ".." would vanish from a path.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ActionName = Annotated[str, Field(min_length=1, max_length=ACTION_CHARS_MAX)]
+
+
+class Message(BaseModel):
+    """Strict (no text where a number belongs) and closed (an unknown field is an error)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

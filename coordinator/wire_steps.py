@@ -1,0 +1,66 @@
+"""The part of `coordinator.wire` that is about steps: sagas, TCC and messages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from coordinator.ledger.records import Mode
+from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name
+
+__all__ = [
+    "ATTEMPTS_MAX",
+    "FIELD_CHARS_MAX",
+    "RETRY_BASE_DEFAULT_MS",
+    "RETRY_CAP_DEFAULT_MS",
+    "RetryRequest",
+    "StepRequest",
+    "StepView",
+]
+
+ATTEMPTS_MAX = 1_000  # of a step before the decision
+FIELD_CHARS_MAX = 64  # the name of a field that a result becomes
+RETRY_BASE_DEFAULT_MS = 100
+RETRY_CAP_DEFAULT_MS = 10_000
+
+
+class RetryRequest(Message):
+    """How often a step is begun before its refusal counts, and how long to wait in between: a random part of a window
+    that doubles from `base_ms` to `cap_ms`. What must not fail, because it is decided, is begun anew without end."""
+
+    attempts_max: int = Field(default=1, ge=1, le=ATTEMPTS_MAX)
+    base_ms: int = Field(default=RETRY_BASE_DEFAULT_MS, ge=1, le=DEADLINE_MAX_MS)
+    cap_ms: int = Field(default=RETRY_CAP_DEFAULT_MS, ge=1, le=DEADLINE_MAX_MS)
+
+
+class StepRequest(Message):
+    """How a branch takes part in a transaction that goes step by step. One branch with a step makes it one."""
+
+    mode: Mode = Field(strict=False)
+    after: list[Name] = Field(
+        default_factory=list,
+        max_length=BRANCHES_MAX,
+        description="Branches, listed before this one, that must have succeeded before it begins.",
+    )
+    confirm: ActionName | None = Field(default=None, description="Of mode tcc: the action that makes it final.")
+    undo: ActionName | None = Field(default=None, description="Of modes tcc and saga: the action that takes it back.")
+    takes: dict[Annotated[str, Field(min_length=1, max_length=FIELD_CHARS_MAX)], Name] = Field(
+        default_factory=dict,
+        max_length=BRANCHES_MAX,
+        description="Fields of the body, and the branches whose results they become, which this one then comes after."
+        " The branch itself stands for its own result, which its confirm and its undo get.",
+    )
+    retry: RetryRequest = Field(default_factory=RetryRequest)
+
+
+class StepView(Message):
+    """How far a step has come, as far as the record knows: what has succeeded is noted a little later."""
+
+    mode: Mode = Field(strict=False)
+    after: list[str]
+    confirm: str | None
+    undo: str | None
+    done: bool = Field(description="What comes before the decision has succeeded.")
+    attempt: int = Field(description="How often it was begun before the decision, from 1.")
+    settling: int = Field(description="The same for what the decision asks of it.")

@@ -1,0 +1,89 @@
+"""What could not end well is refused when it is declared, with the field to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.driver.intake import branches_of, digest_of
+from coordinator.errors import Invalid
+from coordinator.ledger.records import Mode, StepRecord
+from coordinator.wire import TransactionRequest, parse
+from tests.support.participants import Clerk
+
+
+class _Known:
+    def known(self, name: str) -> bool:
+        return name == "bank"
+
+    async def capabilities(self, name: str) -> Any:
+        return Clerk(name).capabilities()
+
+    def call(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+def declared(*branches: dict[str, Any]) -> Any:
+    forms = [{"participant": "bank", "action": "do", **branch} for branch in branches]
+    return branches_of(parse(TransactionRequest, {"branches": forms}).branches, _Known())
+
+
+def step(mode: str, **more: Any) -> dict[str, Any]:
+    actions = {"tcc": {"confirm": "c", "undo": "u"}, "saga": {"undo": "u"}}.get(mode, {})
+    return {"step": {"mode": mode, **actions, **more}}
+
+
+SAGA, PIVOT, FORWARD, TCC, TWO_PHASE = (step(mode) for mode in ("saga", "pivot", "forward", "tcc", "two-phase"))
+
+
+@pytest.mark.parametrize(
+    ("branches", "field", "why"),
+    [
+        ([{"step": {"mode": "saga"}}], "branches.0.step.undo", "a saga branch needs one"),
+        ([{"step": {"mode": "tcc", "undo": "u"}}], "branches.0.step.confirm", "needs one"),
+        ([step("pivot", undo="u")], "branches.0.step.undo", "has none"),
+        ([step("saga", confirm="c")], "branches.0.step.confirm", "has none"),
+        ([PIVOT, PIVOT], "branches.1.step.mode", "one pivot only"),
+        ([FORWARD], "branches.0.step.mode", "something must come before the decision"),
+        ([SAGA, {**SAGA, "action": None}], "branches.1.action", "needs an action"),
+        ([{**SAGA, "branch": "a:b"}], "branches.0.branch", "without ':'"),
+        ([{**SAGA, "branch": "x" * 41}], "branches.0.branch", "at most 40"),
+        ([step("saga", after=["b2"]), SAGA], "branches.0.step.after", "'b2' is not listed before"),
+        ([step("saga", after=["b1"])], "branches.0.step.after", "'b1' is not listed before"),
+        ([SAGA, FORWARD, step("saga", after=["b2"])], "branches.2.step.after", "begins once it is decided"),
+        ([PIVOT, step("saga", after=["b1"])], "branches.1.step.after", "make this one forward"),
+        ([TWO_PHASE, step("saga", takes={"x": "b1"})], "branches.1.step.takes.x", "two-phase, which gives no result"),
+        ([SAGA, FORWARD, step("forward", takes={"x": "b2"})], "branches.2.step.takes.x", "is not kept"),
+        ([step("pivot", takes={"x": "b1"})], "branches.0.step.takes.x", "no confirm or undo"),
+        ([SAGA, step("forward", takes={"x": "b2"})], "branches.1.step.takes.x", "no confirm or undo"),
+        ([SAGA, step("two-phase", takes={"x": "b1"})], "branches.1.step.takes", "one vote"),
+        ([step("two-phase", retry={"attempts_max": 2})], "branches.0.step.retry.attempts_max", "one vote"),
+        ([step("saga", retry={"base_ms": 10, "cap_ms": 5})], "branches.0.step.retry.cap_ms", "less than base_ms"),
+        ([step("saga", retry={"attempts_max": 0})], "branches.0.step.retry.attempts_max", "greater than or equal to 1"),
+        ([SAGA, {**step("saga", takes={"x": "b1"}), "body": [1]}], "branches.1.body", "must be a map"),
+    ],
+)
+def test_what_could_not_end_well_is_not_begun(branches: list[dict[str, Any]], field: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why) as refused:
+        declared(*branches)
+    assert [wrong.field for wrong in refused.value.fields] == [field]
+
+
+def test_one_step_makes_all_of_them_steps_and_who_says_nothing_is_two_phase() -> None:
+    plain, saga = declared({}, SAGA)
+    assert plain.step is not None
+    assert (plain.step.mode, saga.step.mode) == (Mode.TWO_PHASE, Mode.SAGA)
+    assert all(branch.step is None for branch in declared({}, {}))
+
+
+def test_whose_result_is_taken_comes_before() -> None:
+    *_, taker = declared(SAGA, SAGA, step("saga", takes={"x": "b2", "own": "b3"}, after=["b1"]))
+    assert isinstance(taker.step, StepRecord)
+    assert taker.step.after == ("b1", "b2")
+
+
+def test_another_step_is_another_request() -> None:
+    digests = [digest_of(declared(SAGA, branch)) for branch in (SAGA, step("saga", undo="other"), FORWARD, {})]
+    assert len(set(digests)) == len(digests)
+    assert digest_of(declared(SAGA, SAGA)) == digests[0]
