@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from coordinator.client.client import Client
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
+from coordinator.client.steps import OWN, Message, Retry, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 
-__all__ = ["Aborted", "Branch", "Client", "Committed", "Deciding", "Ended", "InteractiveTransaction"]
+__all__ = [
+    "OWN",
+    "Aborted",
+    "Branch",
+    "Client",
+    "Committed",
+    "Deciding",
+    "Ended",
+    "InteractiveTransaction",
+    "Message",
+    "Retry",
+    "Saga",
+    "Tcc",
+]

@@ -33,6 +33,7 @@ from coordinator.client.policy import Pauses, pause_s
 from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Lost, Session
 from coordinator.client.shards import Shard, Shards
+from coordinator.client.steps import Message, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
 from coordinator.examined import ExaminationView
@@ -40,6 +41,7 @@ from coordinator.ledger.records import Decision, Phase
 from coordinator.shards import MAP_PATH, ClusterMap
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
+    DEADLINE_MAX_MS,
     GID_RANDOM_BITS,
     WAIT_MAX_MS,
     ClusterView,
@@ -164,6 +166,19 @@ class Client:
         return InteractiveTransaction(
             self.new_gid(), self, self._session, self._patience, deadline_ms=deadline_ms, call_timeout_s=call_timeout_s
         )
+
+    def saga(self, *, deadline_ms: int = DEADLINE_MAX_MS) -> Saga:
+        """A saga, to be declared and run; see `coordinator.client.steps`. `deadline_ms`: how long until it is given up
+        and undone, unless it is decided by then."""
+        return Saga(self, deadline_ms)
+
+    def tcc(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS) -> Tcc:
+        """Reservations, to be declared and run; see `coordinator.client.steps`."""
+        return Tcc(self, deadline_ms)
+
+    def message(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS) -> Message:
+        """A local transaction with messages, to be declared and run; see `coordinator.client.steps`."""
+        return Message(self, deadline_ms)
 
     async def outcome(self, gid: str) -> Ended | Deciding:
         """What is recorded of `gid` now. Linearizable.

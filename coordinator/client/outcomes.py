@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +15,8 @@ __all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended"]
 class Branch:
     """What one participant is to do. Without an action it did its work before, under this gid and this name.
 
-    `works` is then how many work requests it has answered, so that it votes no if it lost any of them.
+    `works` is then how many work requests it has answered, so that it votes no if it lost any of them. `step` is the
+    wire form of how it takes part in a transaction of steps; `coordinator.client.steps` writes it.
     """
 
     participant: str
@@ -22,6 +24,7 @@ class Branch:
     body: Any = None
     name: str | None = None
     works: int | None = None
+    step: Mapping[str, Any] | None = None
 
     def to_map(self) -> dict[str, Any]:
         """The wire form (`wire.BranchRequest`)."""
@@ -31,6 +34,7 @@ class Branch:
             "action": self.action,
             "body": self.body,
             "works": self.works,
+            "step": self.step,
         }
         return {key: value for key, value in form.items() if value is not None}
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from coordinator.effects import Call, CallEnded, Haste, ProposalEnded, Propose
 from coordinator.facts import Facts
-from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, encode
-from coordinator.ledger.records import BranchRecord, Decision, Path, TransactionRecord
+from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, Progress, encode
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, TransactionRecord
 from coordinator.ledger.table import Ledger, Rejected
-from coordinator.protocols.two_phase import Plan, choose_path, decide
+from coordinator.protocols.modes import MODES, Does
+from coordinator.protocols.protocol import decide
+from coordinator.protocols.two_phase import Plan, choose_path
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
 from participant.wire import Answer, BranchState, Capabilities, Verb
@@ -82,6 +84,31 @@ class Stage:
         elif self._facts is None:
             self._plan, self._facts = plan, Facts(self._now)
             self._drive()
+
+    def steps(self, *words: str) -> None:
+        """steps a=saga b=saga>a c=pivot d=forward [attempts=3] [deadline=10s]: a client posts a transaction of steps.
+
+        `>` names those that a step comes after. A bank does what it is asked, unless it is told to `refuse`.
+        """
+        options = dict(word.split("=") for word in words)
+        deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
+        retry = Retry(int(options.pop("attempts", "1")), 1_000, 1_000)
+        branches = []
+        for name, how in options.items():
+            mode, *after = how.split(">")
+            rules = MODES[Mode(mode)]
+            undo = "undo" if rules.on_abort is Does.UNDO else None
+            confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
+            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry)
+            branches.append(BranchRecord(name, f"bank-{name}", "do", b"", step=step))
+        self._client_waits = True
+        self._plan = Plan(GID, repr(words).encode(), Path.STEPS, tuple(branches), deadline_ms)
+        self._facts = Facts(self._now)
+        self._drive()
+
+    def refuse(self, *names: str) -> None:
+        """refuse b b:undo: what these attempts ask for will be refused."""
+        self._wills.update(dict.fromkeys(names, "no"))
 
     def apply(self) -> None:
         """The oldest proposal is applied."""
@@ -259,7 +286,8 @@ class Stage:
         return next(request for request in to_branch if not verbs or request[1].verb in verbs)
 
     def _participate(self, call: Call) -> Answer:
-        branch, will = self._branches[call.branch], self._wills[call.branch]
+        branch = self._branches.get(call.branch) or Branch(BranchKey(GID, call.branch))
+        will = self._wills.get(call.branch, "yes")
         commit = Ask.COMMIT_ONE_PHASE if call.one_phase else Ask.COMMIT
         ask = _ASKS.get(call.verb, commit)
         rule = judge(branch.state, ask)
@@ -285,4 +313,6 @@ def _told(command: Command) -> str:
             return f"{decision} by {by}{why}" + (f", done: {','.join(done)}" if done else "")
         case End(branches=ended):
             return f"end {','.join(ended)}"
+        case Progress(branch=branch, attempt=attempt, heard=heard):
+            return f"progress of {branch}: attempt {attempt} {heard}"
     raise ValueError(command)

@@ -1,0 +1,179 @@
+"""Sagas, TCC and messages with real processes: the leader is killed inside every action of them.
+
+Method: three coordinators are processes; the participant is in the process of the test, on a real journal. When the
+action that the test names runs, it kills the leader before anything is answered, and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from coordinator.client import OWN, Aborted, Client, Committed, Ended
+from coordinator.demo.cluster import Cluster
+from participant import Participant, Reject
+from participant.rm.memory import Memory, Transaction
+
+NODES = ("n1", "n2", "n3")
+DESK = "desk"
+
+
+class Desk:
+    """A participant whose actions count what they have done. `strike` is called once, inside the action it names."""
+
+    def __init__(self, directory: Path) -> None:
+        self.participant = Participant(DESK, Memory(directory))
+        self.strikes: dict[str, Callable[[], None]] = {}
+        for name in ("do", "undo", "confirm"):
+            self.participant.action(name)(self._counting(name))
+        self.participant.view("/v1/counts")(self._counts)
+
+    def _counting(self, action: str) -> Callable[[Transaction, Any], Any]:
+        async def count(tx: Transaction, body: Any) -> dict[str, str]:
+            what = f"{action} {body['what']}"
+            strike = self.strikes.pop(what, None)
+            if strike is not None:
+                strike()
+            if body.get("refuse"):
+                raise Reject("not today")
+            counted = [*(await tx.get("all") or []), what]
+            await tx.put("all", counted)
+            return {"did": what, "with": body.get("with")}
+
+        return count
+
+    async def _counts(self, tx: Transaction, _: Any) -> list[str]:
+        return await tx.get("all") or []
+
+
+class Stage:
+    """A cluster, and a desk."""
+
+    def __init__(self, cluster: Cluster, desk: Desk, client: Client) -> None:
+        self.cluster = cluster
+        self.desk = desk
+        self.client = client
+
+    async def counts(self, what: str) -> list[str]:
+        """What has been done for one transaction, in order."""
+        url = f"{self.cluster.banks[DESK]}/v1/counts"
+        session = self.cluster._http
+        async with session.get(url) as response:
+            every: list[str] = await response.json()
+        return [done.removesuffix(f"-{what}") for done in every if done.endswith(f"-{what}")]
+
+    async def kill_leader_at(self, what: str, run: Callable[[], Any]) -> Ended:
+        """Run with a leader that dies in the action `what`; how it ended."""
+        leader = await self.cluster.leader()
+        process = self.cluster.processes[leader]
+        process._may_end = True
+        self.desk.strikes[what] = lambda: os.kill(process.pid, signal.SIGKILL)
+        ended: Ended = await run()
+        await self.client.settled(ended.gid)
+        assert not self.desk.strikes, f"{what} was not reached"
+        await self.cluster.restart(leader)
+        return ended
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    cluster = Cluster(tmp_path, NODES, [DESK])
+    del cluster.processes[DESK]
+    client = Client(list(cluster.replicas.values()), timeout_s=30.0, attempt_timeout_s=1.0)
+    async with _served(tmp_path, cluster) as desk, cluster, client:
+        yield Stage(cluster, desk, client)
+
+
+@asynccontextmanager
+async def _served(directory: Path, cluster: Cluster) -> AsyncIterator[Desk]:
+    desk = Desk(directory / DESK)
+    port = URL(cluster.banks[DESK]).port or 0
+    async with desk.participant.serving(port=port, replicas=list(cluster.replicas.values())):
+        yield desk
+
+
+def _trip(client: Client, tag: str, *, refused: str = "") -> Callable[[], Any]:
+    trip = client.saga()
+    first = trip.step(DESK, "do", {"what": f"flight-{tag}"}, undo="undo", takes={"with": OWN})
+    trip.step(DESK, "do", {"what": f"hotel-{tag}", "refuse": refused == "hotel"}, undo="undo")
+    trip.pivot(DESK, "do", {"what": f"pay-{tag}", "refuse": refused == "pay"}, takes={"with": first})
+    trip.then(DESK, "do", {"what": f"mail-{tag}"}, takes={"with": first})
+    return trip.run
+
+
+def _rooms(client: Client, tag: str, *, refused: str = "") -> Callable[[], Any]:
+    rooms = client.tcc()
+    for name in ("north", "south"):
+        body = {"what": f"{name}-{tag}", "refuse": refused == name}
+        rooms.reserve(DESK, body, attempt="do", confirm="confirm", cancel="undo")
+    return rooms.run
+
+
+def _points(client: Client, tag: str, *, refused: str = "") -> Callable[[], Any]:
+    points = client.message()
+    points.when(DESK, "do", {"what": f"order-{tag}", "refuse": refused == "order"})
+    for name in ("points", "mail"):
+        points.send(DESK, "do", {"what": f"{name}-{tag}"})
+    return points.run
+
+
+TRIP = ["do flight", "do hotel", "do pay", "do mail"]
+BACK = ["do flight", "do hotel", "undo hotel", "undo flight"]
+ROOMS = {"do north", "do south", "confirm north", "confirm south"}
+
+
+@pytest.mark.timeout(120)
+async def test_a_saga_ends_as_it_should_wherever_the_leader_dies(stage: Stage) -> None:
+    for number, step in enumerate(TRIP):
+        ended = await stage.kill_leader_at(f"{step}-{number}", _trip(stage.client, str(number)))
+        assert isinstance(ended, Committed)
+        assert await stage.counts(str(number)) == TRIP
+
+
+@pytest.mark.timeout(120)
+async def test_a_saga_is_undone_wherever_the_leader_dies(stage: Stage) -> None:
+    for number, step in enumerate(["do flight", "do hotel", "do pay", "undo hotel", "undo flight"]):
+        tag = f"u{number}"
+        ended = await stage.kill_leader_at(f"{step}-{tag}", _trip(stage.client, tag, refused="pay"))
+        assert isinstance(ended, Aborted)
+        assert (ended.reason, ended.branch) == ("not today", "s3")
+        assert await stage.counts(tag) == BACK
+
+
+@pytest.mark.timeout(120)
+async def test_reservations_are_confirmed_or_cancelled_wherever_the_leader_dies(stage: Stage) -> None:
+    for step in ("do north", "do south", "confirm north", "confirm south"):
+        tag = step.replace(" ", "")
+        ended = await stage.kill_leader_at(f"{step}-{tag}", _rooms(stage.client, tag))
+        assert isinstance(ended, Committed)
+        counts = await stage.counts(tag)
+        assert set(counts) == ROOMS
+        assert len(counts) == len(ROOMS)
+    for step in ("do north", "do south", "undo north"):
+        tag = step.replace(" ", "") + "x"
+        ended = await stage.kill_leader_at(f"{step}-{tag}", _rooms(stage.client, tag, refused="south"))
+        assert isinstance(ended, Aborted)
+        assert await stage.counts(tag) == ["do north", "undo north"]
+
+
+@pytest.mark.timeout(120)
+async def test_messages_are_sent_once_wherever_the_leader_dies(stage: Stage) -> None:
+    for step in ("do order", "do points", "do mail"):
+        tag = step.replace(" ", "")
+        ended = await stage.kill_leader_at(f"{step}-{tag}", _points(stage.client, tag))
+        assert isinstance(ended, Committed)
+        counts = await stage.counts(tag)
+        assert counts[0] == "do order"
+        assert sorted(counts[1:]) == ["do mail", "do points"]
+    ended = await _points(stage.client, "no", refused="order")()
+    assert isinstance(ended, Aborted)
+    await asyncio.sleep(0)
+    assert await stage.counts("no") == []
