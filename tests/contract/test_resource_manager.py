@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from participant.testing import CHECKS, Check
+from tests.support.databases import place_of
 from tests.support.subjects import SUBJECTS
-
-_IN_A_DIRECTORY = ("memory", "sqlite")
 
 
 @pytest.fixture(params=SUBJECTS)
@@ -23,9 +22,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a resource manager of this kind keeps its data, empty."""
-    if kind in _IN_A_DIRECTORY:
-        return str(tmp_path)
-    return str(request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
+    return place_of(kind, request, tmp_path)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +19,16 @@ from participant.ids import BranchKey
 from participant.resource import Call
 from participant.testing.subject import Bench, Subject
 from participant.wire import BranchState
+from tests.support.databases import place_of
 from tests.support.subjects import SUBJECTS
 
 BRANCH = BranchKey("gid-1", "b")
 
 
 @pytest.fixture(params=["postgres", "postgres-serializable", "mariadb", "mariadb-serializable"])
-def subject(request: pytest.FixtureRequest) -> Subject:
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
     kind = str(request.param)
-    return SUBJECTS[kind](request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
+    return SUBJECTS[kind](place_of(kind, request, tmp_path))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncmy
@@ -15,7 +16,7 @@ import pytest
 
 from participant.testing.servers import MariaDB, Postgres, Server, ServerMissing
 
-__all__ = ["for_the_run", "mariadb_database", "postgres_database"]
+__all__ = ["for_the_run", "mariadb_database", "place_of", "postgres_database"]
 
 _NUMBERS = itertools.count(1)
 _Server = TypeVar("_Server", bound=Server)
@@ -64,6 +65,13 @@ async def mariadb_database(server: MariaDB) -> AsyncIterator[str]:
     for row in listed:
         await _run_on(server, f"XA ROLLBACK {row[3]}")
     await _run_on(server, f"DROP DATABASE {name}")
+
+
+def place_of(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
+    """Where a subject of this kind (`tests.support.subjects`) keeps its data in a test: a place that is empty."""
+    if kind in ("memory", "sqlite"):
+        return str(directory)
+    return str(request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
 
 
 async def _run_on(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
