@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import asyncmy
 import asyncpg
@@ -16,10 +16,17 @@ import pytest
 
 from participant.testing.servers import MariaDB, Postgres, Server, ServerMissing
 
-__all__ = ["for_the_run", "mariadb_database", "place_of", "postgres_database"]
+__all__ = ["absent", "for_the_run", "mariadb_database", "place_of", "postgres_database", "run_on_mariadb"]
 
 _NUMBERS = itertools.count(1)
 _Server = TypeVar("_Server", bound=Server)
+
+
+def absent(why: str) -> NoReturn:
+    """What a test needs is not here: CI fails, and everybody else skips."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 @contextmanager
@@ -30,9 +37,7 @@ def for_the_run(kind: type[_Server]) -> Iterator[_Server]:
         try:
             server = runner.run(running.__aenter__())
         except ServerMissing as missing:
-            if os.environ.get("CI"):
-                pytest.fail(str(missing))
-            pytest.skip(str(missing))
+            absent(str(missing))
         try:
             yield server
         finally:
@@ -59,12 +64,12 @@ async def postgres_database(server: Postgres) -> AsyncIterator[str]:
 async def mariadb_database(server: MariaDB) -> AsyncIterator[str]:
     """The DSN of a new database. In the end, everything that is prepared in the server is rolled back."""
     name = f"test_{next(_NUMBERS)}"
-    await _run_on(server, f"CREATE DATABASE {name}")
+    await run_on_mariadb(server, f"CREATE DATABASE {name}")
     yield server.dsn_of(name)
-    listed = await _run_on(server, "XA RECOVER FORMAT='SQL'")
+    listed = await run_on_mariadb(server, "XA RECOVER FORMAT='SQL'")
     for row in listed:
-        await _run_on(server, f"XA ROLLBACK {row[3]}")
-    await _run_on(server, f"DROP DATABASE {name}")
+        await run_on_mariadb(server, f"XA ROLLBACK {row[3]}")
+    await run_on_mariadb(server, f"DROP DATABASE {name}")
 
 
 def place_of(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
@@ -74,7 +79,7 @@ def place_of(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
     return str(request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
 
 
-async def _run_on(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
+async def run_on_mariadb(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
     connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="", autocommit=True)
     try:
         async with connection.cursor() as cursor:
