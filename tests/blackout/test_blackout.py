@@ -42,8 +42,8 @@ async def test_a_power_cut_takes_nothing_that_was_answered(
     """Goal: every yes, commit and abort that was answered is there after the cut, no branch is there by half, the money
     is right, and what is in doubt can be ended both ways.
 
-    Shown able to fail by the test below. Seen red on PostgreSQL, too, with `synchronous_commit = off` for our sessions: two
-    commits in one phase were lost in eight cuts.
+    Shown able to fail by the test below. Seen red on PostgreSQL, too, with `synchronous_commit = off` for our sessions:
+    two commits in one phase were lost in eight cuts.
     """
     tally = await _black_out(kind, CUTS, folder)
     with capsys.disabled():

