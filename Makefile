@@ -151,6 +151,7 @@ bench: $(VENV)/.ready-test ## The benchmarks, one after the other: make bench AR
 docs: $(VENV)/.ready-test ## Write the generated pages anew
 	@$(BIN)/commitd openapi --output docs/reference/openapi.json
 	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py
+	COMMITD_REWRITE=1 CI=1 $(PYTEST) -q tests/contract/test_resource_manager.py
 
 .PHONY: lock
 lock: $(VENV)/.ready ## Write uv.lock anew after a change of dependencies

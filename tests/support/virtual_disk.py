@@ -17,17 +17,20 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["BLOCK_BYTES", "DROP_SYNCS", "FILE", "Cut", "VirtualDisk", "missing", "mounted"]
+__all__ = ["BLOCK_BYTES", "DISK_BYTES", "DROP_SYNCS", "FILE", "Cut", "VirtualDisk", "missing", "mounted"]
 
 BLOCK_BYTES = 4096
 DISK_BYTES = 512 << 20  # sparse
 START_LOOKS_MAX = 500
 _LOOK_EVERY_S = 0.02
+UNMOUNT_ATTEMPTS = 50
+_UNMOUNT_PAUSE_S = 0.1
 _TOOLS = ("fusermount3", "mkfs.ext4", "losetup", "eatmydata")
 FILE = "disk"
 
@@ -39,8 +42,9 @@ def missing() -> str:
     """Why there can be no virtual disk here; empty if there can."""
     if os.geteuid() != 0:
         return "a virtual disk needs root"
-    if not Path("/dev/fuse").exists():
-        return "a virtual disk needs /dev/fuse"
+    absent = [device for device in ("/dev/fuse", "/dev/loop-control") if not Path(device).exists()]
+    if absent:
+        return f"a virtual disk needs {', '.join(absent)}"
     tools = [tool for tool in _TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     return f"a virtual disk needs {', '.join(tools)}: make servers" if tools else ""
 
@@ -83,10 +87,12 @@ class VirtualDisk:
             with mounted(device / FILE, folder / "live") as place:
                 yield cls(place, process)
         finally:
-            with suppress(subprocess.CalledProcessError):  # it was never mounted
-                _run("umount", device)
             if process.stdin is not None:
                 process.stdin.close()
+            if device.is_mount():
+                _unmount(device)
+            elif process.returncode is None:
+                process.kill()
             await process.wait()
 
     def settle(self) -> None:
@@ -114,10 +120,19 @@ def mounted(image: Path, place: Path, *, is_kept: bool = True) -> Iterator[Path]
         place.chmod(0o755)
         yield place
     finally:
-        _run("umount", place)
+        _unmount(place)
         place.rmdir()
         if not is_kept:
             image.unlink()
+
+
+def _unmount(place: Path) -> None:
+    """Processes that were killed may keep it busy for a moment."""
+    for _ in range(UNMOUNT_ATTEMPTS):
+        if subprocess.run(["umount", place], check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(_UNMOUNT_PAUSE_S)
+    _run("umount", place)
 
 
 def _run(*command: str | Path) -> None:
