@@ -8,7 +8,7 @@ import logging
 import sys
 from random import SystemRandom
 
-from tests.blackout.places import KINDS, room
+from tests.blackout.places import KINDS, MORE_KINDS, room
 from tests.blackout.run import COLUMNS, Tally, black_out
 from tests.support.virtual_disk import missing
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.blackout", description="power cuts under load")
     parser.add_argument("--cuts", type=int, default=CUTS, help="of each kind")
     parser.add_argument("--seed", type=int, default=SystemRandom().randint(0, 2**32 - 1))
-    parser.add_argument("--kind", choices=KINDS, action="append", help="all, if none is named")
+    parser.add_argument("--kind", choices=(*KINDS, *MORE_KINDS), action="append", help="all, if none is named")
     options = parser.parse_args()
     if why := missing():
         print(why, file=sys.stderr)
@@ -31,7 +31,7 @@ def main() -> int:
     logging.getLogger("asyncmy").setLevel(logging.ERROR)  # that a table exists already is no news
     print(f"--cuts {options.cuts} --seed {options.seed}\n", flush=True)
     print(_line("", *COLUMNS), _line("---", *(["---:"] * len(COLUMNS))), sep="\n", flush=True)
-    tallies = [_run(kind, options.cuts, options.seed) for kind in options.kind or KINDS]
+    tallies = [_run(kind, options.cuts, options.seed) for kind in options.kind or (*KINDS, *MORE_KINDS)]
     for tally in tallies:
         for finding in tally.findings[:FINDINGS_MAX]:
             print(f"{tally.kind}: {finding}")

