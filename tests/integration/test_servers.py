@@ -94,6 +94,14 @@ async def test_a_killed_nats_comes_back_with_its_streams() -> None:
         await _hear(server, _asking_nats("$JS.API.STREAM.INFO.KEPT"), b'"name":"KEPT"')
 
 
+def test_a_killed_server_leaves_no_shared_memory(postgres: Postgres) -> None:
+    """Goal: thousands of kills do not fill /dev/shm, where such a piece outlives the server.
+
+    Seen red with the server's own choice of where to put it.
+    """
+    assert "/dev/shm/" not in Path(f"/proc/{postgres.pid}/maps").read_text(encoding="utf-8")
+
+
 async def test_another_installation_is_run_by_the_folder_of_its_programs(postgres_16: Postgres) -> None:
     connection = await asyncpg.connect(postgres_16.dsn)
     try:

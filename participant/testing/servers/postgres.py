@@ -12,7 +12,11 @@ from participant.testing.servers.server import LOOPBACK, Server, ServerMissing, 
 __all__ = ["Postgres"]
 
 _PACKAGES = Path("/usr/lib/postgresql")  # Debian's: one folder for each version
-_SETTINGS = {"max_prepared_transactions": "200", "max_connections": "200"}
+_SETTINGS = {
+    "max_prepared_transactions": "200",
+    "max_connections": "200",
+    "dynamic_shared_memory_type": "mmap",  # in its folder: a killed server would leave some of /dev/shm behind
+}
 _VERSION_3 = 196_608  # of the protocol: 3.0
 _STARTUP = b"user\0postgres\0database\0postgres\0\0"
 
