@@ -21,6 +21,8 @@ UNIT := tests/unit tests/traces tests/papers tests/property tests/exhaustive tes
 OTHER_PYTHONS := 3.12 3.13
 # What tests start for themselves, servers and one example's language: a program of each, and its Debian package.
 SERVERS := initdb:postgresql mariadbd:mariadb-server redis-server:redis-server nats-server:nats-server node:nodejs
+# And what they cut the power of: a disk of our own below a real file system.
+SERVERS += fusermount3:fuse3 mkfs.ext4:e2fsprogs losetup:mount eatmydata:eatmydata
 # Where Debian puts programs that are not in everybody's path.
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
 BENCHMARKS := log commit failover scale resource_managers
@@ -104,8 +106,8 @@ integration: $(VENV)/.ready-test ## Real processes on loopback, one test at a ti
 	@$(PYTEST) tests/integration
 
 .PHONY: chaos
-chaos: $(VENV)/.ready-test ## kill -9 of random processes under load, the short form
-	@$(PYTEST) tests/chaos
+chaos: $(VENV)/.ready-test ## kill -9 and power cuts at random moments under load, the short form
+	@$(PYTEST) tests/chaos tests/blackout
 
 .PHONY: pythons
 pythons: $(VENV)/.ready-test ## tests/unit on every other supported Python at hand
@@ -133,6 +135,10 @@ format: $(VENV)/.ready-test ## Format the code and mend what lint can mend
 kills: $(VENV)/.ready ## 500 random kill -9 under load, then the audit: make kills ARGS='--kills 100 --seed 7'
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: cuts
+cuts: $(VENV)/.ready-test ## 50 power cuts of each resource manager under load: make cuts ARGS='--cuts 100 --seed 7'
+	@$(BIN)/python -m tests.blackout $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/.ready-test ## Simulate new seeds for so many seconds: make soak FOR=3600
 	@$(BIN)/python -m tests.simulation --soak $(FOR)
@@ -145,6 +151,7 @@ bench: $(VENV)/.ready-test ## The benchmarks, one after the other: make bench AR
 docs: $(VENV)/.ready-test ## Write the generated pages anew
 	@$(BIN)/commitd openapi --output docs/reference/openapi.json
 	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py
+	COMMITD_REWRITE=1 CI=1 $(PYTEST) -q tests/contract/test_resource_manager.py
 
 .PHONY: lock
 lock: $(VENV)/.ready ## Write uv.lock anew after a change of dependencies

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from participant.testing.servers import MariaDB, Nats, Postgres, Redis
-from tests.support.databases import for_the_run, mariadb_database, postgres_database
+from tests.support.databases import for_the_run, mariadb_database, packaged_postgres, postgres_database
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,30 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 async def postgres_dsn(postgres: Postgres) -> AsyncIterator[str]:
     async with postgres_database(postgres) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def postgres_16() -> Iterator[Postgres]:
+    with packaged_postgres("16") as programs, for_the_run(Postgres, programs=programs) as server:
+        yield server
+
+
+@pytest.fixture
+async def postgres_16_dsn(postgres_16: Postgres) -> AsyncIterator[str]:
+    async with postgres_database(postgres_16) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def postgres_18() -> Iterator[Postgres]:
+    with packaged_postgres("18") as programs, for_the_run(Postgres, programs=programs) as server:
+        yield server
+
+
+@pytest.fixture
+async def postgres_18_dsn(postgres_18: Postgres) -> AsyncIterator[str]:
+    async with postgres_database(postgres_18) as dsn:
         yield dsn
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from participant.testing import CHECKS, Check
+from tests.support.databases import place_of
+from tests.support.promise_table import KILL
 from tests.support.subjects import SUBJECTS
 
-_IN_A_DIRECTORY = ("memory", "sqlite")
+Seen: TypeAlias = Callable[[str], None]
 
 
 @pytest.fixture(params=SUBJECTS)
@@ -23,22 +27,33 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a resource manager of this kind keeps its data, empty."""
-    if kind in _IN_A_DIRECTORY:
-        return str(tmp_path)
-    return str(request.getfixturevalue(f"{kind.partition('-')[0]}_dsn"))
+    return place_of(kind, request, tmp_path)
+
+
+@pytest.fixture
+def seen(kind: str, record_property: Callable[[str, object], None]) -> Seen:
+    """Say which promise a test is about, for the page of promises (`conftest.py`)."""
+
+    def say(promise: str) -> None:
+        record_property("promise", promise)
+        record_property("kind", kind)
+
+    return say
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_contract(kind: str, check: Check, place: str) -> None:
+async def test_contract(kind: str, check: Check, place: str, seen: Seen) -> None:
     """Each check was seen red with the rule of the table, or the line of the engine, that it is about taken out."""
+    seen(check.__name__.replace("_", " "))
     await check(SUBJECTS[kind](place))
 
 
-async def test_a_yes_survives_kill_9(kind: str, place: str) -> None:
+async def test_a_yes_survives_kill_9(kind: str, place: str, seen: Seen) -> None:
     """A process prepares as fast as it can and is killed at three moments; every yes that it said is found again.
 
     Seen red with `commit` of the store taken out of the engine's step (nothing was written at all).
     """
+    seen(KILL)
     said: set[str] = set()
     for seed in range(3):
         said |= await _prepare_until_killed(kind, place, lines=random.Random(seed).randint(20, 200))

@@ -20,7 +20,8 @@ from participant.errors import CheckError, NobodyAnswers
 from participant.testing import PROMISES, Outcome, Promise, Target, Verdict, examine, examine_all
 from participant.testing.conformance import talk
 from tests.fixtures.broken import FAULTS
-from tests.support.foreign import ROOT, broken, counter, node, sqlite_bank, stdlib
+from tests.support.databases import place_of
+from tests.support.foreign import ROOT, broken, node, numbers, sqlite_bank, stdlib
 
 CRASH = "crash"  # in the names of the promises for which the participant has to die
 ONE_PHASE = {promise for promise in PROMISES if promise.needs == "one_phase"}
@@ -74,10 +75,20 @@ def story(verdicts: list[Verdict]) -> str:
     return "\n".join(str(verdict) for verdict in verdicts if not verdict.is_fine)
 
 
-@pytest.mark.parametrize("make", [sqlite_bank, counter], ids=lambda make: make.__name__)
-async def test_ours_keep_every_promise(make: Callable[[Path], Awaitable[Target]], tmp_path: Path) -> None:
-    """Goal: SQLite and memory, each in a process that is killed, keep all that the kit knows of."""
-    verdicts = await verdicts_of(await make(tmp_path))
+@pytest.fixture(params=["stock bank", "memory", "postgres", "mariadb"])
+def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Awaitable[Target]:
+    """The stock bank, which is on SQLite, and a participant on each of the other databases."""
+    if request.param == "stock bank":
+        return sqlite_bank(tmp_path)
+    return numbers(request.param, place_of(request.param, request, tmp_path))
+
+
+async def test_ours_keep_every_promise(ours: Awaitable[Target]) -> None:
+    """Goal: each of ours, in a process that is killed, keeps all that the kit knows of.
+
+    Seen red on PostgreSQL, in 4 of 12 runs of one promise, while an abort was not written before the rollback.
+    """
+    verdicts = await verdicts_of(await ours)
     assert {verdict.outcome for verdict in verdicts} == {Outcome.KEPT}, story(verdicts)
     assert [verdict.left for verdict in verdicts] == [()] * len(PROMISES)
 

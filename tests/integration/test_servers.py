@@ -94,6 +94,22 @@ async def test_a_killed_nats_comes_back_with_its_streams() -> None:
         await _hear(server, _asking_nats("$JS.API.STREAM.INFO.KEPT"), b'"name":"KEPT"')
 
 
+def test_a_killed_server_leaves_no_shared_memory(postgres: Postgres) -> None:
+    """Goal: thousands of kills do not fill /dev/shm, where such a piece outlives the server.
+
+    Seen red with the server's own choice of where to put it.
+    """
+    assert "/dev/shm/" not in Path(f"/proc/{postgres.pid}/maps").read_text(encoding="utf-8")
+
+
+async def test_another_installation_is_run_by_the_folder_of_its_programs(postgres_16: Postgres) -> None:
+    connection = await asyncpg.connect(postgres_16.dsn)
+    try:
+        assert str(await connection.fetchval("SHOW server_version")).startswith("16.")
+    finally:
+        await connection.close()
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -113,6 +129,8 @@ def test_what_is_not_installed_is_said_with_its_package() -> None:
         find_program("no-such-program", "some-package")
     with pytest.raises(ServerMissing, match="PostgreSQL 7 is not installed: apt-get install postgresql-7"):
         Postgres(Path("/nowhere"), 1, version="7")
+    with pytest.raises(ServerMissing, match="there is no PostgreSQL in /nowhere/bin"):
+        Postgres(Path("/nowhere"), 1, programs=Path("/nowhere/bin"))
 
 
 async def test_a_server_that_is_given_up_while_it_starts_leaves_nothing(folder: Path) -> None:

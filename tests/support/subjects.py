@@ -118,6 +118,8 @@ SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "memory": _memory_subject,
     "sqlite": _sqlite_subject,
     "postgres": _postgres_subject,
+    "postgres-16": _postgres_subject,
+    "postgres-18": _postgres_subject,
     "postgres-serializable": partial(_postgres_subject, isolation="serializable"),
     "mariadb": _mariadb_subject,
     "mariadb-serializable": partial(_mariadb_subject, isolation="serializable"),

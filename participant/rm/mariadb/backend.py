@@ -24,7 +24,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
 from participant.rm.mariadb.names import Names
-from participant.rm.mariadb.office import Office
+from participant.rm.mariadb.office import FINISH_ATTEMPTS, FINISH_PAUSE_S, Office
 from participant.rm.mariadb.server import check_server, find_table, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
 from participant.rm.mariadb.waits import Waits
@@ -37,8 +37,6 @@ __all__ = ["DETACH_AFTER_S", "MariaBackend"]
 
 DETACH_AFTER_S = 1.0  # how long a prepared branch keeps its connection
 ANSWER_TIMEOUT_S = 30  # what ends a branch, or asks for one; then the connection counts as lost
-FINISH_ATTEMPTS = 40  # while another process has the branch's connection
-FINISH_PAUSE_S = 0.05
 BRANCHES_MAX = 100_000  # the server has no limit of its own
 
 _XAER_NOTA, _XAER_DUPID, _READ_ONLY = 1397, 1440, 1792
@@ -138,6 +136,9 @@ class MariaBackend:
 
     async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
         return await self._office.settle(branch, is_read_only=is_read_only)
+
+    async def doom(self, aborted: Branch) -> None:
+        await self._office.doom(aborted)
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
         statement = f"XA {'COMMIT' if to is BranchState.COMMITTED else 'ROLLBACK'} {self._names.of(prepared.key)}"

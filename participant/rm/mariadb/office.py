@@ -13,24 +13,30 @@ from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.rm.mariadb.connections import CONNECT_TIMEOUT_S, Connection, error_code
 from participant.rm.mariadb.names import Names, xid_of
-from participant.rm.server.backend import Prepared
+from participant.rm.server.backend import Prepared, beside
 from participant.rm.server.pool import Pool
 from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
-__all__ = ["Office"]
+__all__ = ["FINISH_ATTEMPTS", "FINISH_PAUSE_S", "Office"]
 
+FINISH_ATTEMPTS = 40  # while another process is at the branch, or has its connection
+FINISH_PAUSE_S = 0.05
 KILL_LOOKS_MAX = 400  # whether a session has ended, with a pause in between
 KILL_PAUSE_S = 0.005
 _KEYS_MAX = 500  # in one IN (…)
 
 _DUPLICATE, _LOCK_WAIT, _XAER_NOTA, _NO_SUCH_THREAD = 1062, 1205, 1397, 1094
 
-_LOAD = "SELECT state, digest, reason, changed_at_ms, result FROM commitd_branch WHERE gid = %s AND branch = %s"
+_LOAD = """
+SELECT branch, state, digest, reason, changed_at_ms, result FROM commitd_branch
+ WHERE gid = %s AND branch IN (%s, %s) AND (branch = %s OR state = 'aborted') ORDER BY branch LIMIT 1
+"""
 _ROWS = """
 SELECT gid, branch, digest, greatest(0, round(unix_timestamp(now(3)) * 1000) - changed_at_ms) / 1000
   FROM commitd_branch WHERE (gid, branch) IN ({}) ORDER BY changed_at_ms, gid, branch
 """
+_DOOM = "INSERT INTO commitd_branch VALUES (%s, %s, 'aborted', %s, %s, %s, '') ON DUPLICATE KEY UPDATE state = state"
 _SETTLE = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s, '')"
 _SETTLE_READ_ONLY = (
     "UPDATE commitd_branch SET state = 'aborted', reason = %s WHERE gid = %s AND branch = %s AND state = 'read-only'"
@@ -69,18 +75,31 @@ class Office:
         return [Foreign(xid_of(*row), None) for row in rows if self._names.is_foreign(*row)]
 
     async def load(self, key: BranchKey) -> Branch:
-        """The list first: what leaves it between the two questions has its row by then."""
+        for _ in range(FINISH_ATTEMPTS):
+            branch, is_whole = await self._load(key)
+            if is_whole or await self.settle(branch, is_read_only=False):
+                return branch
+            await asyncio.sleep(FINISH_PAUSE_S)
+        raise ResourceBusy(f"another connection is about to end branch {key}")
+
+    async def _load(self, key: BranchKey) -> tuple[Branch, bool]:
+        """And whether its row is in its own place.
+
+        The list first: what leaves it between the two questions has its row by then.
+        """
+        gid, name = _bytes_of(key)
         async with self.connection() as connection:
             is_listed = key in await self._listed(connection)
             if is_listed:
                 await connection.execute(_UNCOMMITTED)
-            rows = await connection.fetch(_LOAD, _bytes_of(key))
+            rows = await connection.fetch(_LOAD, (gid, name, beside(key).branch.encode(), name))
         if not rows:
-            return Branch(key)
-        state, digest, reason, changed_at_ms, result = rows[0]
+            return Branch(key), True
+        place, state, digest, reason, changed_at_ms, result = rows[0]
         if is_listed:
-            return Branch(key, BranchState.PREPARED, bytes(digest))
-        return Branch(key, BranchState(_text(state)), bytes(digest), _text(reason), changed_at_ms, bytes(result))
+            return Branch(key, BranchState.PREPARED, bytes(digest)), True
+        found = Branch(key, BranchState(_text(state)), bytes(digest), _text(reason), changed_at_ms, bytes(result))
+        return found, bytes(place) == name
 
     async def is_listed(self, key: BranchKey) -> bool:
         """Whether the server has the branch prepared."""
@@ -97,6 +116,12 @@ class Office:
                     raise
                 return False
         return True
+
+    async def doom(self, aborted: Branch) -> None:
+        async with self.connection() as connection:
+            await connection.execute(
+                _DOOM, (*_bytes_of(beside(aborted.key)), aborted.digest, aborted.reason, aborted.changed_at_ms)
+            )
 
     async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
         key = _bytes_of(branch.key)

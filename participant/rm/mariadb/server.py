@@ -25,7 +25,7 @@ _LOG = get_logger(__name__)
 _TABLE = """
 CREATE TABLE IF NOT EXISTS commitd_branch (
     gid           VARBINARY(64) NOT NULL,
-    branch        VARBINARY(64) NOT NULL,
+    branch        VARBINARY(65) NOT NULL,
     state         VARBINARY(16) NOT NULL,
     digest        VARBINARY(16) NOT NULL,
     reason        VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL,

@@ -12,7 +12,7 @@ from participant.ids import BranchKey
 from participant.resource import Call
 from participant.rm.mariadb.connections import Connection, error_code, is_loss, unreachable
 from participant.rm.mariadb.transaction import Transaction
-from participant.rm.server.backend import Conflict, Stale
+from participant.rm.server.backend import Conflict, Stale, beside
 from participant.wire import BranchState
 
 __all__ = ["MariaUnit", "run_function"]
@@ -25,6 +25,7 @@ SELECT count(*) FROM information_schema.routines
  WHERE routine_type = 'FUNCTION' AND routine_schema NOT IN ('mysql', 'sys')
 """
 _INSERT = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, '', %s, %s)"
+_INSERT_BOTH = _INSERT + ", (%s, %s, %s, %s, '', %s, '')"
 
 
 class Home(Protocol):
@@ -84,15 +85,13 @@ class MariaUnit:
     async def _vote(self, branch: Branch) -> Branch | None:
         """The row is COMMITTED although it is not: it is seen when it is."""
         connection, key = self._connected, branch.key
-        row_state = BranchState.COMMITTED if branch.state is BranchState.PREPARED else branch.state
         try:
-            await connection.execute(
-                _INSERT,
-                (
-                    *(key.gid.encode(), key.branch.encode(), row_state.value),
-                    *(branch.digest, branch.changed_at_ms, branch.result),
-                ),
-            )
+            if branch.state is BranchState.COMMITTED:
+                await connection.execute(_INSERT_BOTH, (*_row(key, branch), *_row(beside(key), branch)[:-1]))
+            else:
+                is_prepared = branch.state is BranchState.PREPARED
+                shown = branch._replace(state=BranchState.COMMITTED) if is_prepared else branch
+                await connection.execute(_INSERT, _row(key, shown))
         except errors.MySQLError as error:
             if error_code(error) in (_DUPLICATE, _LOCK_WAIT):
                 return None
@@ -147,6 +146,11 @@ class MariaUnit:
         if self._connection is None:
             raise ResourceUnreachable("the transaction of this branch has ended")
         return self._connection
+
+
+def _row(key: BranchKey, branch: Branch) -> tuple[bytes | str | int, ...]:
+    names = (key.gid.encode(), key.branch.encode())
+    return *names, branch.state.value, branch.digest, branch.changed_at_ms, branch.result
 
 
 async def run_function(connection: Connection, call: Call) -> tuple[Any, Transaction]:

@@ -30,7 +30,7 @@ from participant.rm.postgres.server import (
 )
 from participant.rm.postgres.unit import VOTE_WRITTEN, PostgresUnit, run_function
 from participant.rm.postgres.waits import Waits
-from participant.rm.server.backend import Blocked, Prepared, Unit
+from participant.rm.server.backend import Blocked, Prepared, Unit, beside
 from participant.rm.server.pool import Pool
 from participant.rm.sweep import Foreign
 from participant.wire import BranchState
@@ -58,7 +58,11 @@ _PREPARED_BY_ANYBODY = """
 SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_s FROM pg_prepared_xacts
  WHERE database = current_database() ORDER BY prepared, transaction::text::bigint
 """
-_LOAD = "SELECT state, digest, reason, changed_at_ms, result FROM {table} WHERE gid = $1 AND branch = $2"
+_LOAD = """
+SELECT branch, state, digest, reason, changed_at_ms, result FROM {table}
+ WHERE gid = $1 AND (branch = $2 OR branch = $3 AND state = 'aborted') ORDER BY branch LIMIT 1
+"""
+_DOOM = "INSERT INTO {table} VALUES ($1, $2, 'aborted', $3, $4, $5, '') ON CONFLICT DO NOTHING"
 _TOUCH = "UPDATE {table} SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2"
 _FORGET = """
 DELETE FROM {table} WHERE (gid, branch) IN (
@@ -154,16 +158,27 @@ class PostgresBackend:
         return [Foreign(row["gid"], max(0.0, row["age_s"])) for row in rows if self._names.read(row["gid"]) is None]
 
     async def load(self, key: BranchKey) -> Branch:
-        """The list first: what leaves it between the two questions has its row by then."""
+        for _ in range(FINISH_ATTEMPTS):
+            branch, is_whole = await self._load(key)
+            if is_whole or await self.settle(branch, is_read_only=False):
+                return branch
+            await asyncio.sleep(FINISH_PAUSE_S)
+        raise ResourceBusy(f"another connection is about to end branch {key}")
+
+    async def _load(self, key: BranchKey) -> tuple[Branch, bool]:
+        """And whether its row is in its own place.
+
+        The list first: what leaves it between the two questions has its row by then.
+        """
         async with Office(self._ending) as connection:
             listed = await connection.fetch(_PREPARED, self._names.of_key(key))
             if listed and (named := self._names.read(listed[0]["gid"])) is not None:
-                return Branch(key, BranchState.PREPARED, named[1])
-            row = await connection.fetchrow(self._sql(_LOAD), key.gid, key.branch)
+                return Branch(key, BranchState.PREPARED, named[1]), True
+            row = await connection.fetchrow(self._sql(_LOAD), *key, beside(key).branch)
         if row is None:
-            return Branch(key)
-        state, *rest = row
-        return Branch(key, BranchState(state), *rest)
+            return Branch(key), True
+        place, state, *rest = row
+        return Branch(key, BranchState(state), *rest), place == key.branch
 
     async def begin(self, _: BranchKey) -> Unit:
         session = await self._working.acquire(self._limits.lock_wait_s)
@@ -184,6 +199,11 @@ class PostgresBackend:
             lock = self._names.lock_of(key)
             values = (*key, branch.digest, reason, branch.changed_at_ms, lock)
             return await connection.fetchval(self._sql(_SETTLE), *values) is not None
+
+    async def doom(self, aborted: Branch) -> None:
+        async with Office(self._ending) as connection:
+            values = (*beside(aborted.key), aborted.digest, aborted.reason, aborted.changed_at_ms)
+            await connection.execute(self._sql(_DOOM), *values)
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
         verb = "COMMIT" if to is BranchState.COMMITTED else "ROLLBACK"

@@ -12,11 +12,12 @@ import asyncpg
 
 from participant.branch import Branch
 from participant.errors import Reject, ResourceBusy, ResourceUnreachable
+from participant.ids import BranchKey
 from participant.resource import Call
 from participant.rm.postgres.connections import LOST, Connection, Session, unreachable
 from participant.rm.postgres.names import Names
 from participant.rm.postgres.transaction import Transaction
-from participant.rm.server.backend import Conflict, Stale
+from participant.rm.server.backend import Conflict, Stale, beside
 from participant.rm.server.pool import Pool
 from participant.wire import BranchState
 
@@ -86,8 +87,12 @@ class PostgresUnit:
     async def _vote_written(self, branch: Branch) -> Branch | None:
         """In one round trip. What keeps the row from being written ends everything: it is there, or locked."""
         key, end = branch.key, self._end_of(branch)
-        row = f"'{key.gid}', '{key.branch}', {_literal(branch.digest)}, {branch.changed_at_ms}"
-        sql = f"EXECUTE commitd_vote ({row}, {self._names.lock_of(key)}, {_literal(branch.result)}); {end}"
+        rest = f"{_literal(branch.digest)}, {branch.changed_at_ms}, {self._names.lock_of(key)}"
+        rows = [
+            f"EXECUTE commitd_vote ('{gid}', '{name}', {rest}, {_literal(result)})"
+            for (gid, name), result in _rows(branch)
+        ]
+        sql = "; ".join((*rows, end))
         try:
             tag = await self._connected.execute(sql)
         except asyncpg.DivisionByZeroError as error:
@@ -102,14 +107,13 @@ class PostgresUnit:
         return branch
 
     async def _vote_unsure(self, branch: Branch) -> Branch | None:
-        key, is_prepared = branch.key, branch.state is BranchState.PREPARED
-        state = await self._connected.fetchval(
-            _VOTE.format(table=self._names.table),
-            *(key.gid, key.branch, is_prepared, branch.digest, branch.changed_at_ms, self._names.lock_of(key)),
-            branch.result,
-        )
-        if state is None:
-            return None
+        is_prepared, lock = branch.state is BranchState.PREPARED, self._names.lock_of(branch.key)
+        state = ""
+        for place, result in _rows(branch):
+            values = (*place, is_prepared, branch.digest, branch.changed_at_ms, lock, result)
+            state = await self._connected.fetchval(_VOTE.format(table=self._names.table), *values)
+            if state is None:
+                return None
         voted = branch if state == BranchState.COMMITTED else branch._replace(state=BranchState(state))
         end = self._end_of(voted)
         _check_tag(await self._connected.execute(end), end)
@@ -161,6 +165,12 @@ async def run_function(connection: Connection, call: Call) -> tuple[Any, Transac
         raise
     finally:
         tx.end()
+
+
+def _rows(branch: Branch) -> tuple[tuple[BranchKey, bytes], ...]:
+    """Where the rows of a vote go, and which result is in each."""
+    own = (branch.key, branch.result)
+    return (own,) if branch.state is BranchState.PREPARED else (own, (beside(branch.key), b""))
 
 
 def _literal(data: bytes) -> str:

@@ -5,7 +5,11 @@ truth about a branch is the server's, and what a process remembers only saves it
 table of ours, written in the transaction of its work, in the state COMMITTED: nobody sees it before the commit, and
 then it is true. A branch that is prepared is therefore one that the server lists as such.
 
-Implementations: `rm.postgres.backend`.
+A prepared branch keeps its row from everybody, so its abort cannot be written there before it is rolled back; and
+between the two it must not look unknown, for a late commit in one phase would then be obeyed. So its abort is written
+beside the row first, under a name that no branch has, and a commit in one phase takes both places.
+
+Implementations: `rm.postgres.backend`, `rm.mariadb.backend`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,12 @@ from participant.resource import Call
 from participant.rm.sweep import Foreign
 from participant.wire import CONFLICT, BranchState
 
-__all__ = ["Backend", "Blocked", "Conflict", "Prepared", "Stale", "Unit"]
+__all__ = ["Backend", "Blocked", "Conflict", "Prepared", "Stale", "Unit", "beside"]
+
+
+def beside(key: BranchKey) -> BranchKey:
+    """The place beside the row of a branch. No branch can have this name."""
+    return BranchKey(key.gid, key.branch + "/")
 
 
 class Conflict(Reject):
@@ -57,7 +66,7 @@ class Unit(Protocol):
         """Run an action in it; the result. Raises whatever the action raises, and Stale."""
 
     async def vote(self, branch: Branch) -> Branch | None:
-        """Write the row and prepare (`branch` is PREPARED) or commit (COMMITTED); durable on return.
+        """Write the row and prepare (`branch` is PREPARED), or both rows and commit (COMMITTED); durable on return.
 
         Gives the branch as it is then: READ_ONLY if it was to be prepared and had written nothing. None, and nothing
         was done, if the branch has a row already or another transaction works on it. Raises Reject (the database
@@ -87,7 +96,7 @@ class Backend(Protocol):
         """All prepared transactions of this database that no participant of ours has made."""
 
     async def load(self, key: BranchKey) -> Branch:
-        """What is true of a branch: PREPARED, a final state, or UNKNOWN."""
+        """What is true of a branch: PREPARED, a final state, or UNKNOWN. Completes what `doom` has begun."""
 
     async def begin(self, key: BranchKey) -> Unit | None:
         """Open a transaction; None if another one is open or prepared for this branch. Raises ResourceBusy."""
@@ -97,6 +106,9 @@ class Backend(Protocol):
 
         `is_read_only`: in the place of a vote READ_ONLY, and nothing else.
         """
+
+    async def doom(self, aborted: Branch) -> None:
+        """Write, beside the row of a prepared branch, that it is aborted; durable on return. `finish` makes it true."""
 
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
         """Commit or roll back what is prepared; False if nothing is. Leaves no row after a rollback."""

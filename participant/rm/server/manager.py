@@ -335,13 +335,14 @@ class ServerManager:
         rule = judge(branch.state, ask)
         if rule.verdict not in (Verdict.RUN, Verdict.EMPTY):
             return said(branch, rule)
+        is_empty = rule.verdict is Verdict.EMPTY
+        reason = reason or ("aborted before it was prepared" if is_empty else "aborted by its coordinator")
         if branch.state is BranchState.PREPARED:
+            await self._backend.doom(branch.move(ask, BranchState.ABORTED, at_ms=self._wall_ms(), reason=reason))
             if not await self._backend.finish(branch, BranchState.ABORTED):
                 self._known.held.pop(branch.key, None)
                 return None
             self._count_decided(branch.key)
-        is_empty = rule.verdict is Verdict.EMPTY
-        reason = reason or ("aborted before it was prepared" if is_empty else "aborted by its coordinator")
         return await self._settle(branch, ask, reason)
 
     async def _settle(self, branch: Branch, ask: Ask, reason: str, digest: bytes = b"") -> Answer | None:

@@ -64,9 +64,11 @@ class ServerSweep:
             rule = judge(branch.state, Ask.ABORT)
             if rule.verdict not in (Verdict.RUN, Verdict.EMPTY):
                 return said(branch, rule)
-            if branch.state is BranchState.PREPARED and not await self._backend.finish(branch, BranchState.ABORTED):
-                continue  # somebody else was quicker
             moved = branch.move(Ask.ABORT, BranchState.ABORTED, at_ms=self._wall_ms(), reason=_REASON)
+            if branch.state is BranchState.PREPARED:
+                await self._backend.doom(moved)
+                if not await self._backend.finish(branch, BranchState.ABORTED):
+                    continue  # somebody else was quicker
             if await self._backend.settle(moved, is_read_only=branch.state is BranchState.READ_ONLY):
                 return moved.answer()
         return Answer(BranchState.UNKNOWN, "other connections work on the branch", retry=True)

@@ -12,22 +12,36 @@ from participant.testing.servers.server import LOOPBACK, Server, ServerMissing, 
 __all__ = ["Postgres"]
 
 _PACKAGES = Path("/usr/lib/postgresql")  # Debian's: one folder for each version
-_SETTINGS = {"max_prepared_transactions": "200", "max_connections": "200"}
+_SETTINGS = {
+    "max_prepared_transactions": "200",
+    "max_connections": "200",
+    "dynamic_shared_memory_type": "mmap",  # in its folder: a killed server would leave some of /dev/shm behind
+}
 _VERSION_3 = 196_608  # of the protocol: 3.0
 _STARTUP = b"user\0postgres\0database\0postgres\0\0"
 
 
 class Postgres(Server):
-    """`settings` go before those of `postgresql.conf`. `version` is the major one; the newest if empty."""
+    """`settings` go before those of `postgresql.conf`.
+
+    `version` is the major one of Debian's packages; the newest if empty. `programs` is the folder with `initdb` and
+    `postgres` of another installation, which `user` must be allowed to read.
+    """
 
     user = "postgres"
 
     def __init__(
-        self, folder: Path, port: int, *, settings: Mapping[str, str] | None = None, version: str = ""
+        self,
+        folder: Path,
+        port: int,
+        *,
+        settings: Mapping[str, str] | None = None,
+        version: str = "",
+        programs: Path | None = None,
     ) -> None:
         super().__init__(folder, port)
         self.settings = {**_SETTINGS, **(settings or {})}
-        self._programs = _programs(version)
+        self._programs = _programs(version) if programs is None else _at(programs)
 
     @staticmethod
     def versions() -> list[str]:
@@ -59,6 +73,12 @@ class Postgres(Server):
         """Log in; AuthenticationOk is the message R with a 0. A server that is starting says E."""
         writer.write(struct.pack("!ii", 8 + len(_STARTUP), _VERSION_3) + _STARTUP)
         return await reader.readexactly(9) == b"R" + struct.pack("!ii", 8, 0)
+
+
+def _at(programs: Path) -> Path:
+    if not (programs / "postgres").is_file():
+        raise ServerMissing(f"there is no PostgreSQL in {programs}")
+    return programs
 
 
 def _programs(version: str) -> Path:
