@@ -288,7 +288,7 @@ async def test_a_branch_that_another_connection_of_mariadb_still_has_is_left(mar
     async with remote("mariadb", mariadb_dsn) as (made, shop):
         await shop.kill()
         xid = Names(Dsn(mariadb_dsn).database).of(BranchKey("lost", "b1"))
-        row = "INSERT INTO commitd_branch VALUES ('lost', 'b1', 'committed', '', '', 1)"
+        row = "INSERT INTO commitd_branch VALUES ('lost', 'b1', 'committed', '', '', 1, '')"
         async with _maria(mariadb_dsn, f"XA START {xid}", row, f"XA END {xid}", f"XA PREPARE {xid}"):
             swept = await _swept(mariadb_dsn, made.urls["n1"])
             assert _fates(swept) == {"lost": Fate.FAILED}
