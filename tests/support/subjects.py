@@ -10,12 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from sqlalchemy import Text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
 from participant.errors import Reject
 from participant.resource import ResourceLimits
 from participant.rm import mariadb, memory, postgres, sqlite
 from participant.rm.mariadb import MariaDB
 from participant.rm.memory import Memory
 from participant.rm.postgres import PostgreSQL
+from participant.rm.sqlalchemy import SQLAlchemy
 from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
@@ -114,6 +119,41 @@ def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Su
     return Subject(make, put, add, get, only_tx_awaited=False)
 
 
+class _Table(DeclarativeBase):
+    pass
+
+
+class _Number(_Table):
+    __tablename__ = "numbers"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[int]
+
+
+def _orm_subject(server: Callable[[str], Subject], place: str) -> Subject:
+    """The same server and tables, by an ORM."""
+
+    async def put(session: AsyncSession, body: Any) -> None:
+        await session.merge(_Number(name=body["key"], value=body["value"]))
+
+    async def add(session: AsyncSession, body: Any) -> None:
+        number = await session.get(_Number, body["key"])
+        if number is None or number.value + body["amount"] < 0:
+            raise Reject("too little")
+        number.value += body["amount"]
+
+    async def get(session: AsyncSession, body: Any) -> Any:
+        number = await session.get(_Number, body["key"])
+        return number and number.value
+
+    below = server(place)
+
+    def make(limits: ResourceLimits) -> SQLAlchemy:
+        return SQLAlchemy(below.make(limits))
+
+    return Subject(make, put, add, get, only_tx_awaited=False)
+
+
 SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "memory": _memory_subject,
     "sqlite": _sqlite_subject,
@@ -121,4 +161,6 @@ SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "postgres-serializable": partial(_postgres_subject, isolation="serializable"),
     "mariadb": _mariadb_subject,
     "mariadb-serializable": partial(_mariadb_subject, isolation="serializable"),
+    "postgres-sqlalchemy": partial(_orm_subject, _postgres_subject),
+    "mariadb-sqlalchemy": partial(_orm_subject, _mariadb_subject),
 }

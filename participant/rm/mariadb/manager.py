@@ -23,6 +23,8 @@ class MariaDB(ServerManager):
     keep what an action has read from being changed before it writes, and uses them always.
     """
 
+    dialect = "mysql"
+
     def __init__(
         self,
         dsn: str,
@@ -38,4 +40,5 @@ class MariaDB(ServerManager):
             raise ConfigError(f"connections_max: must be at least 1, not {connections_max!r}")
         limits = limits or ResourceLimits()
         backend = MariaBackend(dsn, schema=schema, isolation=isolation, connections_max=connections_max, limits=limits)
+        self.count_found_rows = backend.count_found_rows
         super().__init__(backend, limits)

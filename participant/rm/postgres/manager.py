@@ -21,6 +21,8 @@ class PostgreSQL(ServerManager):
     more often.
     """
 
+    dialect = "postgresql"
+
     def __init__(
         self,
         dsn: str,
