@@ -74,6 +74,10 @@ def _memory_subject(place: str) -> Subject:
     return Subject(make, put, add, get)
 
 
+def _postgres(place: str, limits: ResourceLimits, isolation: Isolation = "repeatable read") -> PostgreSQL:
+    return PostgreSQL(place, schema=SCHEMA, limits=limits, isolation=isolation)
+
+
 def _postgres_subject(place: str, isolation: Isolation = "repeatable read") -> Subject:
     """PostgreSQL on a database of its own."""
 
@@ -92,10 +96,11 @@ def _postgres_subject(place: str, isolation: Isolation = "repeatable read") -> S
     async def get(tx: postgres.Transaction, body: Any) -> Any:
         return await tx.fetchval("SELECT value FROM numbers WHERE name = $1", body["key"])
 
-    def make(limits: ResourceLimits) -> PostgreSQL:
-        return PostgreSQL(place, schema=SCHEMA, limits=limits, isolation=isolation)
+    return Subject(partial(_postgres, place, isolation=isolation), put, add, get, only_tx_awaited=False)
 
-    return Subject(make, put, add, get, only_tx_awaited=False)
+
+def _mariadb(place: str, limits: ResourceLimits, isolation: Isolation = "repeatable read") -> MariaDB:
+    return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits, isolation=isolation)
 
 
 def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Subject:
@@ -113,10 +118,7 @@ def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Su
     async def get(tx: mariadb.Transaction, body: Any) -> Any:
         return await tx.fetch_value("SELECT value FROM numbers WHERE name = %s", (body["key"],))
 
-    def make(limits: ResourceLimits) -> MariaDB:
-        return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits, isolation=isolation)
-
-    return Subject(make, put, add, get, only_tx_awaited=False)
+    return Subject(partial(_mariadb, place, isolation=isolation), put, add, get, only_tx_awaited=False)
 
 
 class _Table(DeclarativeBase):
@@ -130,8 +132,8 @@ class _Number(_Table):
     value: Mapped[int]
 
 
-def _orm_subject(server: Callable[[str], Subject], place: str) -> Subject:
-    """The same server and tables, by an ORM."""
+def _orm_subject(below: Callable[[str, ResourceLimits], PostgreSQL | MariaDB], place: str) -> Subject:
+    """A server and its tables, by an ORM."""
 
     async def put(session: AsyncSession, body: Any) -> None:
         await session.merge(_Number(name=body["key"], value=body["value"]))
@@ -146,10 +148,8 @@ def _orm_subject(server: Callable[[str], Subject], place: str) -> Subject:
         number = await session.get(_Number, body["key"])
         return number and number.value
 
-    below = server(place)
-
     def make(limits: ResourceLimits) -> SQLAlchemy:
-        return SQLAlchemy(below.make(limits))
+        return SQLAlchemy(below(place, limits))
 
     return Subject(make, put, add, get, only_tx_awaited=False)
 
@@ -161,6 +161,6 @@ SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "postgres-serializable": partial(_postgres_subject, isolation="serializable"),
     "mariadb": _mariadb_subject,
     "mariadb-serializable": partial(_mariadb_subject, isolation="serializable"),
-    "postgres-sqlalchemy": partial(_orm_subject, _postgres_subject),
-    "mariadb-sqlalchemy": partial(_orm_subject, _mariadb_subject),
+    "postgres-sqlalchemy": partial(_orm_subject, _postgres),
+    "mariadb-sqlalchemy": partial(_orm_subject, _mariadb),
 }
