@@ -89,8 +89,10 @@ class Sessions:
             return result
         finally:
             line.end()
-            await session.close()
-            await connection.close()
+            try:
+                await session.close()  # it says so if somebody is at it still
+            finally:
+                await connection.close()
 
 
 def _check_whole(line: Line) -> None:
