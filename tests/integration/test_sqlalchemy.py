@@ -153,7 +153,7 @@ async def test_a_unit_of_work_is_written_in_its_order_and_can_be_read_by_relatio
 
 
 async def test_what_the_database_refuses_at_the_flush_is_a_no_with_its_reason(manager: SQLAlchemy) -> None:
-    """Seen red with the flush left out: the branch would vote yes for nothing."""
+    """Seen red with the flush left out, and with the error left to the table of errors, which names its type only."""
     await _commit(manager, ONE, _call(_open_account, {"name": "bob", "cents": 5}))
     answer = await manager.prepare(TWO, _call(_open_account, {"name": "bob", "cents": 777}))
     assert answer.state is BranchState.ABORTED
@@ -163,7 +163,7 @@ async def test_what_the_database_refuses_at_the_flush_is_a_no_with_its_reason(ma
 
 
 async def test_a_flush_that_failed_spoils_the_branch_although_the_action_goes_on(manager: SQLAlchemy) -> None:
-    """Seen red on MariaDB with the check of `Line.is_undone` and `failure` of its tx left out."""
+    """Seen red on MariaDB with the checks of `Line.is_undone` and of what failed in the unit left out, both."""
 
     async def careless(session: AsyncSession, _: Any) -> None:
         session.add(Account(name="eve", cents=1))
@@ -203,7 +203,7 @@ async def test_a_flush_that_fails_without_the_database_spoils_the_branch_as_well
 
 
 async def test_a_part_can_be_undone_alone(manager: SQLAlchemy) -> None:
-    """Also one in another, and by hand."""
+    """Also one in another, and by hand. Seen red with `Line.undo_savepoint` doing nothing."""
 
     async def careful(session: AsyncSession, _: Any) -> None:
         session.add(Account(name="ann", cents=1))
@@ -223,7 +223,7 @@ async def test_a_part_can_be_undone_alone(manager: SQLAlchemy) -> None:
 
 
 async def test_a_version_that_the_caller_has_seen_is_compared(manager: SQLAlchemy) -> None:
-    """The caller sends the version that it has shown to somebody; who was slower hears no."""
+    """The caller sends the version that it has shown to somebody; who was slower hears no, and why."""
 
     async def edit(session: AsyncSession, body: Any) -> None:
         account = Account(name=body["name"], version=body["version"])
@@ -352,7 +352,7 @@ ENDINGS = (
 async def test_a_session_does_not_end_its_branch(
     manager: SQLAlchemy, ending: Callable[[AsyncSession], Awaitable[None]], said: str
 ) -> None:
-    """Seen red with `do_commit` doing nothing, and the methods of `BranchSession` taken out."""
+    """Seen red with `do_commit` and `set_isolation_level` doing nothing, and with `BranchSession.rollback` left out."""
 
     async def action(session: AsyncSession, _: Any) -> None:
         if ending is not _chooses_isolation:
@@ -390,7 +390,7 @@ async def test_a_session_that_was_closed_votes_no(manager: SQLAlchemy) -> None:
 
 
 async def test_a_session_is_of_no_use_after_its_action(manager: SQLAlchemy) -> None:
-    """Nor are its objects attached; nor may a statement outlive it."""
+    """Nor are its objects attached; nor may a statement outlive it. Seen red with `session.close()` left out."""
     kept: list[Any] = []
 
     async def keep(session: AsyncSession, body: Any) -> None:
@@ -418,7 +418,7 @@ async def test_a_branch_that_only_read_is_done(manager: SQLAlchemy) -> None:
 
 
 async def test_a_view_may_only_read(manager: SQLAlchemy) -> None:
-    """Also one that has changed an object and not flushed it."""
+    """Also one that has changed an object and not flushed it. Seen red with the flush left out."""
     await _commit(manager, ONE, _call(_open_account, {"name": "bob", "cents": 5}))
     for writing in (_call(_open_account, {"name": "eve", "cents": 1}), _call(_add, {"name": "bob", "cents": 1})):
         with pytest.raises(ActionError, match="may only read, but it wrote"):

@@ -23,7 +23,7 @@ class MariaDB(ServerManager):
     keep what an action has read from being changed before it writes, and uses them always.
     """
 
-    dialect = "mysql"
+    dialect = "mysql"  # as SQLAlchemy calls it
 
     def __init__(
         self,
@@ -40,5 +40,5 @@ class MariaDB(ServerManager):
             raise ConfigError(f"connections_max: must be at least 1, not {connections_max!r}")
         limits = limits or ResourceLimits()
         backend = MariaBackend(dsn, schema=schema, isolation=isolation, connections_max=connections_max, limits=limits)
-        self.count_found_rows = backend.count_found_rows
+        self.count_found_rows = backend.count_found_rows  # for SQLAlchemy
         super().__init__(backend, limits)

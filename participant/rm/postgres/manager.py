@@ -21,7 +21,7 @@ class PostgreSQL(ServerManager):
     more often.
     """
 
-    dialect = "postgresql"
+    dialect = "postgresql"  # as SQLAlchemy calls it
 
     def __init__(
         self,

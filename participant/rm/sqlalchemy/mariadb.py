@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 from sqlalchemy.exc import DBAPIError
@@ -109,5 +109,5 @@ class _Cursor:
 
 
 def _single(sql: str, values: Values | None) -> str:
-    """The text as the server is to see it; without any values, it is that already."""
-    return sql if values is None else sql % (values if isinstance(values, Mapping) else tuple(values))
+    """The text as the server is to see it. `values` are empty, or None: then it is that already."""
+    return sql if values is None else sql % ()
