@@ -10,12 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from sqlalchemy import Text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
 from participant.errors import Reject
 from participant.resource import ResourceLimits
 from participant.rm import mariadb, memory, postgres, sqlite
 from participant.rm.mariadb import MariaDB
 from participant.rm.memory import Memory
 from participant.rm.postgres import PostgreSQL
+from participant.rm.sqlalchemy import SQLAlchemy
 from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
@@ -69,6 +74,10 @@ def _memory_subject(place: str) -> Subject:
     return Subject(make, put, add, get)
 
 
+def _postgres(place: str, limits: ResourceLimits, isolation: Isolation = "repeatable read") -> PostgreSQL:
+    return PostgreSQL(place, schema=SCHEMA, limits=limits, isolation=isolation)
+
+
 def _postgres_subject(place: str, isolation: Isolation = "repeatable read") -> Subject:
     """PostgreSQL on a database of its own."""
 
@@ -87,10 +96,11 @@ def _postgres_subject(place: str, isolation: Isolation = "repeatable read") -> S
     async def get(tx: postgres.Transaction, body: Any) -> Any:
         return await tx.fetchval("SELECT value FROM numbers WHERE name = $1", body["key"])
 
-    def make(limits: ResourceLimits) -> PostgreSQL:
-        return PostgreSQL(place, schema=SCHEMA, limits=limits, isolation=isolation)
+    return Subject(partial(_postgres, place, isolation=isolation), put, add, get, only_tx_awaited=False)
 
-    return Subject(make, put, add, get, only_tx_awaited=False)
+
+def _mariadb(place: str, limits: ResourceLimits, isolation: Isolation = "repeatable read") -> MariaDB:
+    return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits, isolation=isolation)
 
 
 def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Subject:
@@ -108,8 +118,38 @@ def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Su
     async def get(tx: mariadb.Transaction, body: Any) -> Any:
         return await tx.fetch_value("SELECT value FROM numbers WHERE name = %s", (body["key"],))
 
-    def make(limits: ResourceLimits) -> MariaDB:
-        return MariaDB(place, schema=[MARIADB_SCHEMA], limits=limits, isolation=isolation)
+    return Subject(partial(_mariadb, place, isolation=isolation), put, add, get, only_tx_awaited=False)
+
+
+class _Table(DeclarativeBase):
+    pass
+
+
+class _Number(_Table):
+    __tablename__ = "numbers"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[int]
+
+
+def _orm_subject(below: Callable[[str, ResourceLimits], PostgreSQL | MariaDB], place: str) -> Subject:
+    """A server and its tables, by an ORM."""
+
+    async def put(session: AsyncSession, body: Any) -> None:
+        await session.merge(_Number(name=body["key"], value=body["value"]))
+
+    async def add(session: AsyncSession, body: Any) -> None:
+        number = await session.get(_Number, body["key"])
+        if number is None or number.value + body["amount"] < 0:
+            raise Reject("too little")
+        number.value += body["amount"]
+
+    async def get(session: AsyncSession, body: Any) -> Any:
+        number = await session.get(_Number, body["key"])
+        return number and number.value
+
+    def make(limits: ResourceLimits) -> SQLAlchemy:
+        return SQLAlchemy(below(place, limits))
 
     return Subject(make, put, add, get, only_tx_awaited=False)
 
@@ -123,4 +163,6 @@ SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
     "postgres-serializable": partial(_postgres_subject, isolation="serializable"),
     "mariadb": _mariadb_subject,
     "mariadb-serializable": partial(_mariadb_subject, isolation="serializable"),
+    "postgres-sqlalchemy": partial(_orm_subject, _postgres),
+    "mariadb-sqlalchemy": partial(_orm_subject, _mariadb),
 }

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from asyncmy import errors
+from asyncmy.constants import CLIENT
 
 from participant.branch import Branch
 from participant.errors import ActionError, InvariantError, ResourceBusy, ResourceUnreachable
@@ -65,6 +66,10 @@ class MariaBackend:
         self._connections_max = connections_max
         self._limits = limits
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
+
+    def count_found_rows(self) -> None:
+        """Let UPDATE count the rows that it finds, and not only those that it changes. To be called before `open`."""
+        self._dsn.parameters["client_flag"] = CLIENT.FOUND_ROWS
 
     async def open(self) -> None:
         connection = await connect(self._dsn, "SELECT 1", lambda: None, ANSWER_TIMEOUT_S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncmy
 from asyncmy import errors
@@ -17,9 +17,21 @@ from yarl import URL
 
 from participant.errors import ActionError, ConfigError, ResourceUnreachable
 
-__all__ = ["CONNECT_TIMEOUT_S", "Connection", "Dsn", "Values", "connect", "error_code", "is_loss", "unreachable"]
+__all__ = [
+    "CHARSET",
+    "CONNECT_TIMEOUT_S",
+    "Connection",
+    "Dsn",
+    "Result",
+    "Values",
+    "connect",
+    "error_code",
+    "is_loss",
+    "unreachable",
+]
 
 CONNECT_TIMEOUT_S = 10
+CHARSET = "utf8mb4"
 _PORT = 3_306
 
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -36,6 +48,17 @@ def error_code(error: BaseException) -> int:
 def is_loss(error: BaseException) -> bool:
     """Whether an error says that the server is not there."""
     return isinstance(error, (OSError, EOFError, errors.InterfaceError)) or error_code(error) in _LOST_CODES
+
+
+class Result(NamedTuple):
+    """What a statement has come to: how many rows it changed; its rows, and what the driver says of their columns, if
+    it is one that gives some; the last key that the server has made.
+    """
+
+    affected: int
+    rows: list[tuple[Any, ...]] | None
+    columns: Sequence[Any] | None
+    last_key: int
 
 
 class unreachable:  # noqa: N801 - it stands where a function of contextlib would, and is faster
@@ -77,7 +100,7 @@ class Dsn:
             "password": url.password or "",
             "db": self.database,
             "autocommit": True,
-            "charset": "utf8mb4",
+            "charset": CHARSET,
             "connect_timeout": CONNECT_TIMEOUT_S,
         }
 
@@ -112,16 +135,22 @@ class Connection:
 
     async def execute(self, sql: str, values: Values = ()) -> int:
         """Run a statement; how many rows it changed."""
-        affected, _ = await self.run(sql, values)
-        return affected
+        return (await self.run(sql, values)).affected
 
     async def fetch(self, sql: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Run a statement; its rows."""
-        _, rows = await self.run(sql, values)
-        return rows or []
+        return (await self.run(sql, values)).rows or []
 
-    async def run(self, sql: str, values: Values = ()) -> tuple[int, list[tuple[Any, ...]] | None]:
-        """How many rows it changed, and its rows, if it is a statement that gives some.
+    async def run(self, sql: str, values: Values = ()) -> Result:
+        """Run a statement; all that the server says."""
+        return await self._run("execute", sql, values or None)
+
+    async def run_many(self, sql: str, values: Sequence[Values]) -> Result:
+        """Run a statement with each of many sets of values."""
+        return await self._run("executemany", sql, values)
+
+    async def _run(self, method: str, sql: str, values: Any) -> Result:
+        """By a method of the driver's cursor.
 
         The driver would give the answer to one statement for that to another if two were under way at once.
         """
@@ -131,9 +160,9 @@ class Connection:
         self._is_busy = True
         cursor = self._raw.cursor()
         try:
-            await cursor.execute(sql, values or None)
+            await getattr(cursor, method)(sql, values)
             rows = list(await cursor.fetchall()) if cursor.description is not None else None
-            return max(0, cursor.rowcount), rows
+            return Result(max(0, cursor.rowcount), rows, cursor.description, cursor.lastrowid)
         except asyncio.CancelledError:
             self.may_be_at_work = True
             raise

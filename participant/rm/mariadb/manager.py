@@ -24,6 +24,8 @@ class MariaDB(ServerManager):
     keep what an action has read from being changed before it writes, and uses them always.
     """
 
+    dialect = "mysql"  # as SQLAlchemy calls it
+
     def __init__(
         self,
         dsn: str,
@@ -39,6 +41,7 @@ class MariaDB(ServerManager):
             raise ConfigError(f"connections_max: must be at least 1, not {connections_max!r}")
         limits = limits or ResourceLimits()
         backend = MariaBackend(dsn, schema=schema, isolation=isolation, connections_max=connections_max, limits=limits)
+        self.count_found_rows = backend.count_found_rows  # for SQLAlchemy
         super().__init__(backend, limits)
 
     async def foreign(self) -> list[Foreign]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 from participant.errors import ActionError
-from participant.rm.mariadb.connections import Connection, Values
+from participant.rm.mariadb.connections import Connection, Result, Values
 from participant.rm.server.statements import not_for_an_action, without_literals, words_of
 
-__all__ = ["Transaction", "check_statement"]
+__all__ = ["Savepoint", "Transaction", "check_statement"]
 
 _ENDING = frozenset(
     {"analyze", "alter", "begin", "change", "commit", "create", "deallocate", "drop", "execute", "flush", "grant"}
@@ -60,13 +60,11 @@ class Transaction:
 
         Raises `asyncmy.errors.MySQLError` as the database does, and ActionError for what is not for an action.
         """
-        affected, _ = await self._run(sql, values)
-        return affected
+        return (await self.run(sql, values)).affected
 
     async def fetch_all(self, sql: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """The rows that a statement gives."""
-        _, rows = await self._run(sql, values)
-        return rows or []
+        return (await self.run(sql, values)).rows or []
 
     async def fetch_one(self, sql: str, values: Values = ()) -> tuple[Any, ...] | None:
         """The first row, or None."""
@@ -78,34 +76,63 @@ class Transaction:
         row = await self.fetch_one(sql, values)
         return row[0] if row else None
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """What happens in the block is undone alone if it raises."""
+    def savepoint(self) -> Savepoint:
+        """`async with tx.savepoint():` what happens in the block is undone alone if it raises."""
         self._savepoints += 1
-        name, failure = f"commitd_{self._savepoints}", self.failure
-        await self._connection.execute(f"SAVEPOINT {name}")
-        try:
-            yield
-        except BaseException:
-            if not self._connection.is_lost:
-                await self._connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
-                self.failure = failure
-            raise
-        await self._connection.execute(f"RELEASE SAVEPOINT {name}")
+        return Savepoint(self, self._connection, f"commitd_{self._savepoints}")
 
     def end(self) -> None:
         """The action is over."""
         self._is_usable = False
 
-    async def _run(self, sql: str, values: Values) -> tuple[int, list[tuple[Any, ...]] | None]:
+    async def run(self, sql: str, values: Values = ()) -> Result:
+        """Run one statement; all that the server says. For adapters, see `execute`."""
+        return await self._run(self._connection.run, sql, values)
+
+    async def run_many(self, sql: str, values: Sequence[Values]) -> Result:
+        """Run one statement with each of many sets of values."""
+        return await self._run(self._connection.run_many, sql, values)
+
+    async def _run(self, run: Callable[[str, Any], Awaitable[Result]], sql: str, values: Any) -> Result:
         if not self._is_usable:
             raise ActionError("its tx was used after the action had ended")
         is_reading = check_statement(sql)
         try:
-            affected, rows = await self._connection.run(sql, values)
+            result = await run(sql, values)
         except BaseException as error:
             self.failure = f"{type(error).__name__} in {words_of(sql).upper()}"
             raise
         self.has_written = self.has_written or not is_reading
         self._connection.is_soiled = self._connection.is_soiled or _LEAVING.search(sql) is not None
-        return affected, rows
+        return result
+
+
+class Savepoint:
+    """A part of a transaction that can be undone alone, with what failed in it."""
+
+    def __init__(self, tx: Transaction, connection: Connection, name: str) -> None:
+        self._tx = tx
+        self._connection = connection
+        self._name = name
+
+    async def begin(self) -> None:
+        self._failure = self._tx.failure
+        await self._connection.execute(f"SAVEPOINT {self._name}")
+
+    async def undo(self) -> None:
+        """Undo what was done since it began."""
+        if not self._connection.is_lost:
+            await self._connection.execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+            self._tx.failure = self._failure
+
+    async def keep(self) -> None:
+        """Let what was done since it began share the fate of the rest."""
+        await self._connection.execute(f"RELEASE SAVEPOINT {self._name}")
+
+    async def __aenter__(self) -> None:
+        await self.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await (self.keep() if kind is None else self.undo())

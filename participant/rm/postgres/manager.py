@@ -22,6 +22,8 @@ class PostgreSQL(ServerManager):
     more often.
     """
 
+    dialect = "postgresql"  # as SQLAlchemy calls it
+
     def __init__(
         self,
         dsn: str,

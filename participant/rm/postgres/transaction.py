@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
+from types import TracebackType
 from typing import Any
 
 import asyncpg
@@ -13,7 +13,7 @@ from participant.errors import ActionError
 from participant.rm.postgres.connections import Connection
 from participant.rm.server.statements import not_for_an_action, words_of
 
-__all__ = ["Transaction", "check_statement"]
+__all__ = ["Savepoint", "Transaction", "check_statement"]
 
 _ENDING = frozenset(
     {"abort", "begin", "close", "commit", "deallocate", "discard", "end", "listen", "load", "prepare", "release"}
@@ -57,7 +57,7 @@ class Transaction:
 
     async def execute(self, sql: str, *values: Any) -> str:
         """Run one statement; its command tag, such as `UPDATE 1`. Raises `asyncpg.PostgresError`."""
-        connection = self._usable(sql)
+        connection = self.connection_for(sql)
         if values:
             return str(await connection.execute(sql, *values))
         statement = await connection.prepare(sql)  # `execute` would take several statements
@@ -66,44 +66,65 @@ class Transaction:
 
     async def executemany(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Run one statement with each of many sets of values."""
-        await self._usable(sql).executemany(sql, values)
+        await self.connection_for(sql).executemany(sql, values)
 
     async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
         """The rows that a statement gives. Values go into `values`, as $1, $2 …, never into the SQL."""
-        rows: list[asyncpg.Record] = await self._usable(sql).fetch(sql, *values)
+        rows: list[asyncpg.Record] = await self.connection_for(sql).fetch(sql, *values)
         return rows
 
     async def fetchrow(self, sql: str, *values: Any) -> asyncpg.Record | None:
         """The first row, or None."""
-        return await self._usable(sql).fetchrow(sql, *values)
+        return await self.connection_for(sql).fetchrow(sql, *values)
 
     async def fetchval(self, sql: str, *values: Any) -> Any:
         """The first column of the first row, or None."""
-        return await self._usable(sql).fetchval(sql, *values)
+        return await self.connection_for(sql).fetchval(sql, *values)
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """What happens in the block is undone alone if it raises."""
-        connection = self._usable("SELECT")
+    def savepoint(self) -> Savepoint:
+        """`async with tx.savepoint():` what happens in the block is undone alone if it raises."""
         self._savepoints += 1
-        name = f"commitd_{self._savepoints}"
-        await connection.execute(f"SAVEPOINT {name}")
-        try:
-            yield
-        except BaseException:
-            if not connection.is_closed():
-                await connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
-            raise
-        await connection.execute(f"RELEASE SAVEPOINT {name}")
+        return Savepoint(self, f"commitd_{self._savepoints}")
 
     def end(self) -> None:
         """The action is over."""
         self._connection = None
 
-    def _usable(self, sql: str) -> Connection:
+    def connection_for(self, sql: str) -> Connection:
+        """The driver's connection, to run this statement and nothing else. For adapters; raises ActionError."""
         is_writing = check_statement(sql)
         self.has_written = self.has_written or is_writing
         self.is_soiled = self.is_soiled or _LEAVING.search(sql) is not None
         if self._connection is None:
             raise ActionError("its tx was used after the action had ended")
         return self._connection
+
+
+class Savepoint:
+    """A part of a transaction that can be undone alone."""
+
+    def __init__(self, tx: Transaction, name: str) -> None:
+        self._tx = tx
+        self._name = name
+
+    async def begin(self) -> None:
+        """Raises ActionError if the action is over."""
+        self._connection = self._tx.connection_for("SELECT")
+        await self._connection.execute(f"SAVEPOINT {self._name}")
+
+    async def undo(self) -> None:
+        """Undo what was done since it began."""
+        if not self._connection.is_closed():
+            await self._connection.execute(f"ROLLBACK TO SAVEPOINT {self._name}; RELEASE SAVEPOINT {self._name}")
+
+    async def keep(self) -> None:
+        """Let what was done since it began share the fate of the rest."""
+        await self._connection.execute(f"RELEASE SAVEPOINT {self._name}")
+
+    async def __aenter__(self) -> None:
+        await self.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await (self.keep() if kind is None else self.undo())
