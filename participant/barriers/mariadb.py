@@ -1,9 +1,9 @@
 """The barrier on MariaDB and MySQL, over a connection of the user's, of asyncmy or aiomysql.
 
-The row is inserted before the function runs, by a statement that takes the whole lock of a row that is there already, so
-that a second step of the branch waits for the first. To look first would lock the gap where the row is missing, and two
-steps would wait for each other to insert into it. No snapshot is taken before the lock is had: what the function reads is
-as new as what it waited for, under READ COMMITTED and REPEATABLE READ alike.
+The row is inserted before the function runs, by a statement that takes the whole lock of a row that is there already,
+so that a second step of the branch waits for the first. To look first would lock the gap where the row is missing, and
+two steps would wait for each other to insert into it. No snapshot is taken before the lock is had: what the function
+reads is as new as what it waited for, under READ COMMITTED and REPEATABLE READ alike.
 
 A deadlock undoes the whole transaction, and a function that goes on would write without one. So autocommit is off while
 it runs, and a savepoint from before must still be there behind it.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -48,7 +48,7 @@ SET @commitd_autocommit = @@SESSION.autocommit, @commitd_wait = @@SESSION.innodb
 _SETTINGS_BACK = """
 SET SESSION innodb_lock_wait_timeout = @commitd_wait, SESSION autocommit = @commitd_autocommit
 """
-# Two rows are said to be affected if one was there and has changed, one if it was made: with any flag of the connection.
+# It says 2 rows if one was there and has changed, 1 if it was made, whatever flags the connection has.
 _CLAIM = """
 INSERT INTO commitd_barrier VALUES (%s, %s, 'running', '', '', '', '', '', 0)
     ON DUPLICATE KEY UPDATE changed_at_ms = changed_at_ms + 1
@@ -66,16 +66,18 @@ _FORGET = """
 DELETE FROM commitd_barrier WHERE changed_at_ms < %s AND state IN ({states}) ORDER BY changed_at_ms LIMIT %s
 """
 _CHANGING = (Verdict.RUN, Verdict.EMPTY)
-_DUPLICATE, _NO_TABLE, _DENIED, _LOCK_WAIT, _DEADLOCK, _NO_SAVEPOINT, _SNAPSHOT = (
-    1062,
-    1146,
-    1142,
-    1205,
-    1213,
-    1305,
-    1020,
-)
 _LOST_CODES = frozenset({1040, 1053, 1077, 1152, 1184, 1927})  # and all of 2000 to 2999, which are the client's own
+_DENIED = 1142
+_DEADLOCKS = frozenset({1213, 1020})  # the second: the row has changed since the snapshot (innodb_snapshot_isolation)
+_MEANINGS: Mapping[int, tuple[type[Exception], str]] = {
+    1205: (ResourceBusy, "another step of the branch is at work; come again"),
+    **dict.fromkeys(_DEADLOCKS, (ResourceBusy, "a transaction of the same time is in its way; come again")),
+    1146: (SchemaError, "there is no table commitd_barrier: call `open` when the service starts"),
+    1305: (
+        StepError,
+        "the transaction ended while its function ran: by COMMIT or DDL, then the work is half done, or by a deadlock",
+    ),
+}
 
 
 class MariaDBBarrier:
@@ -91,8 +93,8 @@ class MariaDBBarrier:
             ((flushed, is_read_only),) = rows
             if flushed != 1:
                 raise ConfigError(
-                    f"a power cut would lose what was answered, because innodb_flush_log_at_trx_commit is {flushed}: set "
-                    "`innodb_flush_log_at_trx_commit = 1` in my.cnf, and SET GLOBAL it"
+                    f"a power cut would lose what was answered, because innodb_flush_log_at_trx_commit is {flushed}: "
+                    "set `innodb_flush_log_at_trx_commit = 1` in my.cnf, and SET GLOBAL it"
                 )
             if is_read_only:
                 raise ConfigError("the server is read-only: connect to the primary")
@@ -177,7 +179,7 @@ class MariaDBBarrier:
                     return Row(step.key)
                 _, rows = await _ask(connection, _READ, step.key)
             except Exception as error:
-                if _code(error) not in (_DEADLOCK, _SNAPSHOT):
+                if _code(error) not in _DEADLOCKS:
                     raise
                 await _ask(connection, "ROLLBACK")
                 return None
@@ -210,7 +212,7 @@ async def _work(
             await _ask(connection, "ROLLBACK TO SAVEPOINT commitd_step")
         return row.refused(step, no, wall_clock_ms())
     except Exception as error:
-        if _is_loss(error):
+        if not isinstance(error, OSError) and _is_loss(error):  # not what else it talks to
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
         raise
     with _asking(step):
@@ -268,18 +270,7 @@ def _asking(step: Step) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            match _code(error):
-                case code if code == _LOCK_WAIT:
-                    raise ResourceBusy(f"{step}: another step of the branch is at work; come again") from error
-                case code if code in (_DEADLOCK, _SNAPSHOT):
-                    raise ResourceBusy(f"{step}: a transaction of the same time is in its way; come again") from error
-                case code if code == _NO_TABLE:
-                    raise SchemaError(
-                        "there is no table commitd_barrier: call `open` when the service starts"
-                    ) from error
-                case code if code == _NO_SAVEPOINT:
-                    raise StepError(
-                        f"the transaction of {step} ended while its function ran: by a COMMIT or a statement that commits, "
-                        "which leaves its work half done, or by a deadlock, whose error must go through"
-                    ) from error
-            raise
+            kind, why = _MEANINGS.get(_code(error), (None, ""))
+            if kind is None:
+                raise
+            raise kind(f"{step}: {why}") from error

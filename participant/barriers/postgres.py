@@ -11,7 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import asyncpg
+try:
+    import asyncpg
+except ImportError as error:
+    raise ImportError("the barrier on PostgreSQL needs asyncpg: pip install 'commitd[postgres]'") from error
 
 from participant.barrier import FINAL, Outcome, Row, State, Step, Verdict
 from participant.barriers.limits import ATTEMPTS_MAX, FORGET_ROWS_MAX, BarrierLimits, told
