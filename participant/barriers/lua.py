@@ -2,8 +2,8 @@
 
 Redis runs a script as a whole, but takes nothing back when it fails halfway. So this one remembers each key before the
 first write to it (DUMP), and puts it back if the user's part raises an error or refuses. Redis itself says which
-commands write, and which keys (COMMAND INFO, COMMAND GETKEYS); a write to a key that was not named is refused, because
-in a cluster it would be elsewhere, and so is a command that neither reads nor writes, because it could not be taken back.
+commands write, and which keys (COMMAND INFO, COMMAND GETKEYS). A write to a key that was not named is refused, because
+in a cluster it would be elsewhere, and so is what neither reads nor writes, because it could not be taken back.
 
 What is written goes into the append-only file as one unit, with the row of the branch.
 """

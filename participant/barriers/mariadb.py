@@ -58,9 +58,12 @@ SELECT state, digest, result, end_digest, end_result, reason, changed_at_ms FROM
  WHERE gid = %s AND branch = %s FOR UPDATE
 """
 _MARK = "UPDATE commitd_barrier SET state = 'running' WHERE gid = %s AND branch = %s"
+# Bytes go as hex: aiomysql 0.3 cannot write them otherwise.
 _WRITE = """
-UPDATE commitd_barrier SET state = %s, digest = %s, result = %s, end_digest = %s, end_result = %s, reason = %s,
-       changed_at_ms = %s WHERE gid = %s AND branch = %s AND state = 'running'
+UPDATE commitd_barrier
+   SET state = %s, digest = UNHEX(%s), result = UNHEX(%s), end_digest = UNHEX(%s), end_result = UNHEX(%s), reason = %s,
+       changed_at_ms = %s
+ WHERE gid = %s AND branch = %s AND state = 'running'
 """
 _FORGET = """
 DELETE FROM commitd_barrier WHERE changed_at_ms < %s AND state IN ({states}) ORDER BY changed_at_ms LIMIT %s
@@ -154,15 +157,8 @@ class MariaDBBarrier:
             with _asking(step):
                 await _ask(connection, _MARK, row.key)
             row = row.emptied(step, wall_clock_ms())
-        values = (
-            row.state.value,
-            row.digest,
-            row.result,
-            row.end_digest,
-            row.end_result,
-            row.reason,
-            row.changed_at_ms,
-        )
+        answers = (data.hex() for data in (row.digest, row.result, row.end_digest, row.end_result))
+        values = (row.state.value, *answers, row.reason, row.changed_at_ms)
         with _asking(step):
             affected, _ = await _ask(connection, _WRITE, (*values, *row.key))
             if affected != 1:
