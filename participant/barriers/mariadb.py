@@ -72,6 +72,7 @@ _CHANGING = (Verdict.RUN, Verdict.EMPTY)
 _LOST_CODES = frozenset({1040, 1053, 1077, 1152, 1184, 1927})  # and all of 2000 to 2999, which are the client's own
 _DENIED = 1142
 _DEADLOCKS = frozenset({1213, 1020})  # the second: the row has changed since the snapshot (innodb_snapshot_isolation)
+_CONFLICTS = _DEADLOCKS | {1205}  # the second: it has waited too long for a row
 _MEANINGS: Mapping[int, tuple[type[Exception], str]] = {
     1205: (ResourceBusy, "another step of the branch is at work; come again"),
     **dict.fromkeys(_DEADLOCKS, (ResourceBusy, "a transaction of the same time is in its way; come again")),
@@ -118,8 +119,9 @@ class MariaDBBarrier:
         """Do the step: `await function(connection, *arguments)` inside of a transaction, once and for all.
 
         What the function returns is the result, and stays. If it raises Reject, its changes are undone, and the no
-        stays. If it raises anything else, all is undone and the error goes through, as do those of the barrier: the
-        outcome is unknown, or nothing was done; the step may be repeated. Who is cancelled finds the connection closed.
+        stays. If it raises anything else, all is undone and the error goes through (a conflict with another transaction
+        as ResourceBusy). So do those of the barrier: the outcome is unknown, or nothing was done, and the step may be
+        repeated. Who is cancelled finds the connection closed.
 
         Raises BranchConflict, StepError, ResourceBusy (come again), ResourceUnreachable, SchemaError.
         """
@@ -208,7 +210,9 @@ async def _work(
             await _ask(connection, "ROLLBACK TO SAVEPOINT commitd_step")
         return row.refused(step, no, wall_clock_ms())
     except Exception as error:
-        if not isinstance(error, OSError) and _is_loss(error):  # not what else it talks to
+        if _code(error) in _CONFLICTS:
+            raise ResourceBusy(f"{step}: another transaction is in the way of its function; come again") from error
+        if _is_driver(error) and _is_loss(error):  # not what else it talks to
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
         raise
     with _asking(step):
@@ -236,16 +240,21 @@ async def _ask(connection: Connection, sql: str, values: Any = None) -> tuple[in
         return max(0, cursor.rowcount), rows
 
 
+def _is_driver(error: BaseException, kind: str = "MySQLError") -> bool:
+    """Whether an error is one of a driver's. Both name theirs alike."""
+    return any(each.__name__ == kind for each in type(error).__mro__)
+
+
 def _code(error: BaseException) -> int:
-    """The number of an error, in either driver; 0 if it has none."""
-    code = error.args[0] if error.args else 0
-    return code if isinstance(code, int) and not isinstance(error, OSError) else 0
+    """The number of a driver's error; 0 if it has none."""
+    code = error.args[0] if _is_driver(error) and error.args else 0
+    return code if isinstance(code, int) else 0
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether an error says that the server is not there. Both drivers name theirs alike."""
+    """Whether an error says that the server is not there."""
     code = _code(error)
-    is_interface = any(kind.__name__ == "InterfaceError" for kind in type(error).__mro__)
+    is_interface = _is_driver(error, "InterfaceError")
     return isinstance(error, (OSError, EOFError)) or is_interface or 2_000 <= code < 3_000 or code in _LOST_CODES
 
 

@@ -101,8 +101,9 @@ class PostgresBarrier:
         """Do the step: `await function(connection, *arguments)` inside of a transaction, once and for all.
 
         What the function returns is the result, and stays. If it raises Reject, its changes are undone, and the no
-        stays. If it raises anything else, all is undone and the error goes through, as do those of the barrier: the
-        outcome is unknown, or nothing was done; the step may be repeated.
+        stays. If it raises anything else, all is undone and the error goes through (a conflict with another transaction
+        as ResourceBusy). So do those of the barrier: the outcome is unknown, or nothing was done, and the step may be
+        repeated.
 
         Raises BranchConflict, StepError, ResourceBusy (come again), ResourceUnreachable, SchemaError.
         """
@@ -175,6 +176,8 @@ async def _work(
         with _asking(step):
             await savepoint.rollback()
         return row.refused(step, no, wall_clock_ms())
+    except (*_STALE, asyncpg.LockNotAvailableError) as error:
+        raise ResourceBusy(f"{step}: another transaction is in the way of its function; come again") from error
     except Exception as error:
         if connection.is_closed():
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error

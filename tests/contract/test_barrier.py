@@ -6,7 +6,8 @@ A shop (`tests/support/barriers.py`) has 100 pieces that are free. Each step cha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from participant.barrier import RESULT_BYTES_MAX, Contradiction, Done, Outcome, Refused, Row, State, StepKind, Verdict
 from participant.barriers.limits import BarrierLimits
 from participant.errors import BranchConflict, Reject, ResourceBusy, StepError
+from participant.testing.servers import MariaDB, Postgres
 from tests.support.barriers import EFFECTS, FREE, SHOPS, Books, Fault, Gate, Order, Shop, step_of
+from tests.support.databases import mariadb_database, postgres_database
 
 TOO_MANY = 1_000
 AT_ONCE = 8
@@ -39,6 +42,26 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def postgres_place(postgres: Postgres) -> Iterator[str]:
+    with for_the_module(postgres_database(postgres)) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def mariadb_place(mariadb: MariaDB) -> Iterator[str]:
+    with for_the_module(mariadb_database(mariadb)) as dsn:
+        yield dsn
+
+
+@contextmanager
+def for_the_module(database: AbstractAsyncContextManager[str]) -> Iterator[str]:
+    """A database is dear; a shop makes its tables anew instead."""
+    with asyncio.Runner() as runner:  # pytest gives each test a loop of its own
+        yield runner.run(database.__aenter__())
+        runner.run(database.__aexit__(None, None, None))
+
+
 @pytest.fixture
 def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     match kind.partition("-")[0]:
@@ -47,7 +70,7 @@ def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         case "redis":
             return str(request.getfixturevalue("redis").url)
         case name:
-            return str(request.getfixturevalue(f"{name}_dsn"))
+            return str(request.getfixturevalue(f"{name}_place"))
 
 
 @pytest.fixture

@@ -135,6 +135,7 @@ class Shop(ABC):
         return await self.do(Order(step_of(gid, kind, pieces), pieces, **how))
 
 
+_TABLES = "DROP TABLE IF EXISTS shop, commitd_barrier"
 _TABLE = "CREATE TABLE IF NOT EXISTS shop (free integer NOT NULL, frozen integer NOT NULL, runs integer NOT NULL)"
 _NEW = f"INSERT INTO shop VALUES ({FREE}, 0, 0)"
 _BOOKS = "SELECT free, frozen, runs FROM shop"
@@ -153,7 +154,7 @@ class PostgresShop(Shop):
     async def opened(self, *, is_new: bool = True) -> AsyncIterator[Shop]:
         async with asyncpg.create_pool(self.place, min_size=1, max_size=12, server_settings=self.settings) as self.pool:
             if is_new:
-                await self.pool.execute(f"{_TABLE}; {_NEW}")
+                await self.pool.execute(f"{_TABLES}; {_TABLE}; {_NEW}")
             async with self.pool.acquire() as connection:
                 await PostgresBarrier(self.limits).open(connection)
             yield self
@@ -216,8 +217,8 @@ class MariaDBShop(Shop):
         try:
             async with self.connection() as connection:
                 if is_new:
-                    await _say(connection, _TABLE)
-                    await _say(connection, _NEW)
+                    for statement in (_TABLES, _TABLE, _NEW):
+                        await _say(connection, statement)
                 await MariaDBBarrier(self.limits).open(connection)
             yield self
         finally:
