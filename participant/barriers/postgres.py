@@ -107,7 +107,9 @@ class PostgresBarrier:
 
         Raises BranchConflict, StepError, ResourceBusy (come again), ResourceUnreachable, SchemaError.
         """
-        if connection.is_in_transaction():
+        with unreachable("do a step in"):
+            is_in_transaction = connection.is_in_transaction()
+        if is_in_transaction:
             raise StepError("the connection is in a transaction already: the barrier begins and ends one for each step")
         for _ in range(ATTEMPTS_MAX):
             outcome = await self._attempt(connection, step, function, arguments)
@@ -119,8 +121,8 @@ class PostgresBarrier:
         self, connection: Connection, step: Step, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]
     ) -> Outcome | None:
         """None: nothing was done, because the snapshot was too old."""
-        transaction = connection.transaction()
         with _asking(step):
+            transaction = connection.transaction()
             await transaction.start()
         try:
             row = await self._claim(connection, step)
@@ -179,7 +181,7 @@ async def _work(
     except (*_STALE, asyncpg.LockNotAvailableError) as error:
         raise ResourceBusy(f"{step}: another transaction is in the way of its function; come again") from error
     except Exception as error:
-        if connection.is_closed():
+        if _is_gone(connection):
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error
         raise
     with _asking(step):
@@ -199,7 +201,7 @@ async def _commit(connection: Connection, transaction: Any, step: Step) -> None:
         with _asking(step):
             await transaction.commit()
     except BaseException:
-        if not connection.is_closed() and connection.is_in_transaction():  # it was cancelled before it was begun
+        if not _is_gone(connection) and connection.is_in_transaction():  # it was cancelled before it was begun
             connection.terminate()
         raise
 
@@ -207,10 +209,19 @@ async def _commit(connection: Connection, transaction: Any, step: Step) -> None:
 async def _roll_back(connection: Connection, transaction: Any) -> None:
     """Leave the connection as it was found. What was raised before counts."""
     try:
-        if not connection.is_closed():
+        if not _is_gone(connection):
             await transaction.rollback()
     except (asyncpg.PostgresError, *LOST):
-        connection.terminate()
+        if not _is_gone(connection):
+            connection.terminate()
+
+
+def _is_gone(connection: Connection) -> bool:
+    """A pool takes a connection that is lost back by itself, and then its user may not even ask."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 @contextmanager

@@ -6,6 +6,8 @@ A shop (`tests/support/barriers.py`) has 100 pieces that are free. Each step cha
 from __future__ import annotations
 
 import asyncio
+import random
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from participant.errors import BranchConflict, Reject, ResourceBusy, StepError
 from participant.testing.servers import MariaDB, Postgres
 from tests.support.barriers import EFFECTS, FREE, SHOPS, Books, Fault, Gate, Order, Shop, step_of
 from tests.support.databases import mariadb_database, postgres_database
+from tests.support.step_for_ever import audit
 
 TOO_MANY = 1_000
 AT_ONCE = 8
@@ -35,6 +38,12 @@ PATHS: dict[State, Sequence[tuple[str, int]]] = {
     State.RECEIVED: [("message", 1)],
     State.REFUSED: [("try", TOO_MANY)],
 }
+
+
+# Redis runs one script after the other, so that a step has no middle; and it forgets by itself.
+in_transactions = pytest.mark.parametrize(
+    "kind", [kind for kind in SHOPS if not kind.startswith("redis")], indirect=True
+)
 
 
 @pytest.fixture(params=SHOPS)
@@ -251,10 +260,9 @@ async def test_steps_of_many_branches_at_once_all_come_to_an_end(shop: Shop) -> 
     assert await shop.books() == Books(FREE - 12, 0, 48)
 
 
+@in_transactions
 async def test_a_step_waits_for_another_of_its_branch_and_no_longer_than_its_limit(shop: Shop) -> None:
     """The first stands in the middle of its function. Seen red with the limit not set."""
-    if not shop.has_transactions:
-        pytest.skip("Redis runs one script after the other: there is no middle")
     gate = Gate()
     first = asyncio.ensure_future(shop.run("g", "try", 5, gate=gate))
     await gate.is_entered()
@@ -268,10 +276,9 @@ async def test_a_step_waits_for_another_of_its_branch_and_no_longer_than_its_lim
     assert await shop.books() == Books(FREE - 5, 5, 1)
 
 
+@in_transactions
 async def test_steps_that_wait_for_one_that_fails_run_instead(shop: Shop) -> None:
     """On MariaDB those who wait for a row that is rolled back may deadlock among themselves: they begin anew."""
-    if not shop.has_transactions:
-        pytest.skip("Redis runs one script after the other: there is no middle")
     for number in range(3):
         gate, gid = Gate(), f"g{number}"
         first = asyncio.ensure_future(shop.run(gid, "try", 1, gate=gate, is_faulty=True))
@@ -285,10 +292,9 @@ async def test_steps_that_wait_for_one_that_fails_run_instead(shop: Shop) -> Non
     assert (await shop.books()).runs == 3
 
 
+@in_transactions
 async def test_what_has_ended_is_forgotten_after_the_retention_and_what_was_tried_is_not(shop: Shop) -> None:
     """Seen red with the states left out of the statement."""
-    if not shop.has_transactions:
-        pytest.skip("Redis forgets by itself: see tests/integration/test_redis_barrier.py")
     for gid, kinds in {"open": ["try"], "ended": ["try", "confirm"], "acted": ["action"], "empty": ["cancel"]}.items():
         for kind in kinds:
             await shop.run(gid, kind)
@@ -297,3 +303,34 @@ async def test_what_has_ended_is_forgotten_after_the_retention_and_what_was_trie
     assert await shop.forget(BarrierLimits(retention_s=0.001)) == 3
     assert await shop.rows() == 1
     assert (await shop.run("open", "confirm")) == Done({"free": FREE - 3})
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mariadb", "sqlite", "redis"], indirect=True)
+async def test_what_was_answered_survives_kill_9_of_the_service_between_any_two_steps(
+    shop: Shop, kind: str, place: str
+) -> None:
+    """A process works as fast as it can and is killed at three moments. Every answer is found again, and nothing is
+    half done: when each of its steps has been repeated, the books are right.
+
+    """
+    said: list[str] = []
+    for seed in range(3):
+        said += await _work_until_killed(kind, place, first=len(said) + 1, lines=random.Random(seed).randint(20, 60))
+    assert len(said) > 60
+    await audit(shop, said)
+
+
+async def _work_until_killed(kind: str, place: str, *, first: int, lines: int) -> list[str]:
+    """What the process had said when it was killed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.support.step_for_ever", kind, place, str(first)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    said = [await process.stdout.readline() for _ in range(lines)]
+    process.kill()
+    rest = await process.stdout.read()
+    await process.wait()
+    return (b"".join(said) + rest[: rest.rfind(b"\n") + 1]).decode().splitlines()

@@ -15,6 +15,7 @@ from participant.ids import BranchKey
 
 GIDS = ["g1", "g2", "g3"]
 BODIES = st.integers(0, 1)
+RESULTS = st.integers(-(2**63), 2**64 - 1)
 KINDS = st.sampled_from(StepKind)
 UNDO = {StepKind.CANCEL: StepKind.TRY, StepKind.COMPENSATE: StepKind.ACTION}
 
@@ -29,7 +30,7 @@ class StepHistories(RuleBasedStateMachine):
         self.heard: dict[tuple[str, StepKind], tuple[int, Outcome]] = {}
         self.undone: set[str] = set()
 
-    @rule(gid=st.sampled_from(GIDS), kind=KINDS, body=BODIES, result=st.integers(), refuses=st.booleans())
+    @rule(gid=st.sampled_from(GIDS), kind=KINDS, body=BODIES, result=RESULTS, refuses=st.booleans())
     def ask(self, gid: str, kind: StepKind, body: int, result: int, refuses: bool) -> None:
         step, row = Step.of(gid, "b", kind, body), self.rows[gid]
         before = self.heard.get((gid, kind))

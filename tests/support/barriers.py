@@ -100,9 +100,7 @@ def step_of(gid: str, kind: str, pieces: int = 1) -> Step:
 
 
 class Shop(ABC):
-    """One database with one barrier. `has_transactions`: a function in Python runs inside of one."""
-
-    has_transactions = True
+    """One database with one barrier."""
 
     def __init__(self, place: str, limits: BarrierLimits | None = None) -> None:
         self.place = place
@@ -217,8 +215,10 @@ class MariaDBShop(Shop):
         try:
             async with self.connection() as connection:
                 if is_new:
-                    for statement in (_TABLES, _TABLE, _NEW):
-                        await _say(connection, statement)
+                    if await _say(connection, "SHOW TABLES"):
+                        await _say(connection, _TABLES)
+                    await _say(connection, _TABLE)
+                    await _say(connection, _NEW)
                 await MariaDBBarrier(self.limits).open(connection)
             yield self
         finally:
@@ -328,7 +328,6 @@ def _on_sqlite(connection: sqlite3.Connection, order: Order) -> Any:
 
 
 class RedisShop(Shop):
-    has_transactions = False
     _LUA = """
     local free = redis.call('HINCRBY', KEYS[1], 'free', ARGV[1])
     redis.call('HINCRBY', KEYS[1], 'frozen', ARGV[2])
