@@ -11,7 +11,6 @@ it runs, and a savepoint from before must still be there behind it.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -222,7 +221,7 @@ async def _work(
 
 async def _leave(connection: Connection, error: BaseException) -> None:
     """Undo, and leave the connection as it was found; or close it, if it may be at work or gone. `error` counts."""
-    if isinstance(error, (asyncio.CancelledError, ResourceUnreachable)):
+    if not isinstance(error, Exception) or isinstance(error, ResourceUnreachable):
         connection.close()
         return
     try:

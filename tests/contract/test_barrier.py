@@ -276,6 +276,20 @@ async def test_a_step_waits_for_another_of_its_branch_and_no_longer_than_its_lim
     assert await shop.books() == Books(FREE - 5, 5, 1)
 
 
+@pytest.mark.parametrize("kind", ["postgres", "mariadb", "mariadb-aiomysql"], indirect=True)
+async def test_a_step_that_is_cancelled_leaves_nothing_and_may_be_repeated(shop: Shop) -> None:
+    """As a web framework does when its caller hangs up."""
+    gate = Gate()
+    step = asyncio.ensure_future(shop.run("g", "try", 5, gate=gate))
+    await gate.is_entered()
+    step.cancel()
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert await again(shop, "g", "try", 5) == Done({"free": FREE - 5})
+    assert await shop.books() == Books(FREE - 5, 5, 1)
+
+
 @in_transactions
 async def test_steps_that_wait_for_one_that_fails_run_instead(shop: Shop) -> None:
     """On MariaDB those who wait for a row that is rolled back may deadlock among themselves: they begin anew."""
