@@ -225,7 +225,7 @@ async def test_a_result_that_cannot_be_kept_undoes_the_step(shop: Shop) -> None:
 
 
 async def test_equal_steps_at_once_run_once_and_are_answered_alike(shop: Shop) -> None:
-    """Seen red with the row claimed without waiting for who has it."""
+    """Seen red on PostgreSQL with the row read without its lock."""
     for kind in ("try", "confirm", "action", "message"):
         gid = "tcc" if kind in ("try", "confirm") else kind
         before = await shop.books()
@@ -262,15 +262,14 @@ async def test_steps_of_many_branches_at_once_all_come_to_an_end(shop: Shop) -> 
 
 @in_transactions
 async def test_a_step_waits_for_another_of_its_branch_and_no_longer_than_its_limit(shop: Shop) -> None:
-    """The first stands in the middle of its function. Seen red with the limit not set."""
-    gate = Gate()
-    first = asyncio.ensure_future(shop.run("g", "try", 5, gate=gate))
-    await gate.is_entered()
-    for kind in ("try", "cancel", "confirm"):
-        with pytest.raises(ResourceBusy, match="come again"):
-            await shop.do(Order(step_of("g", kind, 5), 5), BarrierLimits(lock_wait_s=0.2))
-    patient = [asyncio.ensure_future(again(shop, "g", "try", 5)) for _ in range(3)]
-    gate.opened.set()
+    """The first stands in the middle of its function."""
+    with Gate() as gate:
+        first = asyncio.ensure_future(shop.run("g", "try", 5, gate=gate))
+        await gate.is_entered()
+        for kind in ("try", "cancel", "confirm"):
+            with pytest.raises(ResourceBusy, match="come again"):
+                await shop.do(Order(step_of("g", kind, 5), 5), BarrierLimits(lock_wait_s=0.2))
+        patient = [asyncio.ensure_future(again(shop, "g", "try", 5)) for _ in range(3)]
     assert await first == Done({"free": FREE - 5})
     assert await asyncio.gather(*patient) == [Done({"free": FREE - 5})] * 3
     assert await shop.books() == Books(FREE - 5, 5, 1)
@@ -279,11 +278,10 @@ async def test_a_step_waits_for_another_of_its_branch_and_no_longer_than_its_lim
 @pytest.mark.parametrize("kind", ["postgres", "mariadb", "mariadb-aiomysql"], indirect=True)
 async def test_a_step_that_is_cancelled_leaves_nothing_and_may_be_repeated(shop: Shop) -> None:
     """As a web framework does when its caller hangs up."""
-    gate = Gate()
-    step = asyncio.ensure_future(shop.run("g", "try", 5, gate=gate))
-    await gate.is_entered()
-    step.cancel()
-    gate.opened.set()
+    with Gate() as gate:
+        step = asyncio.ensure_future(shop.run("g", "try", 5, gate=gate))
+        await gate.is_entered()
+        step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
     assert await again(shop, "g", "try", 5) == Done({"free": FREE - 5})
@@ -294,12 +292,12 @@ async def test_a_step_that_is_cancelled_leaves_nothing_and_may_be_repeated(shop:
 async def test_steps_that_wait_for_one_that_fails_run_instead(shop: Shop) -> None:
     """On MariaDB those who wait for a row that is rolled back may deadlock among themselves: they begin anew."""
     for number in range(3):
-        gate, gid = Gate(), f"g{number}"
-        first = asyncio.ensure_future(shop.run(gid, "try", 1, gate=gate, is_faulty=True))
-        await gate.is_entered()
-        waiting = [asyncio.ensure_future(again(shop, gid, "try", 1)) for _ in range(AT_ONCE)]
-        await asyncio.sleep(0.05)  # so that most of them wait; the result is the same if none does
-        gate.opened.set()
+        gid = f"g{number}"
+        with Gate() as gate:
+            first = asyncio.ensure_future(shop.run(gid, "try", 1, gate=gate, is_faulty=True))
+            await gate.is_entered()
+            waiting = [asyncio.ensure_future(again(shop, gid, "try", 1)) for _ in range(AT_ONCE)]
+            await asyncio.sleep(0.05)  # so that most of them wait; the result is the same if none does
         with pytest.raises(Fault):
             await first
         assert await asyncio.gather(*waiting) == [Done({"free": FREE - number - 1})] * AT_ONCE

@@ -98,7 +98,7 @@ def test_no_function_runs_twice(tcc: list[World], saga: list[World]) -> None:
 def test_rows_agree_with_the_state(tcc: list[World]) -> None:
     """Nothing is held but by what is tried, nothing is sold but by what is confirmed: never both, never twice.
 
-    Seen red with CANCELLED, TRY made RUN: the late try would hold for ever.
+    Seen red with a cancel of what is tried that does not run.
     """
     for world in tcc:
         assert (world.held, world.sold) == (world.row.state is State.TRIED, world.row.state is State.CONFIRMED), world
@@ -110,7 +110,7 @@ def test_what_is_compensated_leaves_nothing(saga: list[World]) -> None:
 
 
 def test_a_cancel_that_was_answered_stays_true(tcc: list[World], saga: list[World]) -> None:
-    """Whatever still arrives."""
+    """Whatever still arrives. Seen red with a late try that runs: it would hold for ever."""
     for world in (*tcc, *saga):
         for kind, outcome in world.said:
             if kind in (CANCEL, COMPENSATE) and isinstance(outcome, Done):
@@ -118,7 +118,7 @@ def test_a_cancel_that_was_answered_stays_true(tcc: list[World], saga: list[Worl
 
 
 def test_a_branch_is_never_confirmed_and_cancelled(tcc: list[World]) -> None:
-    """One of the two is a contradiction, and the other one stays."""
+    """One of the two is a contradiction, and the other one stays. Seen red with a cancel of what is confirmed that runs."""
     for world in tcc:
         done = {kind for kind, outcome in world.said if isinstance(outcome, Done)}
         assert not {CONFIRM, CANCEL} <= done, world

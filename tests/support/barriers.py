@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import aiomysql
 import asyncmy
@@ -61,11 +61,17 @@ class Fault(Exception):
 
 
 class Gate:
-    """Holds a function after it has written; for threads, too."""
+    """Holds a function after it has written; for threads, too. Behind its block it is open, however that ends."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.opened = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.set()
 
     async def is_entered(self) -> None:
         await asyncio.to_thread(self.entered.wait)
