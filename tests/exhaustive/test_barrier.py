@@ -118,7 +118,7 @@ def test_a_cancel_that_was_answered_stays_true(tcc: list[World], saga: list[Worl
 
 
 def test_a_branch_is_never_confirmed_and_cancelled(tcc: list[World]) -> None:
-    """One of the two is a contradiction, and the other one stays. Seen red with a cancel of what is confirmed that runs."""
+    """One of the two is a contradiction, and the other stays. Seen red with a cancel of what is confirmed that runs."""
     for world in tcc:
         done = {kind for kind, outcome in world.said if isinstance(outcome, Done)}
         assert not {CONFIRM, CANCEL} <= done, world
