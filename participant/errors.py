@@ -7,6 +7,7 @@
     ├── BranchConflict      the branch is bound to another request than this one               (the sender's fault)
     ├── Reject              raised by an action: it votes no, with a reason for people          (nobody's fault)
     ├── ActionError         an action broke the rules of actions; it votes no                   (its author's fault)
+    ├── StepError           a step that the barrier cannot guard; nothing was done              (its author's fault)
     ├── ResourceError
     │   ├── ResourceBusy        somebody outside holds the database; asking again is safe
     │   ├── ResourceUnreachable the database's server does not answer: unknown; asking again is safe
@@ -42,6 +43,7 @@ __all__ = [
     "ResourceFailed",
     "ResourceUnreachable",
     "SchemaError",
+    "StepError",
     "WireError",
     "invariant",
 ]
@@ -82,6 +84,10 @@ class Reject(ParticipantError):
 
 class ActionError(ParticipantError):
     """An action did what an action must not do. The branch votes no."""
+
+
+class StepError(ParticipantError):
+    """A step was called, or its function is written, so that the barrier cannot guard it. It was undone."""
 
 
 class ResourceError(ParticipantError):
