@@ -67,8 +67,8 @@ class ParticipantService:
             actions=tuple(sorted(self._actions)),
         )
 
-    async def perform(self, operation: Operation) -> Answer:
-        """Do one operation. The answer is durable.
+    async def perform(self, operation: Operation, call: Call | None = None) -> Answer:
+        """Do one operation. The answer is durable. `call`: what to run, instead of an action that it names.
 
         Raises: WireError, BranchConflict (nothing was done), ResourceError (the outcome is unknown).
         """
@@ -76,7 +76,7 @@ class ParticipantService:
             return _COME_AGAIN
         self._in_flight += 1
         try:
-            return await self._begin(operation)
+            return await self._begin(operation, call)
         except ResourceBusy as busy:
             return Answer(BranchState.UNKNOWN, str(busy), retry=True)
         finally:
@@ -148,7 +148,7 @@ class ParticipantService:
     def _left(self) -> None:
         self._in_flight -= 1
 
-    def _begin(self, operation: Operation) -> Awaitable[Answer]:
+    def _begin(self, operation: Operation, call: Call | None = None) -> Awaitable[Answer]:
         """Hand it to the resource manager. Raises WireError."""
         key, resource = operation.key, self._resource
         match operation.verb:
@@ -161,7 +161,7 @@ class ParticipantService:
             case Verb.PREVENT:
                 return resource.prevent(key, "prevented before it was prepared")
         try:
-            call = self._call(operation.action, operation.body)
+            call = call or self._call(operation.action, operation.body)
         except Reject as no:
             return resource.prevent(key, no.reason)
         match operation.verb:
