@@ -14,7 +14,8 @@ import inspect
 import secrets
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, TypeVar, get_type_hints
+from types import SimpleNamespace
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -67,9 +68,8 @@ def endpoint_of(function: _Function, service: Callable[[], ParticipantService]) 
             return _response(problem_of(error, request.url.path))
 
     del endpoint.__wrapped__  # FastAPI would look through to `tx`
-    hints = get_type_hints(function, include_extras=True)
     endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*parameters, *added], return_annotation=hints.get("return", inspect.Signature.empty)
+        [*parameters, *added], return_annotation=_types(function).get("return", inspect.Signature.empty)
     )
     return endpoint  # type: ignore[return-value]
 
@@ -77,8 +77,7 @@ def endpoint_of(function: _Function, service: Callable[[], ParticipantService]) 
 def action_of(function: Callable[..., Any]) -> Action:
     """The same function as an action: its body is checked as FastAPI would. Raises ConfigError."""
     parameters = _parameters(function)
-    hints = get_type_hints(function)
-    model = hints.get(parameters[0].name) if len(parameters) == 1 else None
+    model = _bare(parameters[0].annotation) if len(parameters) == 1 else None
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise ConfigError(
             f"{_name(function)}: an endpoint that is an action takes tx and one body, a pydantic model: paths, queries "
@@ -178,8 +177,22 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     if not inspect.iscoroutinefunction(function) or names[:1] != ["tx"]:
         raise ConfigError(f"{_name(function)}: an endpoint must be an `async def` whose first parameter is tx")
     others = list(inspect.signature(function).parameters.values())[1:]
-    hints = get_type_hints(function, include_extras=True)
-    return [each.replace(annotation=hints.get(each.name, each.annotation)) for each in others]
+    types = _types(function)
+    return [each.replace(annotation=types.get(each.name, each.annotation)) for each in others]
+
+
+def _types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Of the result and the parameters beside `tx`, whose type FastAPI need not know. Raises ConfigError."""
+    written = {name: each for name, each in function.__annotations__.items() if name != "tx"}
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__=written), function.__globals__, include_extras=True)
+    except NameError as error:
+        raise ConfigError(f"{_name(function)}: its types must be known to FastAPI, in its module: {error}") from error
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what `Annotated` says of it."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _ours(kind: type) -> str:

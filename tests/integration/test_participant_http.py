@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -185,6 +186,15 @@ async def test_an_array_answers_each_operation_for_itself(bank: Api) -> None:
             "not msgpack",
         ),
         ("/v1/branches/g/b/prepare", {"data": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
+        (
+            "/v1/branches/g/b/prepare",
+            {
+                "data": zlib.compress(b"{}"),
+                "headers": {"Content-Encoding": "deflate", "Content-Type": "application/json"},
+            },
+            415,
+            "the content encoding must be identity, not deflate",
+        ),
         ("/v1/branches/g/b/outcome", {"json": {}}, 405, ""),
         ("/v1/nowhere", {"json": {}}, 404, ""),
         (

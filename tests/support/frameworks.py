@@ -27,10 +27,9 @@ def shop_on(framework: str, directory: Path, *, replica: str = NOBODY, options: 
     """The shop on SQLite: on aiohttp as a sub-application, or mounted in one of `MOUNTED` under uvicorn."""
     host, port = free_addresses(1)[0].split(":")
     setting = ("env", f"REPLICAS={replica}", f"SHOP_DB={directory / 'shop.db'}")
+    command = (*_uvicorn(f"on_{framework}", host, port), *options)
     if framework == "aiohttp":
         command = (sys.executable, str(EXAMPLES / "on_aiohttp.py"), host, port)
-    else:
-        command = (*_uvicorn(f"on_{framework}", host, port), *options)
     return Target(f"http://{host}:{port}{PREFIX}", "reserve", WANTED, (*setting, *command))
 
 
