@@ -19,9 +19,9 @@ from participant.resource import Action, Call, ResourceManager
 from participant.service import ParticipantService
 from participant.wire import BRANCHES_PATH, ENLIST_HEADER, ENVELOPE_BYTES, Answer, Operation, Verb
 
-__all__ = ["Endpoints", "Health"]
+__all__ = ["REQUEST_BYTES_MAX", "Endpoints", "Health"]
 
-_ARRAY_BYTES_MAX = 8 << 20  # one request, however many operations its limits would allow
+REQUEST_BYTES_MAX = 8 << 20  # one request, however many operations its limits would allow
 
 _OUTCOME_PATH = f"{BRANCHES_PATH}/{{gid}}/{{branch}}/outcome"
 _VERB_PATH = f"{BRANCHES_PATH}/{{gid}}/{{branch}}/{{verb}}"
@@ -51,7 +51,7 @@ class Endpoints:
         self.service = service
         limits = service.limits
         self.size_max = max(
-            limits.body_bytes_max + ENVELOPE_BYTES, min(_ARRAY_BYTES_MAX, service.capabilities().array_bytes_max)
+            limits.body_bytes_max + ENVELOPE_BYTES, min(REQUEST_BYTES_MAX, service.capabilities().array_bytes_max)
         )
         self._health = health
         self._resource = resource
