@@ -33,7 +33,10 @@ async def broken_at(bench: Bench) -> list[str]:
 
 @pytest.mark.parametrize("framework", MOUNTED)
 async def test_a_mounted_participant_keeps_every_promise(framework: str, tmp_path: Path) -> None:
-    """Goal: what is mounted by ASGI is a participant as any other. What survives a kill is the database's to say."""
+    """Goal: what is mounted by ASGI is a participant as any other. What survives a kill is the database's to say.
+
+    Seen red on Litestar, which ends the path of what is mounted with a slash.
+    """
     target = shop_on(framework, tmp_path)
     async with running(target), replace(target, start=()).open() as bench:
         assert bench.capabilities["stream"] is False
@@ -80,6 +83,7 @@ REQUESTS: tuple[tuple[str, str, bytes | None, str], ...] = (
     ("GET", "/v1/stock", None, ""),
     ("GET", "/v1/nowhere", None, ""),
     ("GET", "/livez", None, ""),
+    ("HEAD", "/livez", None, ""),
 )
 
 
@@ -95,7 +99,7 @@ async def said_to_each(base: Any) -> list[tuple[str, Any]]:
 async def test_every_framework_gives_the_same_answers(tmp_path: Path) -> None:
     """Goal: limits, malformed input, content types and paths are read in one place.
 
-    The array of 2 MiB is larger than what the applications around take for themselves.
+    The array of 2 MiB is larger than what the application around takes for itself: seen red on aiohttp, with its limit.
     """
     said = {}
     for framework in ("aiohttp", *MOUNTED):
@@ -116,7 +120,7 @@ async def test_every_framework_gives_the_same_answers(tmp_path: Path) -> None:
         405,
         200,
         404,
-        200,
+        *[200] * 2,
     ]
     for framework in MOUNTED:
         assert said[framework] == said["aiohttp"], framework
@@ -158,7 +162,10 @@ async def test_a_stream_is_offered_and_served_where_aiohttp_has_it(tmp_path: Pat
 
 
 async def test_they_commit_together_below_their_paths(tmp_path: Path) -> None:
-    """Goal: a coordinator joins the URL of a participant and the paths of the contract, for requests and the stream."""
+    """Goal: a coordinator joins the URL of a participant and the paths of the contract, for requests and the stream.
+
+    Seen red with a stream that ASGI promised.
+    """
     (address,) = free_addresses(1)
     places = {framework: tmp_path / framework for framework in ("aiohttp", "starlette")}
     for place in places.values():
@@ -201,7 +208,7 @@ async def test_the_service_does_for_its_callers_what_it_did_before(file: str, po
 
 
 def test_the_service_is_described_as_it_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: FastAPI's OpenAPI stays intact. Seen red with `tx` left in the signature."""
+    """Goal: FastAPI's OpenAPI stays intact. Seen red with a parameter for our header."""
     monkeypatch.setenv("REPLICAS", NOBODY)
     monkeypatch.setenv("SHOP_DSN", "postgresql://nobody@127.0.0.1:1/shop")
     before, after = (runpy.run_path(str(EXAMPLES / f"{name}.py"))["app"].openapi() for name in ("before", "after"))
