@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from participant.errors import NoSuchPath, WireError, WrongMethod
+from participant.errors import ConfigError, NoSuchPath, WireError, WrongMethod
 from participant.exchange import Request, Response, problem, problem_of, read_map, respond
 from participant.resource import Action, Call, ResourceManager
 from participant.service import ParticipantService
@@ -38,7 +38,7 @@ class Health(Protocol):
 
 class Endpoints:
     """What a participant that runs answers. `size_max`: bytes of a body, for whoever reads it. `routes`: what there is
-    beside the views and the stream, by path and method.
+    beside the views and the stream, by path and method. Raises ConfigError if a view is in the way.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Endpoints:
             _OUTCOME_PATH: {"GET": self._outcome},
             _VERB_PATH: {"POST": self._operation},
         }
+        if taken := self.routes.keys() & self._views.keys():
+            raise ConfigError(f"view {min(taken)!r}: that path is the participant's own")
 
     async def answer(self, request: Request) -> Response:
         """Never raises: what is wrong is said in the response."""

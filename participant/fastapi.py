@@ -65,7 +65,7 @@ def endpoint_of(function: _Function, service: Callable[[], ParticipantService]) 
                 return await _in_branch(service(), function, given, request, response)
             return await _alone(service(), function, given)
         except ParticipantError as error:
-            return _response(problem_of(error, request.url.path))
+            return _response(problem_of(error, request.scope["path"]))
 
     del endpoint.__wrapped__  # FastAPI would look through to `tx`
     endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -167,7 +167,7 @@ async def _digest(name: str, request: Request) -> bytes:
         body = await request.body()
     except RuntimeError as error:  # it was read piece by piece
         raise MediaTypeError("in a transaction, an endpoint takes JSON or nothing, no form") from error
-    asked = [request.method, request.url.path, request.url.query, body]
+    asked = [request.method, request.scope["path"], request.scope["query_string"], body]
     return digest_of(name, canonical(asked, "request"))
 
 
