@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
+from multidict import CIMultiDict
+
 from participant.endpoints import Endpoints
 from participant.errors import ConfigError, NotRunning, TooLarge
 from participant.exchange import Request, Response, problem_of
@@ -73,14 +75,12 @@ def _path_below(scope: MutableMapping[str, Any]) -> str:
 
 
 def _request(scope: MutableMapping[str, Any], path: str, body: bytes) -> Request:
-    headers = {name.lower(): value.decode("latin-1") for name, value in reversed(list(scope["headers"]))}
+    headers = CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
     return Request(
         scope["method"],
         path,
         scope.get("query_string", b"").decode("latin-1"),
-        headers.get(b"content-type", ""),
-        headers.get(b"content-encoding", ""),
-        headers.get(b"accept", ""),
+        headers,
         body,
         has_stream=False,
     )

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgpack
+from multidict import MultiMapping
 from structlog import get_logger
 
 from participant.errors import (
@@ -51,23 +52,25 @@ _LOG = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` is what stands below the place where the participant is mounted, decoded; `query` and the headers are as
-    they were sent, "" if they were not. `has_stream`: whether whoever serves it takes streams (`participant.stream`).
+    """`path` is what stands below the place where the participant is mounted, decoded; `query` is as it was sent. The
+    names of `headers` have no case. `has_stream`: whether whoever serves it takes streams (`participant.stream`).
     """
 
     method: str
     path: str
     query: str
-    content_type: str
-    content_encoding: str
-    accept: str
+    headers: MultiMapping[str]
     body: bytes
     has_stream: bool
 
     @property
     def media_type(self) -> str:
         """The content type without its parameters."""
-        return self.content_type.partition(";")[0].strip().lower()
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    @property
+    def content_encoding(self) -> str:
+        return self.headers.get("Content-Encoding", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def _from_msgpack(data: bytes) -> Any:
 
 def respond(request: Request, value: Any, headers: Mapping[str, str] | None = None) -> Response:
     """`value` in the encoding that the request prefers."""
-    accepted = request.accept or "*/*"
+    accepted = request.headers.get("Accept", "*/*")
     if MSGPACK in accepted or (JSON not in accepted and request.media_type == MSGPACK):
         return Response(HTTPStatus.OK, MSGPACK, msgpack.packb(value), headers or {})
     try:

@@ -53,8 +53,7 @@ def build_app(current: Callable[[], Endpoints]) -> web.Application:
 async def _read(request: web.Request, size_max: int) -> Request:
     """Raises TooLarge. The limit of the application is for its other paths: that of the outermost one counts there."""
     body = b""
-    headers = request.headers
-    encoding = headers.get(hdrs.CONTENT_ENCODING, "")
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
     if request.body_exists and is_plain(encoding):  # what is compressed will be refused, and is not unpacked before
         if (request.content_length or 0) > size_max:
             raise TooLarge(size_max)
@@ -65,9 +64,7 @@ async def _read(request: web.Request, size_max: int) -> Request:
         request.method,
         f"/{request.match_info['path']}",
         request.query_string,
-        headers.get(hdrs.CONTENT_TYPE, ""),
-        encoding,
-        headers.get(hdrs.ACCEPT, ""),
+        request.headers,
         body,
         has_stream=True,
     )

@@ -44,18 +44,19 @@ async def test_a_mounted_participant_keeps_every_promise(framework: str, tmp_pat
 
 
 @pytest.mark.timeout(240)
-async def test_a_sub_application_of_aiohttp_keeps_every_promise(tmp_path: Path) -> None:
-    """Goal: with the stream, and killed in between."""
-    async with shop_on("aiohttp", tmp_path).open() as bench:
-        assert bench.capabilities["stream"] is True
+@pytest.mark.parametrize("framework", ["aiohttp", "starlette"])
+async def test_it_keeps_every_promise_though_it_is_killed(framework: str, tmp_path: Path) -> None:
+    """Goal: the start and the end that an application gives it are as good as its own."""
+    async with shop_on(framework, tmp_path).open() as bench:
+        assert bench.capabilities["stream"] is (framework == "aiohttp")
         assert await broken_at(bench) == []
 
 
-@pytest.mark.timeout(240)
 async def test_an_endpoint_that_is_an_action_keeps_every_promise(postgres_dsn: str) -> None:
-    """Goal: the page's service, on PostgreSQL, killed in between: FastAPI's types and errors become votes."""
+    """Goal: the page's service, on PostgreSQL: FastAPI's types and errors become votes."""
     await with_stock(postgres_dsn, STOCK)
-    async with fastapi_shop("after", postgres_dsn).open() as bench:
+    target = fastapi_shop("after", postgres_dsn)
+    async with running(target), replace(target, start=()).open() as bench:
         assert await broken_at(bench) == []
 
 
