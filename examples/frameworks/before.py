@@ -23,7 +23,7 @@ async def transaction():
         yield connection
 
 
-Transaction = Annotated[asyncpg.Connection, Depends(transaction)]
+Transaction = Annotated[asyncpg.Connection, Depends(transaction, scope="function")]
 
 
 class Wanted(BaseModel):
