@@ -9,7 +9,7 @@ __all__ = ["read_bounded"]
 
 async def read_bounded(content: StreamReader, bytes_max: int) -> bytes:
     """All of a body; of one that is longer than `bytes_max`, its beginning, which then is longer, too."""
-    data = b""
+    data = bytearray()
     while len(data) <= bytes_max and (piece := await content.readany()):
         data += piece
-    return data
+    return bytes(data)

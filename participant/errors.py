@@ -4,6 +4,10 @@
     ├── ConfigError         the configuration cannot work; names the key
     ├── WireError           a request or an answer is not of our contract; names the field      (the sender's fault)
     ├── MediaTypeError      a request in another encoding than ours                             (the sender's fault)
+    ├── NoSuchPath          a request for a path that is not there                              (the sender's fault)
+    ├── WrongMethod         a request by a method that its path does not take                   (the sender's fault)
+    ├── TooLarge            a request with more than the largest array has                      (the sender's fault)
+    ├── NotRunning          a request before the participant was started, or after its end
     ├── BranchConflict      the branch is bound to another request than this one               (the sender's fault)
     ├── Reject              raised by an action: it votes no, with a reason for people          (nobody's fault)
     ├── ActionError         an action broke the rules of actions; it votes no                   (its author's fault)
@@ -34,7 +38,9 @@ __all__ = [
     "IntentConflict",
     "InvariantError",
     "MediaTypeError",
+    "NoSuchPath",
     "NobodyAnswers",
+    "NotRunning",
     "ParticipantError",
     "Reject",
     "ResourceBusy",
@@ -44,7 +50,9 @@ __all__ = [
     "ResourceUnreachable",
     "SchemaError",
     "StepError",
+    "TooLarge",
     "WireError",
+    "WrongMethod",
     "invariant",
 ]
 
@@ -68,6 +76,38 @@ class WireError(ParticipantError):
 
 class MediaTypeError(ParticipantError):
     """A request in another encoding than JSON or msgpack."""
+
+
+class NoSuchPath(ParticipantError):
+    """A request for a path that is not there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is nothing at {path or '/':.80}")
+
+
+class WrongMethod(ParticipantError):
+    """A request by a method that its path does not take. `allowed` are those that it takes."""
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"this path takes {', '.join(allowed)}, not {method:.20}")
+        self.allowed = allowed
+
+
+class TooLarge(ParticipantError):
+    """A request with more than the largest array has."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"the request has more than {bytes_max:,} bytes")
+
+
+class NotRunning(ParticipantError):
+    """A participant that is mounted in an application was not started, or has ended."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} does not run: enter `async with participant.running(replicas=[...])` in the lifespan of the "
+            "application that it is mounted in"
+        )
 
 
 class BranchConflict(ParticipantError):

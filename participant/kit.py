@@ -7,6 +7,8 @@
 
     bank.run(port=8081, replicas=["http://127.0.0.1:8001"])
 
+or, inside of a service that has a web framework already, `bank.asgi()`, `bank.aiohttp()` and `bank.endpoint()`.
+
 Owns the composition of service, recovery and HTTP, and their start and end. Must never do: know anything of a
 protocol.
 """
@@ -28,13 +30,15 @@ from aiohttp import web
 from yarl import URL
 
 from participant import logs
-from participant.errors import ConfigError, ParticipantError
-from participant.http import build_app, respond
+from participant.asgi import Application, build_application
+from participant.endpoints import Endpoints
+from participant.errors import ConfigError, NotRunning, ParticipantError
+from participant.http import build_app
 from participant.ids import BranchKey, is_branch_id
 from participant.outcomes import HttpOutcomeSource
 from participant.process import run
 from participant.recovery import Recovery, RecoverySettings
-from participant.resource import Action, Call, ResourceManager
+from participant.resource import Action, ResourceManager
 from participant.service import ParticipantService, ServiceLimits
 from participant.watch import Watch
 from participant.wire import ACTION_CHARS_MAX
@@ -47,6 +51,7 @@ KEEPALIVE_S = 75.0
 
 _LOG = structlog.get_logger(__name__)
 _Registered = TypeVar("_Registered", bound=Action)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Participant:
         self._recovery = recovery or RecoverySettings()
         self._actions: dict[str, Action] = {}
         self._views: dict[str, Action] = {}
+        self._endpoints: Endpoints | None = None
 
     def action(self, name: str) -> Callable[[_Registered], _Registered]:
         """Register `async def action(tx, body)` as what transactions may ask for.
@@ -130,6 +136,17 @@ class Participant:
         self, *, host: str = "127.0.0.1", port: int = 0, replicas: Sequence[str] = ()
     ) -> AsyncIterator[Serving]:
         """Serve while the block runs. Raises: ParticipantError, OSError if it cannot start."""
+        async with self.running(replicas=replicas), _listening(build_app(self._current), host, port) as bound:
+            yield Serving(str(URL.build(scheme="http", host=host, port=bound)), bound, self._current().service)
+
+    @asynccontextmanager
+    async def running(self, *, replicas: Sequence[str] = ()) -> AsyncIterator[None]:
+        """Own the database while the block runs, and ask `replicas` for the outcome of what is in doubt.
+
+        For the lifespan of an application in which `asgi` is mounted. Raises: ParticipantError if it cannot start.
+        """
+        if self._endpoints is not None:
+            raise ConfigError(f"{self.name} runs already")
         async with AsyncExitStack() as stack:
             await self._resource.open()
             stack.push_async_callback(self._resource.close)
@@ -138,11 +155,48 @@ class Participant:
             await stack.enter_async_context(_background(Watch(self._resource).run()))
             if replicas:
                 await stack.enter_async_context(self._recovering(replicas, service.trace_of))
-            app = build_app(service, _Health(failed))
-            for path, view in self._views.items():
-                app.router.add_get(path, self._view_handler(path, view))
-            bound = await stack.enter_async_context(_listening(app, host, port))
-            yield Serving(str(URL.build(scheme="http", host=host, port=bound)), bound, service)
+            self._endpoints = Endpoints(service, _Health(failed), self._resource, self._views)
+            stack.callback(self._ended)
+            yield
+
+    def asgi(self) -> Application:
+        """An ASGI application, to be mounted: `app.mount("/commitd", bank.asgi())`.
+
+        What is mounted hears nothing of start and end, so the lifespan of the application enters `running`. Until it
+        has, every request is answered 503.
+        """
+        return build_application(self._current)
+
+    def aiohttp(self, *, replicas: Sequence[str] = ()) -> web.Application:
+        """An aiohttp application, to be added to another one: `app.add_subapp("/commitd", bank.aiohttp())`.
+
+        It runs from the start of that one to its end, as `running` would.
+        """
+
+        async def run_with(_: web.Application) -> AsyncIterator[None]:
+            async with self.running(replicas=replicas):
+                yield
+
+        app = build_app(self._current)
+        app.cleanup_ctx.append(run_with)
+        return app
+
+    def endpoint(self, action: str | None = None) -> Callable[[_Function], _Function]:
+        """Let an endpoint of FastAPI work on the branch: `async def debit(tx, body: Debit)`.
+
+        `tx` is given by us, all else by FastAPI. Asked as ever, it works in a local transaction, which is committed
+        before the response leaves. Asked by an interactive transaction (`tx.request` of the client), its work joins the
+        branch of that. What is said of actions holds here, too. Named, it is an action as well, and takes one body:
+        a pydantic model, nothing else. Raises ConfigError.
+        """
+        from participant.fastapi import action_of, endpoint_of  # optional: a service may have another framework
+
+        def register(function: _Function) -> _Function:
+            if action is not None:
+                self.action(action)(action_of(function))
+            return endpoint_of(function, lambda: self._current().service)
+
+        return register
 
     def _registering(self, registry: dict[str, Action], name: str) -> Callable[[_Registered], _Registered]:
         def register(function: _Registered) -> _Registered:
@@ -153,11 +207,14 @@ class Participant:
 
         return register
 
-    def _view_handler(self, path: str, view: Action) -> Callable[[web.Request], Any]:
-        async def handle(request: web.Request) -> web.Response:
-            return respond(request, await self._resource.read(Call.of(path, view, dict(request.query))))
+    def _current(self) -> Endpoints:
+        """Raises NotRunning."""
+        if self._endpoints is None:
+            raise NotRunning(self.name)
+        return self._endpoints
 
-        return handle
+    def _ended(self) -> None:
+        self._endpoints = None
 
     @asynccontextmanager
     async def _recovering(self, replicas: Sequence[str], trace_of: Callable[[BranchKey], str]) -> AsyncIterator[None]:

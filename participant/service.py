@@ -71,8 +71,8 @@ class ParticipantService:
             actions=tuple(sorted(self._actions)),
         )
 
-    async def perform(self, operation: Operation) -> Answer:
-        """Do one operation. The answer is durable.
+    async def perform(self, operation: Operation, call: Call | None = None) -> Answer:
+        """Do one operation. The answer is durable. `call`: what to run, instead of an action that it names.
 
         Raises: WireError, BranchConflict (nothing was done), ResourceError (the outcome is unknown).
         """
@@ -80,7 +80,7 @@ class ParticipantService:
             return _COME_AGAIN
         self._in_flight += 1
         try:
-            return await self._begin_traced(operation)
+            return await self._begin_traced(operation, call)
         except ResourceBusy as busy:
             return Answer(BranchState.UNKNOWN, str(busy), retry=True)
         finally:
@@ -156,15 +156,15 @@ class ParticipantService:
     def _left(self) -> None:
         self._in_flight -= 1
 
-    def _begin_traced(self, operation: Operation) -> Awaitable[Answer]:
+    def _begin_traced(self, operation: Operation, call: Call | None = None) -> Awaitable[Answer]:
         """As `_begin`; a span of its trace, if it has one."""
         if not operation.trace:
-            return self._begin(operation)
+            return self._begin(operation, call)
         key = operation.key
         what = {"gid": key.gid, "branch": key.branch, "participant": self.name}
         span = start(f"commitd.branch.{operation.verb.value}", operation.trace, "SERVER", what)
         try:
-            future = asyncio.ensure_future(self._begin(operation, span))
+            future = asyncio.ensure_future(self._begin(operation, call, span))
         except BaseException as error:
             span.end(str(error))
             raise
@@ -184,7 +184,7 @@ class ParticipantService:
                 del self._traces[next(iter(self._traces))]
             self._traces[operation.key] = operation.trace
 
-    def _begin(self, operation: Operation, span: Span | None = None) -> Awaitable[Answer]:
+    def _begin(self, operation: Operation, call: Call | None = None, span: Span | None = None) -> Awaitable[Answer]:
         """Hand it to the resource manager. Raises WireError."""
         key, resource = operation.key, self._resource
         match operation.verb:
@@ -197,9 +197,11 @@ class ParticipantService:
             case Verb.PREVENT:
                 return resource.prevent(key, "prevented before it was prepared")
         try:
-            call = self._call(operation.action, operation.body, span)
+            call = call or self._call(operation.action, operation.body)
         except Reject as no:
             return resource.prevent(key, no.reason)
+        if span is not None and call is not None:
+            call = call._replace(function=span.around(call.function))
         match operation.verb:
             case Verb.PREPARE:
                 return resource.prepare(key, call, operation.works)
@@ -209,7 +211,7 @@ class ParticipantService:
                 return resource.commit_one_phase(key, call, operation.works)
         raise WireError("action", "work needs an action")
 
-    def _call(self, action: str | None, body: object, span: Span | None) -> Call | None:
+    def _call(self, action: str | None, body: object) -> Call | None:
         """What to run, if anything. Raises Reject if the branch must vote no, WireError if the body is no value."""
         if action is None:
             return None
@@ -222,7 +224,7 @@ class ParticipantService:
         if function is None:
             known = ", ".join(sorted(self._actions)) or "none"
             raise Reject(f"{self.name} has no action {action!r}; it has {known}")
-        return Call(action, function if span is None else span.around(function), body, digest_of(action, packed))
+        return Call(action, function, body, digest_of(action, packed))
 
 
 class _UnderWay:

@@ -11,6 +11,7 @@ voted down for that, and the next coordinator's repeat waits as long as any.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +19,7 @@ import msgpack
 from aiohttp import WSCloseCode, WSMsgType, web
 from structlog import get_logger
 
+from participant.endpoints import Endpoints
 from participant.errors import ParticipantError, WireError
 from participant.service import ParticipantService
 from participant.wire import STREAM_PROTOCOL, Operation
@@ -34,11 +36,10 @@ _CLOSE_TIMEOUT_S = 1.0  # for the other side to say goodbye
 
 
 class Streams:
-    """The connections of one participant. `size_max`: bytes of one message."""
+    """The connections of one participant. `current` gives its endpoints while it runs, or raises NotRunning."""
 
-    def __init__(self, service: ParticipantService, size_max: int) -> None:
-        self._service = service
-        self._size_max = size_max
+    def __init__(self, current: Callable[[], Endpoints]) -> None:
+        self._current = current
         self._sockets: dict[web.WebSocketResponse, web.Request] = {}
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
@@ -46,12 +47,14 @@ class Streams:
 
         Browsers ask nobody before they open a WebSocket to another origin, as they do before a POST of ours, but they
         always name theirs (RFC 6455, section 10.2); a coordinator does not. Raises web.HTTPForbidden for them.
+        Raises NotRunning.
         """
+        endpoints = self._current()
         if "Origin" in request.headers:
             raise web.HTTPForbidden(text="a stream is for coordinators, not for pages in a browser")
         socket = web.WebSocketResponse(
             protocols=(STREAM_PROTOCOL,),
-            max_msg_size=self._size_max,
+            max_msg_size=endpoints.size_max,
             compress=False,
             timeout=_CLOSE_TIMEOUT_S,
             heartbeat=HEARTBEAT_S,
@@ -62,7 +65,7 @@ class Streams:
         self._sockets[socket] = request
         arrays: set[asyncio.Task[None]] = set()
         try:
-            await self._read(socket, arrays)
+            await self._read(socket, endpoints.service, arrays)
         finally:
             del self._sockets[socket]
             for array in arrays:
@@ -74,7 +77,9 @@ class Streams:
         """Close them all; what is not answered is unknown to who asked."""
         await asyncio.gather(*(_close(*each) for each in tuple(self._sockets.items())))
 
-    async def _read(self, socket: web.WebSocketResponse, arrays: set[asyncio.Task[None]]) -> None:
+    async def _read(
+        self, socket: web.WebSocketResponse, service: ParticipantService, arrays: set[asyncio.Task[None]]
+    ) -> None:
         loop = asyncio.get_running_loop()
         async for message in socket:
             try:
@@ -82,33 +87,35 @@ class Streams:
             except WireError as error:
                 await socket.close(code=WSCloseCode.INVALID_TEXT, message=str(error).encode()[:123])
                 return
-            if len(arrays) >= ARRAYS_OPEN_MAX and self._may_wait(listed):
+            if len(arrays) >= ARRAYS_OPEN_MAX and _may_wait(service, listed):
                 await _say(socket, number, f"{ARRAYS_OPEN_MAX} arrays are open already")
                 continue
-            array = loop.create_task(self._answer(socket, number, listed))
+            array = loop.create_task(_answer(socket, service, number, listed))
             arrays.add(array)
             array.add_done_callback(arrays.discard)
 
-    def _may_wait(self, listed: list[Any]) -> bool:
-        """Whether all of an array may wait; what does not may free the rows that those before it wait for."""
-        try:
-            operations = self._service.read_array(listed)
-        except WireError:
-            return True
-        return all(isinstance(each, Operation) and each.may_wait for each in operations)
 
-    async def _answer(self, socket: web.WebSocketResponse, number: int, listed: list[Any]) -> None:
-        """Each answer as soon as it is true: one that waits for a row delays nobody."""
-        try:
-            operations = self._service.read_array(listed)
-            async with aclosing(self._service.perform_all(operations)) as lists:
-                async for answered in lists:
-                    await _say(socket, number, [(index, answer.to_map()) for index, answer in answered])
-        except ParticipantError as error:
-            await _say(socket, number, str(error))
-        except Exception:  # noqa: BLE001 - the border: a defect must not look like an answer
-            _LOG.exception("stream.failed", operations=len(listed))
-            await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"a defect of this participant; see its log")
+def _may_wait(service: ParticipantService, listed: list[Any]) -> bool:
+    """Whether all of an array may wait; what does not may free the rows that those before it wait for."""
+    try:
+        operations = service.read_array(listed)
+    except WireError:
+        return True
+    return all(isinstance(each, Operation) and each.may_wait for each in operations)
+
+
+async def _answer(socket: web.WebSocketResponse, service: ParticipantService, number: int, listed: list[Any]) -> None:
+    """Each answer as soon as it is true: one that waits for a row delays nobody."""
+    try:
+        operations = service.read_array(listed)
+        async with aclosing(service.perform_all(operations)) as lists:
+            async for answered in lists:
+                await _say(socket, number, [(index, answer.to_map()) for index, answer in answered])
+    except ParticipantError as error:
+        await _say(socket, number, str(error))
+    except Exception:  # noqa: BLE001 - the border: a defect must not look like an answer
+        _LOG.exception("stream.failed", operations=len(listed))
+        await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"a defect of this participant; see its log")
 
 
 async def _say(socket: web.WebSocketResponse, number: int, what: object) -> None:

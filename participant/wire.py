@@ -42,6 +42,10 @@ preparing half of it. The end could be missing too: a late repeat of the first w
 without an action carries `works`, how many there were, and the participant votes no if it holds another number. The
 answer to `work` has the header `Commitd-Enlist: <participant>;branch=<branch>`.
 
+Work can also be asked for at a URL of the service's own, by a request in its own form with the header
+`Commitd-Work: <gid>;branch=<branch>;seq=<seq>`. A 2xx response with the header `Commitd-Enlist` says that the branch is
+WORKING; a 4xx that the work was refused. Without `Commitd-Enlist` it did not take part.
+
 A request about one branch may have the headers `traceparent` and `tracestate` (W3C Trace Context). Where many
 operations share a request, each has a field `trace` instead, with the one header's value, and behind a space the
 other's; only a participant with the capability `trace` gets it. It is no part of what is asked for: a repeat in another
@@ -68,17 +72,20 @@ __all__ = [
     "STREAM_PROTOCOL",
     "WIRE_VERSION",
     "WORKS_MAX",
+    "WORK_HEADER",
     "Answer",
     "BranchState",
     "Capabilities",
     "Operation",
     "Verb",
+    "Work",
     "branch_path",
 ]
 
 WIRE_VERSION = 1
 CONFLICT = "conflict: "
 ENLIST_HEADER = "Commitd-Enlist"
+WORK_HEADER = "Commitd-Work"
 ACTION_CHARS_MAX = 64
 WORKS_MAX = 1_000_000  # work requests of one branch
 BRANCHES_PATH = "/v1/branches"
@@ -196,6 +203,27 @@ class Operation(NamedTuple):
     def may_wait(self) -> bool:
         """Whether it takes on work, and so may have to wait for a row. What ends a branch never does."""
         return self.verb is Verb.PREPARE or self.verb is Verb.WORK or self.one_phase
+
+
+class Work(NamedTuple):
+    """What `WORK_HEADER` says: which branch a request to a URL of the service's own works for, and `Operation.seq`."""
+
+    key: BranchKey
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.key.gid};branch={self.key.branch};seq={self.seq}"
+
+    @classmethod
+    def of(cls, header: str) -> Work:
+        """Raises WireError."""
+        match [part.strip() for part in header.split(";")]:
+            case [gid, branch, seq] if branch.startswith("branch=") and seq.startswith("seq="):
+                digits = seq.removeprefix("seq=")
+                number = int(digits) if digits.isdecimal() and len(digits) <= len(str(WORKS_MAX)) else None
+                key = _key(gid, branch.removeprefix("branch="), WORK_HEADER)
+                return cls(key, _count(number, WORK_HEADER, "seq"))
+        raise WireError(WORK_HEADER, f"must be <gid>;branch=<branch>;seq=<number>, not {_shown(header)}")
 
 
 class Answer(NamedTuple):

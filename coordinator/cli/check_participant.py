@@ -54,7 +54,9 @@ class CheckView(BaseModel):
 
 
 def check_participant(
-    url: Annotated[str, typer.Argument(help="Where the participant serves: http://host:port")],
+    url: Annotated[
+        str, typer.Argument(help="Where the participant serves: http://host:port, and the path it is mounted at")
+    ],
     action: Annotated[str, typer.Option(help="An action that changes something, and may be committed often.")],
     body: Annotated[str, typer.Option(help="A body for it, as JSON, to which it says yes again and again.")],
     start: Annotated[

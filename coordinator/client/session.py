@@ -13,7 +13,6 @@ import aiohttp
 from yarl import URL
 
 from coordinator.wire import Encoding
-from participant.traceparent import headers_of
 
 __all__ = ["ANSWER_BYTES_MAX", "CONNECT_TIMEOUT_S", "Lost", "NotReached", "Response", "Session", "Stream"]
 
@@ -84,25 +83,40 @@ class Session:
             await self._session.close()
             self._session = None
 
-    async def send(self, method: str, url: URL, body: bytes | None, timeout_s: float, trace: str = "") -> Response:
-        """One request; `body` is msgpack. Raises: NotReached, Lost."""
-        async with self.open(method, url, body, timeout_s, accept=Encoding.MSGPACK.value, trace=trace) as stream:
+    async def send(
+        self, method: str, url: URL, body: bytes | None, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """One request; `body` is msgpack, unless `headers` say otherwise. Raises: NotReached, Lost."""
+        async with self.open(
+            method, url, body, timeout_s, accept=Encoding.MSGPACK.value, headers=headers or {}
+        ) as stream:
             return await stream.whole()
 
     @asynccontextmanager
     async def open(
-        self, method: str, url: URL, body: bytes | None, timeout_s: float, *, accept: str, trace: str = ""
+        self,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        timeout_s: float,
+        *,
+        accept: str,
+        headers: Mapping[str, str] = _HEADERS,
     ) -> AsyncIterator[Stream]:
         """One request whose response is read piece by piece. Raises, also inside: NotReached, Lost."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
             )
-        headers = {**_HEADERS, "Accept": accept, **headers_of(trace)}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                data=body,
+                headers={**_HEADERS, "Accept": accept, **headers},
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 yield Stream(response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

@@ -3,6 +3,7 @@
     async with client.transaction() as tx:
         await tx.call("bank-a", "debit", {"account": "bob", "amount": 10})
         await tx.call("bank-b", "credit", {"account": "smith", "amount": 10})
+        await tx.request("shop", "POST", "/orders", json={"item": "mug"})
 
 Each participant works in a local transaction of its own and enlists by a response header; no coordinator is asked
 before the block is left. Leaving it normally commits, leaving it by an exception rolls back. A participant that is
@@ -12,10 +13,12 @@ never told rolls back by itself after its time limit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from json import dumps
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import msgpack
 from yarl import URL
@@ -28,12 +31,15 @@ from coordinator.errors import Malformed, RequestError, TransactionAborted, Unav
 from coordinator.wire import Encoding, decode
 from participant.errors import WireError
 from participant.ids import BranchKey
+from participant.traceparent import headers_of
 from participant.tracing import current
-from participant.wire import ENLIST_HEADER, Answer, BranchState, Verb, branch_path
+from participant.wire import ENLIST_HEADER, WORK_HEADER, Answer, BranchState, Verb, Work, branch_path
 
 __all__ = ["Coordinator", "InteractiveTransaction"]
 
 ABORT_TIMEOUT_S = 2.0
+
+_JSON_HEADERS = {"Content-Type": Encoding.JSON.value, "Accept": Encoding.JSON.value}
 
 
 class Coordinator(Protocol):
@@ -53,6 +59,10 @@ class _Touched:
     url: str
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # work is done in the order of `seq`
     seq: int = 0
+
+
+_Ask: TypeAlias = Callable[[_Touched, int, float], Awaitable[Response]]
+_Understood: TypeAlias = Callable[[str, str, Response], Answer]
 
 
 class InteractiveTransaction:
@@ -103,6 +113,33 @@ class InteractiveTransaction:
         Raises: WorkFailed, after which the transaction can only be rolled back; KeyError for an unknown name;
         RuntimeError, if the block was left.
         """
+        form = {"action": action, "body": body}
+
+        async def ask(touched: _Touched, seq: int, timeout_s: float) -> Response:
+            return await self._send(participant, touched, Verb.WORK, form | {"seq": seq}, timeout_s)
+
+        return await self._in_turn(participant, action, ask, _answer)
+
+    async def request(self, participant: str, method: str, url: str, *, json: Any = None) -> Any:
+        """Let `participant` work in this transaction by a request to an endpoint of its own. Returns: the JSON of the
+        response.
+
+        `url` may begin with a path: then it is where the participant is. Repeated and raised as by `call`; a response
+        that does not say that the endpoint takes part is a WorkFailed, too, and what it did is not rolled back.
+        """
+        what = f"{method} {url}"
+        data = None if json is None else dumps(json, ensure_ascii=False, allow_nan=False).encode()
+
+        async def ask(touched: _Touched, seq: int, timeout_s: float) -> Response:
+            work = Work(BranchKey(self.gid, participant), seq)
+            where = URL(touched.url).join(URL(url))
+            timeout_s = min(timeout_s, self._patience.attempt_timeout_s)
+            headers = {**_JSON_HEADERS, WORK_HEADER: str(work), **headers_of(current())}
+            return await self._session.send(method, where, data, timeout_s, headers)
+
+        return await self._in_turn(participant, what, ask, _answer_of_endpoint)
+
+    async def _in_turn(self, participant: str, what: str, ask: _Ask, understood: _Understood) -> Any:
         touched = self._touched.get(participant)
         if touched is None:
             touched = _Touched(await self._coordinator.participant_url(participant))
@@ -110,37 +147,38 @@ class InteractiveTransaction:
         async with touched.turn:
             if self._left:
                 raise RuntimeError(f"the transaction {self.gid} has ended; begin another one")
-            form = {"action": action, "body": body, "seq": touched.seq}
+            seq = touched.seq
             touched.seq += 1
             try:
-                return await self._work(participant, touched, form)
+                return await self._work(participant, what, partial(ask, touched, seq), understood)
             except WorkFailed as failure:
                 self._failed = failure
                 raise
             except asyncio.CancelledError:  # the work may have been done, or not: it must not be committed
-                self._failed = WorkFailed(participant, action, "the call was cancelled", refused=False)
+                self._failed = WorkFailed(participant, what, "the call was cancelled", refused=False)
                 raise
 
-    async def _work(self, participant: str, touched: _Touched, form: dict[str, Any]) -> Any:
+    async def _work(
+        self, participant: str, what: str, ask: Callable[[float], Awaitable[Response]], understood: _Understood
+    ) -> Any:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._call_timeout_s
-        action = str(form["action"])
         attempt = 0
         while True:
             attempt += 1
             left_s = max(0.001, ends_at - loop.time())
             try:
-                response = await self._send(participant, touched, Verb.WORK, form, left_s)
-                answer = _answer(participant, action, response)
+                response = await ask(left_s)
+                answer = understood(participant, what, response)
             except (Lost, NotReached) as error:
                 why = str(error)
             else:
                 if not answer.retry:
-                    return _result(participant, action, response, answer)
+                    return _result(participant, what, response, answer)
                 why = answer.reason or "it asked to come again"
             pause = pause_s(self._patience.pauses, attempt, self._patience.chance.random())
             if loop.time() + pause >= ends_at:
-                raise WorkFailed(participant, action, why, refused=False)
+                raise WorkFailed(participant, what, why, refused=False)
             await asyncio.sleep(pause)
 
     async def _send(
@@ -148,7 +186,7 @@ class InteractiveTransaction:
     ) -> Response:
         url = URL(touched.url + branch_path(BranchKey(self.gid, participant), verb), encoded=True)
         timeout_s = min(timeout_s, self._patience.attempt_timeout_s)
-        return await self._session.send("POST", url, msgpack.packb(form), timeout_s, current())
+        return await self._session.send("POST", url, msgpack.packb(form), timeout_s, headers_of(current()))
 
     async def _commit(self) -> None:
         branches = [Branch(name, name=name, works=touched.seq) for name, touched in self._touched.items()]
@@ -194,11 +232,31 @@ def _answer(participant: str, action: str, response: Response) -> Answer:
     except Malformed as error:
         raise Lost(f"the answer ({response.status}) cannot be read: {error}") from error
     if 400 <= response.status < 500:
-        why = form.get("detail") or form.get("title") if isinstance(form, dict) else None
-        raise WorkFailed(participant, action, str(why or f"status {response.status}"), refused=True)
+        raise WorkFailed(participant, action, _why(response, form), refused=True)
     if response.status != 200:
         raise Lost(f"{participant} answered {response.status}")
     try:
         return Answer.from_map(form, participant)
     except WireError as error:
         raise Lost(str(error)) from error
+
+
+def _answer_of_endpoint(participant: str, what: str, response: Response) -> Answer:
+    """What a response that is not ours means. Raises: WorkFailed if the request was refused, Lost if nobody knows."""
+    form: Any = None
+    try:
+        form = decode(response.body, Encoding.JSON) if response.body else None
+    except Malformed as error:
+        if 200 <= response.status < 300:
+            raise WorkFailed(participant, what, f"the response is no JSON: {error}", refused=True) from error
+    if 200 <= response.status < 300:
+        return Answer(BranchState.WORKING, result=form)
+    if response.status < 500:  # nor is a redirect followed: the other place may be nobody's
+        raise WorkFailed(participant, what, _why(response, form), refused=True)
+    raise Lost(f"{participant} answered {response.status}: {_why(response, form)}")
+
+
+def _why(response: Response, form: Any) -> str:
+    """What a refusal says for people, in problem details or as FastAPI does."""
+    why = form.get("detail") or form.get("title") if isinstance(form, dict) else None
+    return str(why or f"status {response.status}")

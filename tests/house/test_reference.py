@@ -18,9 +18,10 @@ from coordinator.cli.exits import Exit
 from coordinator.cli.main import app
 from coordinator.http.endpoints import ENDPOINTS
 from participant.config import ParticipantConfig
-from participant.http import build_app
+from participant.endpoints import Endpoints
 from participant.rm.memory import Memory
 from participant.service import ParticipantService
+from participant.wire import STREAM_PATH
 from tests.house.tree import PACKAGES, ROOT, code
 from tests.support.disk import SimDisk
 
@@ -105,10 +106,10 @@ def test_every_endpoint_and_error_stands_in_the_reference() -> None:
 
 def test_every_path_of_a_participant_stands_in_the_reference() -> None:
     """Goal: so is the participant's."""
-    app_ = build_app(ParticipantService("any", Memory(SimDisk()), {}), _Healthy())
-    real = {(route.method, route.resource.canonical) for route in app_.router.routes() if route.resource is not None}
+    memory = Memory(SimDisk())
+    routes = Endpoints(ParticipantService("any", memory, {}), _Healthy(), memory, {}).routes
     shown = {(row[0], row[1]) for row in _rows(_text("participant.md"), "method")}
-    assert shown == {(method, path) for method, path in real if method != "HEAD"}
+    assert shown == {(method, path) for path, methods in routes.items() for method in methods} | {("GET", STREAM_PATH)}
 
 
 class _Healthy:

@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,9 +21,11 @@ from aiohttp import web
 from coordinator.http.app import serving
 from participant import Participant
 from participant.bank import bank_on_sqlite
+from participant.errors import ConfigError
 from participant.ids import BranchKey
 from participant.outcomes import HttpOutcomeSource, Outcome
 from participant.rm.memory import Memory, Transaction
+from participant.wire import STREAM_PATH, STREAM_PROTOCOL
 from tests.support.disk import SimDisk
 
 SERVICE = """
@@ -185,6 +188,15 @@ async def test_an_array_answers_each_operation_for_itself(bank: Api) -> None:
             "not msgpack",
         ),
         ("/v1/branches/g/b/prepare", {"data": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
+        (
+            "/v1/branches/g/b/prepare",
+            {
+                "data": zlib.compress(b"{}"),
+                "headers": {"Content-Encoding": "deflate", "Content-Type": "application/json"},
+            },
+            415,
+            "the content encoding must be identity, not deflate",
+        ),
         ("/v1/branches/g/b/outcome", {"json": {}}, 405, ""),
         ("/v1/nowhere", {"json": {}}, 404, ""),
         (
@@ -316,6 +328,23 @@ async def test_bytes_in_a_result_need_msgpack() -> None:
             assert response.status == 406
         async with session.get("/v1/blob", headers={"Accept": "application/msgpack"}) as response:
             assert msgpack.unpackb(await response.read()) == b"\x00"
+
+
+async def test_a_sub_application_lives_as_long_as_the_one_around_it(tmp_path: Path) -> None:
+    """Goal: it owns its database from the start of that one to its end, and its streams end with a goodbye."""
+    bank = bank_on_sqlite("bank-a", tmp_path / "bank.db")
+    for _ in range(2):
+        app = web.Application()
+        app.add_subapp("/commitd", bank.aiohttp())
+        async with aiohttp.ClientSession() as session:
+            async with serving(app, "127.0.0.1", 0, shutdown_s=0.5) as port:
+                base = f"http://127.0.0.1:{port}/commitd"
+                async with session.get(f"{base}/v1/accounts") as response:
+                    assert (response.status, await response.json()) == (200, {"accounts": {}, "total": 0})
+                with pytest.raises(ConfigError, match="runs already"):
+                    await bank.running().__aenter__()
+                socket = await session.ws_connect(base + STREAM_PATH, protocols=(STREAM_PROTOCOL,))
+            assert (await socket.receive()).data == aiohttp.WSCloseCode.GOING_AWAY
 
 
 # Coordinators ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -61,7 +61,9 @@ class SimSession:
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def send(self, method: str, url: URL, body: bytes | None, timeout_s: float, _trace: str = "") -> Response:
+    async def send(
+        self, method: str, url: URL, body: bytes | None, timeout_s: float, _headers: Mapping[str, str] | None = None
+    ) -> Response:
         """One request. Raises: NotReached, Lost."""
         decoded = None if body is None else msgpack.unpackb(body)
         try:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from coordinator.shards import MAP_PATH, map_of
 
-__all__ = ["Impostor", "impostor"]
+__all__ = ["Impostor", "Script", "impostor"]
 
 Script = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

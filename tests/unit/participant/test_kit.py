@@ -51,6 +51,17 @@ def test_a_view_keeps_off_our_own_paths(shop: Participant, path: str) -> None:
         shop.view(path)
 
 
+async def test_a_view_in_our_way_is_refused_at_the_start(shop: Participant) -> None:
+    """Goal: not served as if it were not there."""
+
+    @shop.view("/livez/")
+    async def livez(tx: Any, query: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match="view '/livez': that path is the participant's own"):
+        async with shop.running():
+            pass
+
+
 def test_the_stock_participant_is_the_bank(tmp_path: Path) -> None:
     config = ParticipantConfig(name="bank-a", data=tmp_path / "bank.db")
     assert stock(config).name == "bank-a"

@@ -8,7 +8,7 @@ import pytest
 
 from participant.errors import WireError
 from participant.ids import BranchKey
-from participant.wire import WORKS_MAX, Answer, BranchState, Operation, Verb
+from participant.wire import WORKS_MAX, Answer, BranchState, Operation, Verb, Work
 
 KEY = BranchKey("gid-1", "b1")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1"
@@ -117,3 +117,30 @@ def test_an_answer_survives_the_wire(answer: Answer, form: dict[str, Any]) -> No
 def test_what_is_not_well_formed_is_not_an_answer(form: object) -> None:
     with pytest.raises(WireError, match="not an answer"):
         Answer.from_map(form, "answer")
+
+
+def test_the_header_of_a_work_says_which_and_whose() -> None:
+    for seq in (0, WORKS_MAX):
+        work = Work(KEY, seq)
+        assert Work.of(str(work)) == work
+    assert Work.of("gid-1 ; branch=b1 ; seq=7") == Work(KEY, 7)
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("gid-1", "must be <gid>;branch=<branch>;seq=<number>"),
+        ("gid-1;seq=0;branch=b1", "must be <gid>;branch=<branch>;seq=<number>"),
+        ("gid-1;branch=b1;seq=0;more", "must be <gid>;branch=<branch>;seq=<number>"),
+        ("gid 1;branch=b1;seq=0", "must be 1 to 64 of"),
+        ("gid-1;branch=;seq=0", "must be 1 to 64 of"),
+        ("gid-1;branch=b1;seq=", "must be an integer"),
+        ("gid-1;branch=b1;seq=-1", "must be an integer"),
+        (f"gid-1;branch=b1;seq={WORKS_MAX + 1}", "must be an integer"),
+        ("gid-1;branch=b1;seq=" + "9" * 10_000, "must be an integer"),
+    ],
+)
+def test_a_header_that_is_none_is_a_clear_error(header: str, why: str) -> None:
+    with pytest.raises(WireError, match=why) as wrong:
+        Work.of(header)
+    assert wrong.value.field.startswith("Commitd-Work")

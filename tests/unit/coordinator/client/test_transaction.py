@@ -16,7 +16,7 @@ from coordinator.client.policy import Pauses
 from coordinator.client.session import Session
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, TransactionAborted, Unavailable, WorkFailed
-from tests.support.impostor import Impostor, impostor
+from tests.support.impostor import Impostor, Script, impostor
 
 PATIENCE = Patience(1.0, 0.5, Pauses(0.001, 0.01), Random(1))
 WORKING = {"state": "working", "result": {"balance": 90}}
@@ -238,3 +238,110 @@ async def test_an_unknown_participant_is_refused_by_name(scene: Scene) -> None:
     with pytest.raises(KeyError):
         async with scene.transaction() as tx:
             await tx.call("nobody", "debit")
+
+
+# Requests to endpoints of the service's own ---------------------------------------------------------------------
+
+
+def endpoint(seen: list[web.BaseRequest], body: str = '{"balance": 90}', status: int = 201) -> Script:
+    """One that takes part, and keeps what it was asked."""
+
+    async def script(request: web.BaseRequest) -> web.StreamResponse:
+        seen.append(request)
+        return web.Response(text=body, status=status, content_type="application/json", headers=ENLIST)
+
+    return script
+
+
+async def test_a_request_to_an_endpoint_is_a_work_like_a_call(scene: Scene) -> None:
+    """Goal: one branch, one row of numbers, whichever way; `url` may be whole, or a path at the same place."""
+    seen: list[web.BaseRequest] = []
+    scene.bank.then(endpoint(seen))
+    scene.bank.then_json(WORKING, **ENLIST)
+    scene.bank.then(endpoint(seen))
+    async with scene.transaction() as tx:
+        assert await tx.request("bank-a", "PUT", "/debit?dry=no", json={"n": 1}) == {"balance": 90}
+        await tx.call("bank-a", "debit")
+        await tx.request("bank-a", "GET", f"{scene.bank.url}/debit")
+    assert scene.asked == ["/debit?dry=no", "/v1/branches/g/bank-a/work", "/debit"]
+    assert [body for _, _, body in scene.bank.seen][::2] == [b'{"n": 1}', b""]
+    assert [request.headers["Commitd-Work"] for request in seen] == ["g;branch=bank-a;seq=0", "g;branch=bank-a;seq=2"]
+    assert seen[0].content_type == seen[0].headers["Accept"] == "application/json"
+    assert scene.desk.lists == [[Branch("bank-a", name="bank-a", works=3)]]
+
+
+async def test_a_path_is_where_the_participant_is_not_below_its_mount(scene: Scene) -> None:
+    scene.desk.url += "/commitd"
+    scene.bank.then(endpoint([]))
+    async with scene.transaction() as tx:
+        await tx.request("bank-a", "POST", "/debit")
+    assert scene.asked == ["/debit"]
+
+
+async def test_a_response_may_be_empty(scene: Scene) -> None:
+    scene.bank.then(endpoint([], "", 204))
+    async with scene.transaction() as tx:
+        assert await tx.request("bank-a", "DELETE", "/debit") is None
+
+
+async def test_a_lost_response_is_asked_for_again_under_the_same_number(scene: Scene) -> None:
+    seen: list[web.BaseRequest] = []
+    scene.bank.then_hang_up()
+    scene.bank.then_json({"detail": "come again"}, 503, "application/problem+json")
+    scene.bank.then(endpoint(seen))
+    async with scene.transaction() as tx:
+        await tx.request("bank-a", "POST", "/debit")
+    assert [request.headers["Commitd-Work"] for request in seen] == ["g;branch=bank-a;seq=0"]
+    assert len(scene.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "enlists", "why"),
+    [
+        ('{"detail": "only 90 left"}', 409, True, "only 90 left"),
+        ('{"detail": [{"loc": ["body"]}]}', 422, False, "'loc': \\['body'\\]"),
+        ("gone", 404, False, "status 404"),
+        ("{}", 307, False, "status 307"),
+        ("{}", 200, False, "did not enlist"),
+        ("<p>", 200, True, "the response is no JSON"),
+    ],
+)
+async def test_what_an_endpoint_refuses_dooms_the_transaction(
+    scene: Scene, body: str, status: int, enlists: bool, why: str
+) -> None:
+    """Goal: so does a response of an endpoint that takes no part, and one that cannot be understood."""
+
+    async def script(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(
+            text=body, status=status, content_type="application/json", headers=ENLIST if enlists else {}
+        )
+
+    scene.bank.then(script)
+
+    async def careless() -> None:
+        async with scene.transaction() as tx:
+            with pytest.raises(WorkFailed, match=why) as failed:
+                await tx.request("bank-a", "POST", "/debit")
+            assert failed.value.refused
+
+    with pytest.raises(TransactionAborted):
+        await careless()
+    assert scene.desk.lists == []
+    assert scene.asked[-1] == "/v1/branches/g/bank-a/abort"
+
+
+async def test_an_endpoint_that_never_answers_well_is_given_up(scene: Scene) -> None:
+    scene.bank.then_json({"detail": "a defect"}, 500)
+    with pytest.raises(WorkFailed, match="bank-a answered 500: a defect") as failed:
+        async with scene.transaction() as tx:
+            await tx.request("bank-a", "POST", "/debit")
+    assert not failed.value.refused
+
+
+async def test_what_is_no_json_is_refused_before_it_counts(scene: Scene) -> None:
+    scene.bank.then_json(WORKING, **ENLIST)
+    async with scene.transaction() as tx:
+        with pytest.raises(ValueError, match="Out of range"):
+            await tx.request("bank-a", "POST", "/debit", json=float("nan"))
+        await tx.call("bank-a", "debit")
+    assert scene.desk.lists == [[Branch("bank-a", name="bank-a", works=1)]]
