@@ -44,7 +44,7 @@ from participant.errors import (
 )
 from participant.ids import BranchKey
 from participant.locks import Expired, LockTable, Row
-from participant.resource import Call, ResourceLimits
+from participant.resource import Call, OpenBranch, ResourceLimits
 from participant.rm.actions import checked, no_of
 from participant.rm.measures import Measures
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request, Ticket
@@ -66,6 +66,7 @@ class _Open:
     deadline: float
     effects: Effects = NOTHING
     works: int = 0
+    numbers: int = 0  # of `OpenBranch`
     last_digest: bytes = b""
     last_result: Any = None
 
@@ -275,7 +276,7 @@ class Engine:
             return opened.effects
         if opened is not None:
             raise BranchConflict(f"branch {branch.key} has open work, which is prepared without an action")
-        effects = self._ran(request.call, NOTHING).effects
+        effects = self._ran(request.call, NOTHING, OpenBranch(branch.key)).effects
         return effects if self._lock(branch.key, effects.rows, since) else None
 
     def _work(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
@@ -287,10 +288,11 @@ class Engine:
             return self._repeat_work(branch, opened, request)
         if request.seq > opened.works:
             raise Reject(f"{request.seq - opened.works} earlier work request(s) of this branch were lost")
-        ran = self._ran(call, opened.effects)
+        inside = OpenBranch(branch.key, opened.numbers)
+        ran = self._ran(call, opened.effects, inside)
         if not self._lock(branch.key, ran.effects.rows, since):
             return None
-        opened.effects, opened.works = ran.effects, opened.works + 1
+        opened.effects, opened.works, opened.numbers = ran.effects, opened.works + 1, inside.taken
         opened.last_digest, opened.last_result = call.digest, ran.result
         self._open[branch.key] = opened
         return Answer(branch.move(Ask.WORK, BranchState.WORKING, at_ms=self._wall_ms).state, result=ran.result)
@@ -300,10 +302,10 @@ class Engine:
             raise BranchConflict(f"work {request.seq} of branch {branch.key} was another action or body before")
         return Answer(branch.state, result=opened.last_result)
 
-    def _ran(self, call: Call, base: Effects) -> Ran:
+    def _ran(self, call: Call, base: Effects, branch: OpenBranch) -> Ran:
         """Run an action. Raises Reject, also in the place of whatever else an action may raise."""
         try:
-            ran = self._store.run(call, base.intent)
+            ran = self._store.run(call, base.intent, branch)
             checked(ran.result)
         except (Reject, ResourceFailed, InvariantError):
             raise
