@@ -90,7 +90,7 @@ class _Routes:
         return respond(request, {"branches": branches})
 
     async def status(self, request: web.Request) -> web.Response:
-        return respond(request, (await self._service.status()).to_map())
+        return respond(request, await self._service.measures())
 
     async def outcome(self, request: web.Request) -> web.Response:
         return respond(request, (await self._perform(request, Verb.OUTCOME.value, {})).to_map())

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from structlog import get_logger
 
@@ -56,6 +57,7 @@ class ParticipantService:
         self.limits = limits or ServiceLimits()
         self._resource = resource
         self._actions = actions
+        self.measured: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {}
         self._in_flight = 0
 
     def capabilities(self) -> Capabilities:
@@ -127,6 +129,11 @@ class ParticipantService:
     async def status(self) -> ResourceStatus:
         """What the resource manager measures of itself. Raises ResourceError."""
         return await self._resource.status()
+
+    async def measures(self) -> dict[str, Any]:
+        """All measures, in their wire form: the resource manager's, and by its name each of `measured`."""
+        more = {name: await measure() for name, measure in self.measured.items()}
+        return (await self.status()).to_map() | more
 
     def _is_full_for(self, operation: Operation) -> bool:
         is_full = self._in_flight >= self.limits.in_flight_max
