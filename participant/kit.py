@@ -122,8 +122,8 @@ class Participant:
     ) -> Callable[[_Handler], _Handler]:
         """Register `async def handler(tx, message)` for the messages of a subscription.
 
-        The rules of actions hold. Its effect on `tx` happens once for each message, however often that comes. What fails
-        `attempts_max` times, or raises `Reject`, is kept in `message_dead`. Raises ConfigError.
+        The rules of actions hold. Its effect on `tx` happens once for each message, however often that comes. What
+        fails `attempts_max` times, or raises `Reject`, is kept in `message_dead`. Raises ConfigError.
         """
 
         def register(handler: _Handler) -> _Handler:

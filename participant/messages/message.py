@@ -1,6 +1,7 @@
 """What a message is, and what its parts may be. Sans-IO.
 
-Its id is made of the branch that has published it and a number: the same in each run of the action, and in each sending.
+Its id is made of the branch that has published it and a number: the same in each run of the action, and in each
+sending.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ class NatsStreams:
             raise _unreachable(error) from error
         if config.storage != api.StorageType.FILE:
             raise ConfigError(
-                f"stream {self._stream} of NATS is in memory, and would lose what it has acknowledged: make it anew with "
-                "file storage"
+                f"stream {self._stream} of NATS is in memory, and would lose what it has acknowledged: make it "
+                "anew with file storage"
             )
         if (config.num_replicas or 1) < 3:
             _LOG.warning(

@@ -1,7 +1,7 @@
 """Redis Streams as a message broker. Needs redis-py: `pip install commitd[redis]`.
 
-One stream for each subject, with one entry for each message: `id`, `key` and `body`, which is JSON. Redis itself knows no
-ids, so a script appends and remembers the id in one step.
+One stream for each subject, with one entry for each message: `id`, `key` and `body`, which is JSON. Redis itself knows
+no ids, so a script appends and remembers the id in one step.
 
 Redis keeps what it acknowledges through a power cut only with `appendonly yes` and `appendfsync always`. Because the
 row in the outbox is deleted on that acknowledgement, anything less is refused, and so is a policy that evicts streams.
@@ -64,8 +64,8 @@ _SETTINGS = {"appendonly": "yes", "appendfsync": "always"}
 class RedisStreams:
     """`participant.messages.broker.Broker`, see there.
 
-    `url` is `redis://user:password@host:port/database`, or `rediss://` with TLS. `require_fsync=False` takes a Redis that
-    may lose acknowledged messages, or does not say whether it does; they are gone then, without a trace.
+    `url` is `redis://user:password@host:port/database`, or `rediss://` with TLS. `require_fsync=False` takes a Redis
+    that may lose acknowledged messages, or does not say whether it does; they are gone then, without a trace.
     """
 
     def __init__(self, url: str, *, require_fsync: bool = True, body_bytes_max: int = BODY_BYTES_MAX) -> None:
@@ -108,8 +108,8 @@ class RedisStreams:
         mistakes = await self._mistakes()
         if mistakes and self._require_fsync:
             raise ConfigError(
-                f"Redis may lose messages that it has acknowledged: {'; '.join(mistakes)}. Messages that may be lost are "
-                "for `RedisStreams(…, require_fsync=False)`"
+                f"Redis may lose messages that it has acknowledged: {'; '.join(mistakes)}. If they "
+                "may be lost: `RedisStreams(…, require_fsync=False)`"
             )
         for mistake in mistakes:
             _LOG.warning("redis.may_lose_messages", why=mistake)

@@ -2,8 +2,8 @@
 
 Owns the order and the repeats: at least once, and of one subject and key one after the other. A row is deleted only
 after the broker's own acknowledgement; what became of one that was not acknowledged is unknown, and it is sent again,
-under the same id. Must never do: skip a row because a later one was seen, or send a row before the one in front of it in
-its lane is acknowledged or dead.
+under the same id. Must never do: skip a row because a later one was seen, or send a row before the one in front of it
+in its lane is acknowledged or dead.
 
 Several processes. The order does not rest on there being one relay only. Each sends a message after the one in front of
 it was acknowledged to itself, or is gone from the table because it was to another; so whoever runs beside or behind

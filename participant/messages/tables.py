@@ -12,6 +12,8 @@ order there, so they are put into that of their numbers.
 Rows are only inserted and deleted, under keys of their own: no branch waits for another one here.
 """
 
+# ruff: noqa: S608 - what is put into SQL here are words of our own; all else are parameters
+
 from __future__ import annotations
 
 from collections.abc import Sequence
