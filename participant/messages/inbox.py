@@ -56,6 +56,7 @@ Handler: TypeAlias = Callable[[Any, Message], Coroutine[Any, Any, Any]]
 class Branches(Protocol):
     """The part of a resource manager that this needs."""
 
+    async def read(self, call: Call) -> Any: ...
     def commit_one_phase(self, key: BranchKey, call: Call | None) -> Awaitable[Answer]: ...
 
 
@@ -91,7 +92,11 @@ class Inbox:
         self._is_connected = False
 
     async def open(self) -> None:
-        """Connect; a broker that does not answer now is asked again later. Raises ConfigError."""
+        """See that the tables are there, and connect; a broker that does not answer now is asked again later.
+
+        Raises ConfigError.
+        """
+        await tables.check(self._resource)
         try:
             await self._connect()
         except BrokerUnreachable as later:

@@ -11,6 +11,8 @@ know. A client cannot see which. With three replicas on machines that do not fai
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -21,7 +23,6 @@ from participant.messages.broker import DEDUPE_S, Delivery, Done, Published, Ref
 from participant.messages.message import Message, check_group, check_subject, received
 
 try:
-    import nats
     from nats.aio.client import Client
     from nats.errors import Error as NatsError
     from nats.errors import MaxPayloadError
@@ -35,6 +36,7 @@ __all__ = ["ACK_WAIT_S", "ANSWER_TIMEOUT_S", "FETCH_MAX", "FETCH_WAIT_S", "NatsS
 ANSWER_TIMEOUT_S = 5.0
 FETCH_MAX = 32  # messages in one look
 FETCH_WAIT_S = 1.0  # for the first of them
+RECONNECT_S = 1  # between two tries to connect again
 ACK_WAIT_S = 60.0  # what was not acknowledged for so long comes again
 
 _LOG = get_logger(__name__)
@@ -54,23 +56,25 @@ class _Connection:
     async def open(self) -> JetStreamContext:
         """Raises BrokerUnreachable."""
         await self.close()
+        client = Client()
         try:
-            self._client = await nats.connect(
-                self._url,
-                connect_timeout=int(ANSWER_TIMEOUT_S),
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.2,
-                allow_reconnect=True,
-                error_cb=_said_elsewhere,
-            )
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await client.connect(
+                    self._url.split(","),
+                    max_reconnect_attempts=-1,  # also at first, for ever
+                    reconnect_time_wait=RECONNECT_S,
+                    error_cb=_said_elsewhere,
+                )
         except (*_ERRORS, ValueError) as error:
+            await _end(client)
             raise _unreachable(error) from error
-        return self._client.jetstream(timeout=ANSWER_TIMEOUT_S)
+        self._client = client
+        return client.jetstream(timeout=ANSWER_TIMEOUT_S)
 
     async def close(self) -> None:
         client, self._client = self._client, None
-        if client is not None and not client.is_closed:
-            await client.close()
+        if client is not None:
+            await _end(client)
 
 
 class NatsStreams:
@@ -99,6 +103,7 @@ class NatsStreams:
         except _ERRORS as error:
             raise _unreachable(error) from error
         if config.storage != api.StorageType.FILE:
+            await self.close()
             raise ConfigError(
                 f"stream {self._stream} of NATS is in memory, and would lose what it has acknowledged: make it "
                 "anew with file storage"
@@ -172,6 +177,7 @@ class NatsSubscription:
         except _ERRORS as error:
             raise _unreachable(error) from error
         if known != self.subject:
+            await self.close()
             raise ConfigError(f"consumer {durable} of stream {self._stream} is of {known!r}, not {self.subject!r}")
 
     async def close(self) -> None:
@@ -198,6 +204,12 @@ class NatsSubscription:
         name = headers.get(_ID) or f"{self._stream}:{message.metadata.sequence.stream}"
         text = message.data.decode("utf-8", "replace")
         return Delivery(received(name, message.subject, unquote(headers.get(_KEY, "")), text), message)
+
+
+async def _end(client: Client) -> None:
+    """Whatever state it is in."""
+    with suppress(*_ERRORS):
+        await client.close()
 
 
 async def _said_elsewhere(error: Exception) -> None:

@@ -30,6 +30,8 @@ from participant.messages.message import (
 
 try:
     from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
     from redis.exceptions import NoPermissionError, RedisError, ResponseError
 except ImportError as missing:
     raise ImportError("messages over Redis need redis-py: pip install 'commitd[redis]'") from missing
@@ -85,6 +87,9 @@ class RedisStreams:
             await self._check()
         except (RedisError, OSError) as error:
             raise _unreachable(error) from error
+        except ConfigError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -209,6 +214,7 @@ def _client(url: str) -> Redis:
             encoding_errors="replace",
             socket_timeout=ANSWER_TIMEOUT_S,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 1),  # one that was idle may be lost; all else is waited for elsewhere
         )
     except ValueError as error:
         raise ConfigError(f"the URL of Redis: {error}") from error

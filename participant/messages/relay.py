@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from structlog import get_logger
@@ -23,7 +24,6 @@ from structlog import get_logger
 from participant.errors import (
     BrokerUnreachable,
     ConfigError,
-    ParticipantError,
     ResourceBusy,
     ResourceError,
     ResourceUnreachable,
@@ -42,7 +42,7 @@ __all__ = ["BATCH_ROWS_MAX", "LEASE_S", "POLL_S", "SENDING_MAX", "SUBJECTS_PAUSE
 POLL_S = 0.25  # between two looks at an empty outbox
 BATCH_ROWS_MAX = 128
 SENDING_MAX = 32  # messages on their way at once, each of another lane
-LEASE_S = 10.0
+LEASE_S = 5.0  # after which another relay takes over
 SUBJECTS_PAUSED_MAX = 100  # subjects that are left out of a look because the broker does not take them now
 
 _LOG = get_logger(__name__)
@@ -65,6 +65,7 @@ class Relay:
         self._holder = f"{chance.getrandbits(64):016x}"
         self._writes = 0
         self._is_connected = False
+        self._holds_until = 0.0
         self._troubles: dict[str, Trouble] = {}
 
     async def open(self) -> None:
@@ -72,22 +73,17 @@ class Relay:
 
         Raises ConfigError.
         """
-        try:
-            await self.status()
-        except (ResourceBusy, ResourceUnreachable):
-            pass  # it is there, and its tables are seen later
-        except ParticipantError as error:
-            raise ConfigError(
-                f"the tables of messages cannot be read ({error}): add participant.messages.outbox.SQLITE, POSTGRESQL "
-                "or MARIADB to the schema of the resource manager, or to your migrations"
-            ) from error
+        await tables.check(self._resource)
         try:
             await self._connect()
         except BrokerUnreachable as later:
             _LOG.warning("broker.unreachable", why=str(later))
 
     async def close(self) -> None:
-        """After `run` has ended."""
+        """After `run` has ended: another one need not wait until the lease is over."""
+        if asyncio.get_running_loop().time() < self._holds_until:
+            with suppress(ResourceError):
+                await self._write(lambda tx: tables.give_lease(tx, self._holder))
         await self._broker.close()
 
     async def status(self) -> dict[str, Any]:
@@ -126,6 +122,7 @@ class Relay:
             if not await self._write(lambda tx: tables.take_lease(tx, self._holder, int(LEASE_S * 1_000))):
                 return False
             until = asked_at + LEASE_S
+        self._holds_until = until
         done, refused = await self._send(rows, until)
         if done or refused:
             await self._write(lambda tx: self._settle(tx, done, refused))

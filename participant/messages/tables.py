@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from participant.errors import ConfigError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.messages.message import Message, id_of
-from participant.resource import OpenBranch
+from participant.resource import Call, OpenBranch
 
 __all__ = [
     "COUNTED_MAX",
@@ -32,7 +33,9 @@ __all__ = [
     "Waiting",
     "Writable",
     "bury",
+    "check",
     "count",
+    "give_lease",
     "insert",
     "remove",
     "take_lease",
@@ -107,7 +110,19 @@ _NOW_MS = {
     "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
     "mariadb": "round(unix_timestamp(now(3)) * 1000)",
 }
+_THERE = {
+    "sqlite": "SELECT 1 FROM sqlite_schema WHERE name = 'message_outbox'",
+    "postgresql": "SELECT 1 WHERE to_regclass('message_outbox') IS NOT NULL",
+    "mariadb": "SELECT 1 FROM information_schema.tables"
+    " WHERE table_schema = database() AND table_name = 'message_outbox'",
+}
 _RELAY = "relay"  # the lease's name, and the place of dead letters that it leaves
+
+
+class Readable(Protocol):
+    """The part of a resource manager that `check` needs."""
+
+    async def read(self, call: Call) -> Any: ...
 
 
 class Writable(Protocol):
@@ -135,6 +150,24 @@ class Lease(NamedTuple):
 
     holder: str
     left_ms: int
+
+
+async def check(resource: Readable) -> None:
+    """See that the tables are there, unless the database cannot say so now. Raises ConfigError."""
+
+    async def view(tx: Any, _: Any) -> bool:
+        dialect = getattr(tx, "dialect", "")
+        return dialect in _THERE and bool(await _fetch(tx, _THERE[dialect]))
+
+    try:
+        are_there = await resource.read(Call.of("messages", view, None))
+    except (ResourceBusy, ResourceUnreachable):
+        return
+    if not are_there:
+        raise ConfigError(
+            "the database has no tables of messages: add participant.messages.outbox.SQLITE, POSTGRESQL or MARIADB to "
+            "the schema of the resource manager, or to your migrations"
+        )
 
 
 async def insert(tx: Writable, branch: OpenBranch, message: tuple[int, str, str, str]) -> None:
@@ -187,6 +220,12 @@ async def take_lease(tx: Any, holder: str, lease_ms: int) -> bool:
         return False
     until = f"{_NOW_MS[tx.dialect]} + {lease_ms:d}"
     await _run(tx, f"UPDATE message_relay SET holder = ?, until_ms = {until} WHERE name = ?", holder, _RELAY)
+    return True
+
+
+async def give_lease(tx: Any, holder: str) -> bool:
+    """Let another one have it at once."""
+    await _run(tx, "UPDATE message_relay SET until_ms = 0 WHERE name = ? AND holder = ?", _RELAY, holder)
     return True
 
 
