@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from structlog import get_logger
@@ -83,10 +85,9 @@ class RedisStreams:
 
     async def open(self) -> None:
         try:
-            await self._redis.ping()
-            await self._check()
-        except (RedisError, OSError) as error:
-            raise _unreachable(error) from error
+            async with _asking():
+                await self._redis.ping()
+                await self._check()
         except ConfigError:
             await self.close()
             raise
@@ -101,11 +102,11 @@ class RedisStreams:
         stream = _stream_of(message.subject)
         keys = [stream, f"{stream}:{message.id}"]
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with _asking():
                 append = self._redis.register_script(_APPEND)
                 await append(keys=keys, args=[message.id, message.key, message.text, int(DEDUPE_S * 1_000)])
-        except (RedisError, OSError, TimeoutError) as error:
-            return Unknown(f"Redis: {error or type(error).__name__}")
+        except BrokerUnreachable as error:
+            return Unknown(str(error))
         return Done()
 
     async def _check(self) -> None:
@@ -149,37 +150,35 @@ class RedisSubscription:
         self._claim_at = 0.0
 
     async def open(self) -> None:
-        try:
-            await self._redis.xgroup_create(self._stream, self.group, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise _unreachable(error) from error
-        except (RedisError, OSError) as error:
-            raise _unreachable(error) from error
+        async with _asking():
+            try:
+                await self._redis.xgroup_create(self._stream, self.group, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
 
     async def close(self) -> None:
         try:
-            await self._redis.eval(_LEAVE, 1, self._stream, self.group, self._reader)
-        except (RedisError, OSError) as error:
+            async with _asking():
+                await self._redis.eval(_LEAVE, 1, self._stream, self.group, self._reader)
+        except BrokerUnreachable as error:
             _LOG.info("redis.reader_left", reader=self._reader, why=str(error))
         await self._redis.aclose()
 
     async def fetch(self) -> list[Delivery]:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S + FETCH_WAIT_S):
+        async with _asking(FETCH_WAIT_S):
+            try:
                 entries = await self._overdue() or await self._new()
-        except (RedisError, OSError, TimeoutError) as error:
-            if str(error).startswith("NOGROUP"):  # somebody has deleted it, or Redis has lost it
-                await self.open()
+            except ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                await self.open()  # somebody has deleted it
                 return []
-            raise _unreachable(error) from error
         return [self._delivery(entry, fields) for entry, fields in entries if fields]
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        try:
+        async with _asking():
             await self._redis.xack(self._stream, self.group, delivery.receipt)
-        except (RedisError, OSError) as error:
-            raise _unreachable(error) from error
 
     async def _overdue(self) -> list[tuple[str, dict[str, str]]]:
         """What others, or a process before this one, have left."""
@@ -212,7 +211,7 @@ def _client(url: str) -> Redis:
             url,
             decode_responses=True,
             encoding_errors="replace",
-            socket_timeout=ANSWER_TIMEOUT_S,
+            socket_timeout=ANSWER_TIMEOUT_S + FETCH_WAIT_S,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
             retry=Retry(NoBackoff(), 1),  # one that was idle may be lost; all else is waited for elsewhere
         )
@@ -225,5 +224,11 @@ def _stream_of(subject: str) -> str:
     return f"{{messages:{subject}}}"
 
 
-def _unreachable(error: BaseException) -> BrokerUnreachable:
-    return BrokerUnreachable(f"Redis: {error or type(error).__name__}")
+@asynccontextmanager
+async def _asking(more_s: float = 0.0) -> AsyncIterator[None]:
+    """Raise BrokerUnreachable for whatever says that there is no answer, or none in time."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S + more_s):
+            yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise BrokerUnreachable(f"Redis: {error or type(error).__name__}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -124,7 +125,9 @@ async def test_a_prepared_branch_keeps_no_other_publisher_waiting(kind: str, pla
         await until(lambda: is_empty(shop))
 
 
-async def test_messages_about_one_row_come_in_the_order_of_its_changes(kind: str, place: str, line: Line) -> None:
+async def test_messages_about_one_row_come_in_the_order_of_its_changes(
+    kind: str, place: str, line: Line, quick: None
+) -> None:
     """Six callers change one order at once, prepared and at once; whoever waited for the row has run again.
 
     The broker is slow for some, and does not take others at first. Seen red with rows sorted by their ids, and with
@@ -133,7 +136,7 @@ async def test_messages_about_one_row_come_in_the_order_of_its_changes(kind: str
     failed: set[str] = set()
 
     def answer(message: Message) -> Published:
-        if hash(message.id) % 3 == 0 and message.id not in failed:
+        if zlib.crc32(message.id.encode()) % 3 == 0 and message.id not in failed:
             failed.add(message.id)
             return Unknown("not now")
         return Done()

@@ -17,15 +17,25 @@ from participant.messages.message import Message
 from participant.testing.servers import MariaDB, Nats, Postgres, Redis
 from tests.support.brokers import BROKERS, Line, line_on
 from tests.support.dying import LEASE_S, die_as
-from tests.support.shops import DATABASES, commit, has_heard, heard, is_empty, make_reader, make_shop, order, until
+from tests.support.shops import commit, has_heard, heard, is_empty, make_reader, make_shop, order, until
 
 SERVERS: dict[str, type[Redis | Nats]] = {"redis": Redis, "nats": Nats}
 KILLED = -signal.SIGKILL
 
 
-@pytest.fixture(params=DATABASES)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+PAIRS = (("sqlite", "redis"), ("postgres", "redis"), ("mariadb", "redis"), ("sqlite", "nats"))
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A database and a broker."""
+    database, broker = request.param
+    return database, broker
+
+
+@pytest.fixture
+def kind(pair: tuple[str, str]) -> str:
+    return pair[0]
 
 
 @pytest.fixture
@@ -33,9 +43,9 @@ def place(kind: str, request: pytest.FixtureRequest, tmp_path: Any) -> str:
     return str(tmp_path) if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_dsn"))
 
 
-@pytest.fixture(params=BROKERS)
-def line(request: pytest.FixtureRequest) -> Line:
-    return line_on(request.getfixturevalue(request.param))
+@pytest.fixture
+def line(pair: tuple[str, str], request: pytest.FixtureRequest) -> Line:
+    return line_on(request.getfixturevalue(pair[1]))
 
 
 @pytest.fixture(autouse=True)
@@ -52,14 +62,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_relay_that_is_killed_between_sending_and_saying_so_loses_and_doubles_nothing(
     kind: str, place: str, line: Line
 ) -> None:
-    """Three die, with 1, 5 and 9 messages sent that are still in the outbox; a fourth does the rest.
+    """Two die, with 1 and 7 messages sent that are still in the outbox; a third does the rest.
 
     Seen red with rows that were deleted before they were sent, and without ids at the broker.
     """
     async with make_shop(kind, place, None).serving() as serving:
         for number in range(20):
             await commit(serving.service, f"gid-{number}", order(line, f"order-{number % 4}", 2))
-    for after in (1, 5, 9):
+    for after in (1, 7):
         assert await die_as("relay", kind, place, line, after) == KILLED
     shop = make_shop(kind, place, line.broker())
     async with shop.serving():
@@ -74,12 +84,12 @@ async def test_a_relay_that_is_killed_between_sending_and_saying_so_loses_and_do
 async def test_a_reader_that_is_killed_between_its_commit_and_saying_so_has_one_effect(
     kind: str, place: str, line: Line
 ) -> None:
-    """Three die, and a fourth gets again what they had handled.
+    """Two die, and a third gets again what they had handled.
 
     Seen red with a branch that was named anew for each delivery.
     """
     await _publish(line, 30)
-    for after in (1, 4, 7):
+    for after in (1, 7):
         assert await die_as("reader", kind, place, line, after) == KILLED
     reader = make_reader(kind, place, line.subscription())
     async with reader.serving():
@@ -158,7 +168,9 @@ async def _all_on(line: Line, count: int) -> list[Message]:
     await others.open()
     async with asyncio.timeout(30.0):
         while len(found) < count:
-            found += [delivery.message for delivery in await others.fetch()]
+            for delivery in await others.fetch():
+                found.append(delivery.message)
+                await others.acknowledge(delivery)
     more = await others.fetch()
     await others.close()
     assert more == []
