@@ -96,7 +96,7 @@ async def test_a_message_arrives_as_it_was_published(line: Line, broker: Broker)
 
 
 async def test_what_is_published_again_is_there_once(line: Line, broker: Broker) -> None:
-    """Seen red with the id left out of what is published (NATS), and with the script's first two lines (Redis)."""
+    """Seen red with the id left out of what is published (NATS), and without the look for a known one (Redis)."""
     for name in ("a", "b", "a", "a", "c"):
         assert await broker.publish(line.message(name)) == Done()
     async with opened(line.subscription()) as subscription:
@@ -138,7 +138,7 @@ async def test_each_group_gets_all_and_each_reader_of_a_group_a_part(line: Line,
 
 
 async def test_what_a_reader_did_not_acknowledge_comes_to_another_one(line: Line, broker: Broker, hasty: None) -> None:
-    """The first reader goes without a word. Seen red with `_overdue` left out."""
+    """The first reader goes without a word. Seen red (Redis) with `_overdue` left out."""
     await broker.publish(line.message("a"))
     await broker.publish(line.message("b"))
     async with opened(line.subscription()) as first:

@@ -71,7 +71,7 @@ def any_line(request: pytest.FixtureRequest) -> Line:
 
 
 async def test_a_commit_is_delivered_and_an_abort_is_not(kind: str, place: str, any_line: Line, tmp_path: Any) -> None:
-    """In both phases and in one. Seen red with a publish that asked the broker at once."""
+    """In both phases, and in one."""
     line = any_line
     reader = make_reader("sqlite", str(tmp_path / "reader"), line.subscription())
     shop = make_shop(kind, place, line.broker())
@@ -92,7 +92,7 @@ async def test_a_commit_is_delivered_and_an_abort_is_not(kind: str, place: str, 
 async def test_a_branch_that_commits_late_is_delivered_after_those_that_came_before(
     kind: str, place: str, line: Line
 ) -> None:
-    """Its row has the smallest number of all. Seen red with a relay that remembered how far it had come."""
+    """Its row has the smallest number of all. Seen red (PostgreSQL) with a relay that remembered how far it had come."""
     broker = ToldBroker()
     shop = make_shop(kind, place, broker)
     async with shop.serving() as serving:
@@ -148,7 +148,7 @@ async def test_messages_about_one_row_come_in_the_order_of_its_changes(
 
     async def change(service: Any, caller: int) -> None:
         for number in range(8):
-            gid = f"{number}-of-{caller}"
+            gid = f"{9 - number}-of-{caller}"  # in another order than that of time
             if number % 2:
                 assert (await commit(service, gid, order(line, "one", 2))).state is BranchState.COMMITTED
             else:
@@ -197,6 +197,7 @@ async def test_an_action_that_runs_again_publishes_under_the_same_ids(kind: str,
 async def test_an_interactive_branch_counts_its_messages_over_all_of_its_work(
     kind: str, place: str, line: Line
 ) -> None:
+    """Seen red (SQLite) with numbers that began anew with each work."""
     broker = ToldBroker()
     shop = make_shop(kind, place, broker)
     key = BranchKey("gid", "b")
@@ -266,6 +267,8 @@ async def test_relays_that_both_think_it_is_their_turn_break_no_order(
 async def test_what_no_broker_takes_is_kept_with_the_reason_and_the_next_goes_on(
     kind: str, place: str, line: Line
 ) -> None:
+    """Seen red without the row in `message_dead`."""
+
     def answer(message: Message) -> Published:
         return Refused("too ugly") if message.body["number"] == 1 else Done()
 
@@ -280,7 +283,7 @@ async def test_what_no_broker_takes_is_kept_with_the_reason_and_the_next_goes_on
 
 
 async def test_a_subject_that_is_stuck_keeps_no_other_back(kind: str, place: str, quick: None) -> None:
-    """More of its rows wait than one look takes."""
+    """More of its rows wait than one look takes. Seen red with looks that left no subject out."""
     broker = ToldBroker(lambda message: Unknown("no") if message.subject == "stuck" else Done())
     shop = make_shop(kind, place, broker)
     async with shop.serving() as serving:
@@ -297,6 +300,7 @@ async def test_a_subject_that_is_stuck_keeps_no_other_back(kind: str, place: str
 async def test_a_handler_that_fails_is_tried_again_and_has_one_effect(
     kind: str, place: str, line: Line, tmp_path: Any, quick: None
 ) -> None:
+    """Seen red with an acknowledgement in the place of the handling."""
     failures = ["first", "second"]
 
     def fail(_: Message) -> None:
@@ -318,6 +322,7 @@ async def test_a_handler_that_fails_is_tried_again_and_has_one_effect(
 async def test_what_can_never_be_handled_is_kept_with_the_reason_and_the_next_goes_on(
     error: Exception, tries: int, reason: str, kind: str, place: str, line: Line, quick: None
 ) -> None:
+    """Seen red with `Reject` taken for any other failure."""
     seen: list[str] = []
 
     def fail(message: Message) -> None:
@@ -347,7 +352,10 @@ async def test_a_body_that_is_no_json_is_kept_with_the_reason(kind: str, place: 
 
 
 async def test_a_message_that_waits_for_rows_is_not_dead_for_it(kind: str, place: str, line: Line, quick: None) -> None:
-    """A prepared branch has the row that the handler wants, while three tries end for it."""
+    """A prepared branch has the row that the handler wants, while three tries end for it.
+
+    Seen red with such tries counted as failures.
+    """
     limits = ResourceLimits(lock_wait_s=0.05, deadlock_wait_s=0.05)
     shop = make_shop(kind, place, None, limits)
 

@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from participant.messages import nats as over_nats
-from participant.messages import redis as over_redis
-from participant.messages import relay
 from participant.messages.message import Message
 from participant.testing.servers import MariaDB, Nats, Postgres, Redis
 from tests.support.brokers import BROKERS, Line, line_on
-from tests.support.dying import LEASE_S, die_as
+from tests.support.dying import HASTE, DyingSubscription, die_as
 from tests.support.shops import commit, has_heard, heard, is_empty, make_reader, make_shop, order, until
 
 SERVERS: dict[str, type[Redis | Nats]] = {"redis": Redis, "nats": Nats}
@@ -51,12 +48,8 @@ def line(pair: tuple[str, str], request: pytest.FixtureRequest) -> Line:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the dead have left is taken up soon."""
-    monkeypatch.setattr(relay, "LEASE_S", LEASE_S)
-    monkeypatch.setattr(over_redis, "CLAIM_AFTER_S", 0.1)
-    monkeypatch.setattr(over_redis, "CLAIM_INTERVAL_S", 0.1)
-    monkeypatch.setattr(over_redis, "ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(over_nats, "ACK_WAIT_S", 1.0)
-    monkeypatch.setattr(over_nats, "ANSWER_TIMEOUT_S", 1.0)
+    for module, name, value in HASTE:
+        monkeypatch.setattr(module, name, value)
 
 
 async def test_a_relay_that_is_killed_between_sending_and_saying_so_loses_and_doubles_nothing(
@@ -91,9 +84,14 @@ async def test_a_reader_that_is_killed_between_its_commit_and_saying_so_has_one_
     await _publish(line, 30)
     for after in (1, 7):
         assert await die_as("reader", kind, place, line, after) == KILLED
-    reader = make_reader(kind, place, line.subscription())
+    subscription = DyingSubscription(line.subscription())
+    reader = make_reader(kind, place, subscription)
+
+    async def all_are_acknowledged() -> bool:
+        return len(subscription.acknowledged) == 30 - 6  # by the second one
+
     async with reader.serving():
-        await until(lambda: has_heard(reader, 30))
+        await until(all_are_acknowledged)
         assert await heard(reader) == {f"message-{number}": 1 for number in range(30)}
 
 

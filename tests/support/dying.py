@@ -11,23 +11,33 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from participant.messages import nats as over_nats
+from participant.messages import redis as over_redis
 from participant.messages import relay
 from participant.messages.broker import Broker, Delivery, Done, Published, Subscription
 from participant.messages.message import Message
 from tests.support.brokers import Line
 from tests.support.shops import make_reader, make_shop
 
-__all__ = ["LEASE_S", "die_as"]
+__all__ = ["HASTE", "DyingSubscription", "die_as"]
 
-LEASE_S = 0.3  # how long the next one waits
+HASTE: tuple[tuple[ModuleType, str, float], ...] = (  # what the dead have left is taken up soon
+    (relay, "LEASE_S", 0.3),
+    (over_redis, "CLAIM_AFTER_S", 0.1),
+    (over_redis, "CLAIM_INTERVAL_S", 0.1),
+    (over_redis, "ANSWER_TIMEOUT_S", 1.0),
+    (over_nats, "ACK_WAIT_S", 1.0),
+    (over_nats, "ANSWER_TIMEOUT_S", 1.0),
+)
 
 ROOT = Path(__file__).parents[2]
 
 
 class _Dying:
-    """Counts, and dies."""
+    """Counts, and dies after so many; never after 0."""
 
     def __init__(self, inner: Any, after: int) -> None:
         self._inner = inner
@@ -52,12 +62,19 @@ class _DyingBroker(_Dying):
         return published
 
 
-class _DyingSubscription(_Dying):
+class DyingSubscription(_Dying):
+    """`acknowledged`: the ids of what was, while it lived."""
+
     _inner: Subscription
+
+    def __init__(self, inner: Subscription, after: int = 0) -> None:
+        super().__init__(inner, after)
+        self.acknowledged: set[str] = set()
 
     async def acknowledge(self, delivery: Delivery) -> None:
         self._count()
         await self._inner.acknowledge(delivery)
+        self.acknowledged.add(delivery.message.id)
 
 
 async def die_as(role: str, kind: str, place: str, line: Line, after: int) -> int:
@@ -68,11 +85,12 @@ async def die_as(role: str, kind: str, place: str, line: Line, after: int) -> in
 
 
 async def _run(role: str, kind: str, place: str, line: Line, after: int) -> None:
-    relay.LEASE_S = LEASE_S
+    for module, name, value in HASTE:
+        setattr(module, name, value)
     if role == "relay":
         participant = make_shop(kind, place, _DyingBroker(line.broker(), after))
     else:
-        participant = make_reader(kind, place, _DyingSubscription(line.subscription(), after))
+        participant = make_reader(kind, place, DyingSubscription(line.subscription(), after))
     async with participant.serving():
         await asyncio.Event().wait()
 
