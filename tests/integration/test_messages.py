@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from participant import Reject, ResourceLimits
 from participant.errors import ConfigError
@@ -303,6 +304,27 @@ async def test_a_subject_that_is_stuck_keeps_no_other_back(kind: str, place: str
         status = (await serving.service.measures())["outbox"]
         assert status["waiting"] >= 300
         assert {message.body["number"] for message in broker.sent if message.subject == "stuck"} == {0}
+
+
+async def test_what_is_stuck_for_long_or_dead_is_an_alarm(
+    tmp_path: Any, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red with an alarm that was never due."""
+    monkeypatch.setattr(patience, "ALARM_AFTER_S", 0.01)
+    broker = ToldBroker(lambda message: Unknown("no room") if message.subject == "stuck" else Refused("ugly"))
+    shop = make_shop("sqlite", str(tmp_path), broker)
+
+    async def were_raised() -> bool:
+        return {"outbox.late", "outbox.refused"} <= {entry["event"] for entry in logs}
+
+    with capture_logs() as logs:
+        async with shop.serving() as serving:
+            for subject in ("stuck", "refused"):
+                body = {"name": subject, "subject": subject, "messages": 1, "no": False}
+                await commit(serving.service, subject, body)
+            await until(were_raised)
+    (late,) = [entry for entry in logs if entry["event"] == "outbox.late"]
+    assert (late["log_level"], late["subject"], late["why"]) == ("error", "stuck", "no room")
 
 
 async def test_a_handler_that_fails_is_tried_again_and_has_one_effect(
