@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS message_relay (
     name VARCHAR(32) NOT NULL PRIMARY KEY, holder VARCHAR(64) NOT NULL, until_ms BIGINT NOT NULL
 ) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
 """,
-    "INSERT IGNORE INTO message_relay VALUES ('relay', '', 0)",
+    "INSERT IGNORE INTO message_relay SELECT 'relay', '', 0 FROM DUAL WHERE NOT EXISTS (SELECT * FROM message_relay)",
 )
 
 _NOW_MS = {
