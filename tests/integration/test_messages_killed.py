@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
+from participant.errors import ResourceUnreachable
 from participant.messages.message import Message
 from participant.testing.servers import MariaDB, Nats, Postgres, Redis
+from participant.wire import BranchState
 from tests.support.brokers import BROKERS, Line, line_on
 from tests.support.dying import HASTE, DyingSubscription, die_as
 from tests.support.shops import commit, has_heard, heard, is_empty, make_reader, make_shop, order, until
@@ -147,8 +149,13 @@ async def _shop_and_reader(kind: str, place: str, line: Line, folder: Any) -> As
 
 
 async def _commit_many(service: Any, line: Line, number: int) -> None:
+    """As a coordinator does: what gets no answer is asked for again."""
     for each in range(20):
-        assert (await commit(service, f"{number}-{each}", order(line, f"{number}-{each}"))).state == "committed"
+        answer = None
+        while answer is None or answer.retry:
+            with suppress(ResourceUnreachable):
+                answer = await commit(service, f"{number}-{each}", order(line, f"{number}-{each}"))
+        assert answer.state is BranchState.COMMITTED
 
 
 async def _publish(line: Line, count: int) -> None:
