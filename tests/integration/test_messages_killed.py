@@ -90,7 +90,7 @@ async def test_a_reader_that_is_killed_between_its_commit_and_saying_so_has_one_
     reader = make_reader(kind, place, subscription)
 
     async def all_are_acknowledged() -> bool:
-        return len(subscription.acknowledged) == 30 - 6  # by the second one
+        return len(subscription.acknowledged) >= 30 - 6  # by the second one, at most
 
     async with reader.serving():
         await until(all_are_acknowledged)
