@@ -108,7 +108,7 @@ class Endpoints:
         return respond(request, {"branches": branches})
 
     async def _status(self, request: Request) -> Response:
-        return respond(request, (await self.service.status()).to_map())
+        return respond(request, await self.service.measures())
 
     async def _array(self, request: Request) -> Response:
         form = read_map(request)

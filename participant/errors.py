@@ -20,6 +20,7 @@
     │   ├── AlreadyOwned        another process owns the data
     │   ├── SchemaError         the tables cannot be recorded; says which and why
     │   └── IntentConflict      a promised change no longer fits the rows: somebody wrote outside the protocol
+    ├── BrokerUnreachable   a message broker does not answer, or not now; asking again is safe
     ├── CheckError          a participant cannot be checked: it does not start, or votes no on everything
     │   └── NobodyAnswers       nothing serves at the URL that was given
     └── InvariantError      a promise of our own code is broken
@@ -33,6 +34,7 @@ __all__ = [
     "ActionError",
     "AlreadyOwned",
     "BranchConflict",
+    "BrokerUnreachable",
     "CheckError",
     "ConfigError",
     "IntentConflict",
@@ -160,6 +162,10 @@ class SchemaError(ResourceError):
 
 class IntentConflict(ResourceError):
     """A prepared change no longer fits the rows: somebody wrote to them outside the protocol."""
+
+
+class BrokerUnreachable(ParticipantError):
+    """A message broker does not answer, or cannot do what it is asked now. Asking again is safe."""
 
 
 class CheckError(ParticipantError):

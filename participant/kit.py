@@ -35,6 +35,9 @@ from participant.endpoints import Endpoints
 from participant.errors import ConfigError, NotRunning, ParticipantError
 from participant.http import build_app
 from participant.ids import BranchKey, is_branch_id
+from participant.messages import Broker, Subscription
+from participant.messages.inbox import ATTEMPTS_MAX, Handler, Inbox
+from participant.messages.relay import Relay
 from participant.outcomes import HttpOutcomeSource
 from participant.process import run
 from participant.recovery import Recovery, RecoverySettings
@@ -52,6 +55,7 @@ KEEPALIVE_S = 75.0
 _LOG = structlog.get_logger(__name__)
 _Registered = TypeVar("_Registered", bound=Action)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Handler = TypeVar("_Handler", bound=Handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +87,19 @@ class Participant:
         *,
         limits: ServiceLimits | None = None,
         recovery: RecoverySettings | None = None,
+        broker: Broker | None = None,
     ) -> None:
-        """`name` is what coordinators call it in their configuration. Raises ConfigError."""
+        """`name` is what coordinators call it in their configuration. `broker` gets what actions publish
+        (`participant.messages.outbox`). Raises ConfigError.
+        """
         if not is_branch_id(name):
             raise ConfigError(f"name: must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {name!r}")
         self.name = name
         self._resource = resource
         self._limits = limits
         self._recovery = recovery or RecoverySettings()
+        self._broker = broker
+        self._inboxes: list[Inbox] = []
         self._actions: dict[str, Action] = {}
         self._views: dict[str, Action] = {}
         self._endpoints: Endpoints | None = None
@@ -114,6 +123,22 @@ class Participant:
         if not path.startswith("/") or path.startswith("/v1/branches") or path in self._views:
             raise ConfigError(f"view {path!r}: must be a new path that begins with /, and not with /v1/branches")
         return self._registering(self._views, path)
+
+    def consumer(
+        self, subscription: Subscription, *, attempts_max: int = ATTEMPTS_MAX
+    ) -> Callable[[_Handler], _Handler]:
+        """Register `async def handler(tx, message)` for the messages of a subscription.
+
+        The rules of actions hold. Its effect on `tx` happens once for each message, however often that comes. What
+        fails `attempts_max` times, or raises `Reject`, is kept in `message_dead`. Raises ConfigError.
+        """
+
+        def register(handler: _Handler) -> _Handler:
+            chance = random.Random()  # noqa: S311 - jitter
+            self._inboxes.append(Inbox(self._resource, subscription, handler, chance, attempts_max=attempts_max))
+            return handler
+
+        return register
 
     def run(self, *, host: str = "127.0.0.1", port: int = 0, replicas: Sequence[str] = ()) -> None:
         """Serve until SIGINT or SIGTERM. `replicas`: client URLs of the coordinators, asked for outcomes.
@@ -155,6 +180,7 @@ class Participant:
             await stack.enter_async_context(_background(Watch(self._resource).run()))
             if replicas:
                 await stack.enter_async_context(self._recovering(replicas, service.trace_of))
+            await self._start_messages(stack, service)
             self._endpoints = Endpoints(service, _Health(failed), self._resource, self._views)
             stack.callback(self._ended)
             yield
@@ -197,6 +223,17 @@ class Participant:
             return endpoint_of(function, lambda: self._current().service)
 
         return register
+
+    async def _start_messages(self, stack: AsyncExitStack, service: ParticipantService) -> None:
+        workers: list[Relay | Inbox] = [*self._inboxes]
+        if self._broker is not None:
+            relay = Relay(self._resource, self._broker, random.Random())  # noqa: S311 - jitter, and a name
+            service.measured["outbox"] = relay.status
+            workers.append(relay)
+        for worker in workers:
+            stack.push_async_callback(worker.close)
+            await worker.open()
+            await stack.enter_async_context(_background(worker.run()))
 
     def _registering(self, registry: dict[str, Action], name: str) -> Callable[[_Registered], _Registered]:
         def register(function: _Registered) -> _Registered:

@@ -24,7 +24,15 @@ from participant.ids import BranchKey
 from participant.values import canonical, digest_of
 from participant.wire import Answer
 
-__all__ = ["PREPARED_BOUNDS_MS", "Action", "Call", "ResourceLimits", "ResourceManager", "ResourceStatus"]
+__all__ = [
+    "PREPARED_BOUNDS_MS",
+    "Action",
+    "Call",
+    "OpenBranch",
+    "ResourceLimits",
+    "ResourceManager",
+    "ResourceStatus",
+]
 
 PREPARED_BOUNDS_MS = (1, 10, 100, 1_000, 10_000)  # of `ResourceStatus.prepared_by_ms`
 
@@ -44,6 +52,22 @@ class Call(NamedTuple):
     def of(cls, name: str, function: Action, body: Any) -> Call:
         """Raises WireError if the body is not a value (`participant.values`)."""
         return cls(name, function, body, digest_of(name, canonical(body, "body")))
+
+
+class OpenBranch:
+    """The branch that a `tx` works for. `number()` names what its actions make: 0, 1, 2 …, the same in each run."""
+
+    __slots__ = ("key", "taken")
+
+    def __init__(self, key: BranchKey, taken: int = 0) -> None:
+        """`taken`: how many numbers earlier work of the branch has."""
+        self.key = key
+        self.taken = taken
+
+    def number(self) -> int:
+        """The next number."""
+        self.taken += 1
+        return self.taken - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from structlog import get_logger
 
@@ -59,6 +60,7 @@ class ParticipantService:
         self.limits = limits or ServiceLimits()
         self._resource = resource
         self._actions = actions
+        self.measured: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {}
         self._in_flight = 0
         self._traces: dict[BranchKey, str] = {}  # of branches that are prepared, the oldest first
 
@@ -135,6 +137,11 @@ class ParticipantService:
     def trace_of(self, key: BranchKey) -> str:
         """The trace of a prepared branch; "" if it has none, or none that is still known."""
         return self._traces.get(key, "")
+
+    async def measures(self) -> dict[str, Any]:
+        """All measures, in their wire form: the resource manager's, and by its name each of `measured`."""
+        more = {name: await measure() for name, measure in self.measured.items()}
+        return (await self.status()).to_map() | more
 
     def _is_full_for(self, operation: Operation) -> bool:
         is_full = self._in_flight >= self.limits.in_flight_max

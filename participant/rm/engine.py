@@ -26,7 +26,6 @@ time, unless callers make their own.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from structlog import get_logger
@@ -44,9 +43,10 @@ from participant.errors import (
 )
 from participant.ids import BranchKey
 from participant.locks import Expired, LockTable, Row
-from participant.resource import Call, ResourceLimits
+from participant.resource import Call, OpenBranch, ResourceLimits
 from participant.rm.actions import checked, no_of
 from participant.rm.measures import Measures
+from participant.rm.pending import Open, Parked
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request, Ticket
 from participant.rm.store import NOTHING, Effects, Ran, Store
 from participant.wire import CONFLICT, Answer, BranchState
@@ -57,24 +57,6 @@ _LOG = get_logger(__name__)
 
 _VOTING = frozenset((Ask.PREPARE, Ask.COMMIT_ONE_PHASE))  # these bind the branch to their request
 _RUNNING = _VOTING | {Ask.WORK}  # these may wait for rows
-
-
-@dataclass(slots=True)
-class _Open:
-    """An interactive branch: nothing of it is durable."""
-
-    deadline: float
-    effects: Effects = NOTHING
-    works: int = 0
-    last_digest: bytes = b""
-    last_result: Any = None
-
-
-@dataclass(slots=True)
-class _Parked:
-    request: BranchRequest
-    since: float
-    tickets: list[Ticket] = field(default_factory=list)
 
 
 class Engine:
@@ -91,9 +73,9 @@ class Engine:
         self._is_awaited = is_awaited
         self._locks = LockTable()
         self._measures = Measures()
-        self._open: dict[BranchKey, _Open] = {}  # in order of their deadlines
+        self._open: dict[BranchKey, Open] = {}  # in order of their deadlines
         self._prepared: dict[BranchKey, float] = {}  # since when; oldest first
-        self._parked: dict[BranchKey, _Parked] = {}
+        self._parked: dict[BranchKey, Parked] = {}
         self._touched: list[BranchKey] = []
         self._done: list[tuple[Ticket, Any]] = []
         self._now = 0.0
@@ -166,11 +148,11 @@ class Engine:
             return
         answer = self._answer(request, self._now)
         if answer is None:
-            self._parked[request.key] = _Parked(request, self._now, [ticket])
+            self._parked[request.key] = Parked(request, self._now, [ticket])
         else:
             self._done.append((ticket, answer))
 
-    def _has_waiter(self, parked: _Parked) -> bool:
+    def _has_waiter(self, parked: Parked) -> bool:
         return any(map(self._is_awaited, parked.tickets))
 
     def _resume(self) -> None:
@@ -183,7 +165,7 @@ class Engine:
                     self._retry(waiting)
         self._touched.clear()
 
-    def _retry(self, waiting: _Parked) -> None:
+    def _retry(self, waiting: Parked) -> None:
         answer = self._answer(waiting.request, waiting.since)
         if answer is None:
             self._parked[waiting.request.key] = waiting
@@ -275,35 +257,36 @@ class Engine:
             return Ran(None, opened.effects)
         if opened is not None:
             raise BranchConflict(f"branch {branch.key} has open work, which is prepared without an action")
-        ran = self._ran(request.call, NOTHING)
+        ran = self._ran(request.call, NOTHING, OpenBranch(branch.key))
         return ran if self._lock(branch.key, ran.effects.rows, since) else None
 
     def _work(self, branch: Branch, request: BranchRequest, since: float) -> Answer | None:
         call = request.call
         if call is None:
             raise InvariantError("work comes with a call")
-        opened = self._open.get(branch.key) or _Open(self._now + self._limits.unprepared_limit_s)
+        opened = self._open.get(branch.key) or Open(self._now + self._limits.unprepared_limit_s)
         if request.seq < opened.works:
             return self._repeat_work(branch, opened, request)
         if request.seq > opened.works:
             raise Reject(f"{request.seq - opened.works} earlier work request(s) of this branch were lost")
-        ran = self._ran(call, opened.effects)
+        inside = OpenBranch(branch.key, opened.numbers)
+        ran = self._ran(call, opened.effects, inside)
         if not self._lock(branch.key, ran.effects.rows, since):
             return None
-        opened.effects, opened.works = ran.effects, opened.works + 1
+        opened.effects, opened.works, opened.numbers = ran.effects, opened.works + 1, inside.taken
         opened.last_digest, opened.last_result = call.digest, ran.result
         self._open[branch.key] = opened
         return Answer(branch.move(Ask.WORK, BranchState.WORKING, at_ms=self._wall_ms).state, result=ran.result)
 
-    def _repeat_work(self, branch: Branch, opened: _Open, request: BranchRequest) -> Answer:
+    def _repeat_work(self, branch: Branch, opened: Open, request: BranchRequest) -> Answer:
         if request.seq != opened.works - 1 or request.digest != opened.last_digest:
             raise BranchConflict(f"work {request.seq} of branch {branch.key} was another action or body before")
         return Answer(branch.state, result=opened.last_result)
 
-    def _ran(self, call: Call, base: Effects) -> Ran:
+    def _ran(self, call: Call, base: Effects, branch: OpenBranch) -> Ran:
         """Run an action. Raises Reject, also in the place of whatever else an action may raise."""
         try:
-            ran = self._store.run(call, base.intent)
+            ran = self._store.run(call, base.intent, branch)
             checked(ran.result)
         except (Reject, ResourceFailed, InvariantError):
             raise

@@ -16,7 +16,7 @@ from participant.branch import Branch
 from participant.errors import ActionError
 from participant.ids import BranchKey
 from participant.locks import Row
-from participant.resource import Call
+from participant.resource import Call, OpenBranch
 
 __all__ = ["NOTHING", "Effects", "Ran", "Store", "drive", "pack_rows", "unpack_rows"]
 
@@ -68,10 +68,11 @@ class Store(Protocol):
     def intent(self, key: BranchKey) -> bytes:
         """The intent that was saved with a prepared branch."""
 
-    def run(self, call: Call, base: bytes) -> Ran:
+    def run(self, call: Call, base: bytes, branch: OpenBranch | None = None) -> Ran:
         """Run an action on top of the intent `base`, and leave nothing of it behind.
 
-        The effects are those of both together. Raises whatever the action raises; IntentConflict for `base`.
+        `branch`: that of the action; None for a view. The effects are those of both together. Raises whatever the
+        action raises; IntentConflict for `base`.
         """
 
     def apply(self, intent: bytes) -> None:

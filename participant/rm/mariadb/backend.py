@@ -119,7 +119,7 @@ class MariaBackend:
             if error_code(error) == _XAER_DUPID:
                 return None
             raise
-        return MariaUnit(self, connection, self._names.of(key))
+        return MariaUnit(self, connection, self._names.of(key), key)
 
     def attach(self, key: BranchKey, connection: Connection) -> None:
         """The connection has prepared the branch, and stays with it for now."""

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from participant.errors import ActionError
+from participant.resource import OpenBranch
 from participant.rm.mariadb.connections import Connection, Result, Values
 from participant.rm.server.statements import not_for_an_action, without_literals, words_of
 
@@ -48,7 +49,10 @@ class Transaction:
     unless it failed in a `savepoint`, which undoes all that was done in it.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    dialect = "mariadb"
+
+    def __init__(self, connection: Connection, branch: OpenBranch | None = None) -> None:
+        self.branch = branch
         self._connection = connection
         self._is_usable = True
         self._savepoints = 0

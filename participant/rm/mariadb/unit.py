@@ -9,7 +9,7 @@ from asyncmy import errors
 from participant.branch import Branch
 from participant.errors import ActionError, Reject, ResourceUnreachable
 from participant.ids import BranchKey
-from participant.resource import Call
+from participant.resource import Call, OpenBranch
 from participant.rm.mariadb.connections import Connection, error_code, is_loss, unreachable
 from participant.rm.mariadb.transaction import Transaction
 from participant.rm.server.backend import Conflict, Stale, beside
@@ -39,10 +39,11 @@ class Home(Protocol):
 class MariaUnit:
     """See `participant.rm.server.backend.Unit`."""
 
-    def __init__(self, home: Home, connection: Connection, xid: str) -> None:
+    def __init__(self, home: Home, connection: Connection, xid: str, key: BranchKey) -> None:
         self._home = home
         self._connection: Connection | None = connection
         self._xid = xid
+        self._branch = OpenBranch(key)
         self._has_written = False
         self._failure = ""
         self._is_ended = False
@@ -50,7 +51,7 @@ class MariaUnit:
 
     async def run(self, call: Call) -> Any:
         try:
-            result, tx = await run_function(self._connected, call)
+            result, tx = await run_function(self._connected, call, self._branch)
         except errors.MySQLError as error:
             if error_code(error) in _STALE:
                 raise Stale from error
@@ -153,9 +154,9 @@ def _row(key: BranchKey, branch: Branch) -> tuple[bytes | str | int, ...]:
     return *names, branch.state.value, branch.digest, branch.changed_at_ms, branch.result
 
 
-async def run_function(connection: Connection, call: Call) -> tuple[Any, Transaction]:
+async def run_function(connection: Connection, call: Call, branch: OpenBranch | None = None) -> tuple[Any, Transaction]:
     """Run what a service was written with. Raises ResourceUnreachable if the connection was lost in it."""
-    tx = Transaction(connection)
+    tx = Transaction(connection, branch)
     try:
         return await call.function(tx, call.body), tx
     except ActionError:

@@ -13,7 +13,7 @@ from participant.branch import FINAL, Branch
 from participant.errors import AlreadyOwned, ResourceFailed
 from participant.ids import BranchKey
 from participant.locks import Row
-from participant.resource import Call
+from participant.resource import Call, OpenBranch
 from participant.rm.memory.journal import Entry, Journal, branch_entry, branch_of
 from participant.rm.memory.transaction import Transaction, changes_of
 from participant.rm.store import NOTHING, Effects, Ran, drive
@@ -69,8 +69,8 @@ class MemoryStore:
     def intent(self, key: BranchKey) -> bytes:
         return self._held[key].intent
 
-    def run(self, call: Call, base: bytes) -> Ran:
-        tx = Transaction(self._rows, base)
+    def run(self, call: Call, base: bytes, branch: OpenBranch | None = None) -> Ran:
+        tx = Transaction(self._rows, base, branch)
         try:
             result = drive(call.function(tx, call.body))
         finally:

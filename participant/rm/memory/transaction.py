@@ -13,6 +13,7 @@ import msgpack
 
 from participant.errors import ActionError
 from participant.locks import Row
+from participant.resource import OpenBranch
 from participant.rm.store import NOTHING, Effects
 from participant.values import canonical
 
@@ -30,7 +31,8 @@ def changes_of(intent: bytes) -> Iterable[tuple[str, bytes | None]]:
 class Transaction:
     """The local transaction of one action. Usable only while the action runs."""
 
-    def __init__(self, committed: Mapping[str, bytes], base: bytes) -> None:
+    def __init__(self, committed: Mapping[str, bytes], base: bytes, branch: OpenBranch | None = None) -> None:
+        self.branch = branch
         self._committed = committed
         self._changed = dict(changes_of(base))
         self._is_over = False

@@ -180,7 +180,7 @@ class PostgresBackend:
         place, state, *rest = row
         return Branch(key, BranchState(state), *rest), place == key.branch
 
-    async def begin(self, _: BranchKey) -> Unit:
+    async def begin(self, key: BranchKey) -> Unit:
         session = await self._working.acquire(self._limits.lock_wait_s)
         try:
             with unreachable("begin a transaction on"):
@@ -189,7 +189,7 @@ class PostgresBackend:
             session.abandon()
             self._working.release(session)
             raise
-        return PostgresUnit(self._working, session, self._names)
+        return PostgresUnit(self._working, session, self._names, key)
 
     async def settle(self, branch: Branch, *, is_read_only: bool) -> bool:
         key, reason = branch.key, branch.reason

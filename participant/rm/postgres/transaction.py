@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from participant.errors import ActionError
+from participant.resource import OpenBranch
 from participant.rm.postgres.connections import Connection
 from participant.rm.server.statements import not_for_an_action, words_of
 
@@ -49,7 +50,10 @@ class Transaction:
     it writes follows from what is true.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    dialect = "postgresql"
+
+    def __init__(self, connection: Connection, branch: OpenBranch | None = None) -> None:
+        self.branch = branch
         self._connection: Connection | None = connection
         self._savepoints = 0
         self.has_written = False  # as far as its statements tell

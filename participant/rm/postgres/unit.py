@@ -13,7 +13,7 @@ import asyncpg
 from participant.branch import Branch
 from participant.errors import Reject, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
-from participant.resource import Call
+from participant.resource import Call, OpenBranch
 from participant.rm.postgres.connections import LOST, Connection, Session, unreachable
 from participant.rm.postgres.names import Names
 from participant.rm.postgres.transaction import Transaction
@@ -44,16 +44,17 @@ _STALE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 class PostgresUnit:
     """See `participant.rm.server.backend.Unit`."""
 
-    def __init__(self, pool: Pool[Session], session: Session, names: Names) -> None:
+    def __init__(self, pool: Pool[Session], session: Session, names: Names, key: BranchKey) -> None:
         self._pool = pool
         self._session: Session | None = session
         self._names = names
+        self._branch = OpenBranch(key)
         self._has_written = False
         self.pid = session.pid
 
     async def run(self, call: Call) -> Any:
         try:
-            result, tx = await run_function(self._connected, call)
+            result, tx = await run_function(self._connected, call, self._branch)
         except _STALE as error:
             raise Stale from error
         except asyncpg.LockNotAvailableError as error:
@@ -151,12 +152,12 @@ class PostgresUnit:
             self._pool.release(session)
 
 
-async def run_function(connection: Connection, call: Call) -> tuple[Any, Transaction]:
+async def run_function(connection: Connection, call: Call, branch: OpenBranch | None = None) -> tuple[Any, Transaction]:
     """Run what a service was written with; its result, and what it has worked with.
 
     Raises ResourceUnreachable if the connection was lost in it.
     """
-    tx = Transaction(connection)
+    tx = Transaction(connection, branch)
     try:
         return await call.function(tx, call.body), tx
     except Exception as error:

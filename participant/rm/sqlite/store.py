@@ -31,7 +31,7 @@ from participant.errors import (
 )
 from participant.ids import BranchKey
 from participant.locks import Row
-from participant.resource import Call
+from participant.resource import Call, OpenBranch
 from participant.rm.sqlite.tables import Tables
 from participant.rm.sqlite.transaction import Gate, Transaction
 from participant.rm.store import NOTHING, Effects, Ran, drive, pack_rows, unpack_rows
@@ -155,14 +155,14 @@ class SqliteStore:
         [[intent]] = self._rows(_INTENT, key.gid, key.branch)
         return bytes(intent)
 
-    def run(self, call: Call, base: bytes) -> Ran:
+    def run(self, call: Call, base: bytes, branch: OpenBranch | None = None) -> Ran:
         with self._savepoint():
             session = apsw.Session(self._db, "main")
             session.attach()
             try:
                 if base:
                     self.apply(base)
-                result = self._drive(call)
+                result = self._drive(call, branch)
                 self._tables.check_keys()
                 changeset = session.changeset()
                 effects = Effects(self._tables.rows(changeset), changeset)
@@ -216,8 +216,8 @@ class SqliteStore:
         self._db.execute(_FORGET, (before_ms, branches_max))
         return self._db.total_changes() - before
 
-    def _drive(self, call: Call) -> Any:
-        tx = Transaction(self._db, self._gate)
+    def _drive(self, call: Call, branch: OpenBranch | None) -> Any:
+        tx = Transaction(self._db, self._gate, branch)
         self._gate.in_action = True
         try:
             return drive(call.function(tx, call.body))

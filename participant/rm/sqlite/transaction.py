@@ -9,6 +9,7 @@ import apsw
 
 from participant.errors import ActionError
 from participant.locks import Value
+from participant.resource import OpenBranch
 from participant.rm.sqlite.tables import OWN_PREFIX, says_rollback
 
 __all__ = ["Gate", "Transaction"]
@@ -40,9 +41,12 @@ class Gate:
 
 
 class Transaction:
-    """The local transaction of one action. Usable only while the action runs."""
+    """The local transaction of one action, for `branch`. Usable only while the action runs."""
 
-    def __init__(self, db: apsw.Connection, gate: Gate) -> None:
+    dialect = "sqlite"
+
+    def __init__(self, db: apsw.Connection, gate: Gate, branch: OpenBranch | None = None) -> None:
+        self.branch = branch
         self._db: apsw.Connection | None = db
         self._gate = gate
 
