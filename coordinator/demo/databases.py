@@ -112,7 +112,9 @@ class Database:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 return await SERVERS[self.kind].prepared(self._server)
         except Exception as error:
-            raise DemoError(f"{self.kind} does not say what is prepared: {error or type(error).__name__}") from error
+            raise DemoError(
+                f"{self.kind} does not say what is prepared: {str(error) or type(error).__name__}"
+            ) from error
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from asyncmy import errors
 
 from participant.branch import Branch
-from participant.errors import ActionError, InvariantError, ResourceBusy, ResourceUnreachable
+from participant.errors import ActionError, ConfigError, InvariantError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
@@ -60,7 +59,10 @@ class MariaBackend:
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
 
     async def open(self) -> None:
-        connection = await connect(self._dsn, "SELECT 1", lambda: None, ANSWER_TIMEOUT_S)
+        try:
+            connection = await connect(self._dsn, "SELECT 1", lambda: None, ANSWER_TIMEOUT_S)
+        except errors.MySQLError as error:
+            raise ConfigError(f"dsn: the server refuses it: {error}") from error
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
@@ -73,8 +75,13 @@ class MariaBackend:
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
     def _pool(self, settings: str, size: int, answer_s: int | None = None) -> Pool[Connection]:
-        connecting = partial(connect, self._dsn, settings, self._drop_idle, answer_s)
-        return Pool(connecting, size, on_want=self._detach_oldest)
+        async def reconnect() -> Connection:
+            try:
+                return await connect(self._dsn, settings, self._drop_idle, answer_s)
+            except errors.MySQLError as error:  # a password that was changed: it may be mended while this runs
+                raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
+
+        return Pool(reconnect, size, on_want=self._detach_oldest)
 
     def _drop_idle(self) -> None:
         self._working.drop_idle()

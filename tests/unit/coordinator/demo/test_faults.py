@@ -42,7 +42,6 @@ def test_every_database_server_is_killed_once(transfers: int, seed: int) -> None
     killed = [fault for fault in faults if fault.kind is FaultKind.KILL_DATABASE]
     assert [fault.bank for fault in killed] == ["bank-b"]
     assert len(faults) == len(schedule(transfers, BANKS, Random(seed))) + 1
-    assert [fault.until for fault in faults] == sorted({fault.until for fault in faults}) or transfers < len(faults)
 
 
 def test_a_seed_draws_the_same_faults_again() -> None:
