@@ -129,6 +129,16 @@ async def test_a_server_does_not_outlive_whoever_has_started_it(kind: type[Serve
             await asyncio.sleep(0.02)
 
 
+async def test_a_mariadb_leaves_the_temporary_tables_of_another_alone() -> None:
+    """One that starts removes those that it finds, and another's start then failed, once in ten times."""
+    async with MariaDB.running() as server:
+        connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="")
+        async with connection.cursor() as cursor:
+            await cursor.execute("SELECT @@tmpdir")
+            assert await cursor.fetchone() == (str(server.folder),)
+        connection.close()
+
+
 async def test_a_mariadb_has_a_database_to_begin_with() -> None:
     async with MariaDB.running() as server:
         assert server.dsn == server.dsn_of("test")

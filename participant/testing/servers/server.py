@@ -171,6 +171,8 @@ class Server(ABC):
                 stdout=log,
                 stderr=log,
                 cwd="/",
+                # A MariaDB that starts removes the temporary tables of others from a folder that they share.
+                env=os.environ | {"TMPDIR": str(self.folder)},
                 start_new_session=True,  # Ctrl-C at the terminal is for this process
             )
 
