@@ -93,9 +93,9 @@ async def test_a_page_shows_what_happens(name: str, tmp_path: Path) -> None:
 
     Seen red with a misspelt command, with a wrong output, and with a port that nobody serves.
     """
-    needs = DOCUMENTS[name].needs
-    if needs is not None and shutil.which(needs, path=f"{os.environ['PATH']}:{SERVERS_PATH}") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{needs} is not installed")
+    for program in DOCUMENTS[name].needs:
+        if shutil.which(program, path=f"{os.environ['PATH']}:{SERVERS_PATH}") is None:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     home = tmp_path / "home"
     home.mkdir()
     variables = {"HOME": str(home), "PATH": f"{home}:/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "olivia"}

@@ -63,11 +63,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`after`: the page whose blocks are run before, up to which of its sections; or None. `needs`: a program."""
+    """`after`: the page whose blocks are run before, up to which of its sections; or None. `needs`: programs."""
 
     blocks: tuple[Block, ...]
     after: tuple[str, str] | None = None
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
 
     def up_to(self, section: str) -> tuple[Block, ...]:
         """The blocks above a section. Raises ValueError if no block is in such a section."""
@@ -80,7 +80,7 @@ def read(markdown: str) -> Page:
     blocks: list[Block] = []
     section, said = "", ""
     after: tuple[str, str] | None = None
-    needs: str | None = None
+    needs: list[str] = []
     lines = iter(enumerate(markdown.splitlines(), 1))
     for number, line in lines:
         fence = _FENCE.match(line)
@@ -90,7 +90,7 @@ def read(markdown: str) -> Page:
             if page := _AFTER.match(line):
                 after = page[1], page[2]
             if program := _NEEDS.match(line):
-                needs = program[1]
+                needs.append(program[1])
             said = line.strip() or said
             continue
         body: list[str] = []
@@ -100,7 +100,7 @@ def read(markdown: str) -> Page:
             body.append(inner.removeprefix(fence["indent"]))
         _add(blocks, _block(fence["info"], "\n".join(body) + "\n", number, section, varies=said == _VARIES))
         said = ""
-    return Page(tuple(blocks), after, needs)
+    return Page(tuple(blocks), after, tuple(needs))
 
 
 def _block(info: str, text: str, line: int, section: str, *, varies: bool) -> Block:
