@@ -95,7 +95,7 @@ def test_a_password_may_come_from_the_environment(file: Path, monkeypatch: pytes
     ],
 )
 def test_a_url_that_is_none_is_refused_without_a_word_of_its_password(file: Path, url: str) -> None:
-    """Seen red with the library's own words for a port: they quote what stands there."""
+    """A / or # in a password makes another URL of it; what is wrong is said with what to write instead."""
     file.write_text(f'name = "bank-a"\ndatabase = "{url}"\n')
     with pytest.raises(ConfigError) as error:
         load(file)
