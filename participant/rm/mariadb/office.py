@@ -133,12 +133,20 @@ class Office:
         async with self.connection() as connection:
             with suppress(errors.MySQLError):  # it has ended by itself
                 await connection.execute(f"KILL {thread_id}")
-            for _ in range(KILL_LOOKS_MAX):
-                if not await connection.fetch(
-                    "SELECT 1 FROM information_schema.processlist WHERE id = %s", (thread_id,)
-                ):
-                    return
-                await asyncio.sleep(KILL_PAUSE_S)
+            await _wait_for_end_of(thread_id, connection)
+
+    async def wait_for_end_of(self, thread_id: int) -> None:
+        """Wait until a session that was closed has ended."""
+        async with self.connection() as connection:
+            await _wait_for_end_of(thread_id, connection)
+
+    async def is_true(self, key: BranchKey) -> bool | None:
+        """Whether the row of a branch is there for all to see; None if it is there, and not for all."""
+        async with self.connection() as connection:
+            if await connection.fetch(_LOAD, _bytes_of(key)):
+                return True
+            await connection.execute(_UNCOMMITTED)
+            return None if await connection.fetch(_LOAD, _bytes_of(key)) else False
 
     async def _listed(self, connection: Connection) -> list[BranchKey]:
         rows = await connection.fetch("XA RECOVER")
@@ -161,6 +169,13 @@ class Office:
             raise
         finally:
             self._connections.release(connection)
+
+
+async def _wait_for_end_of(thread_id: int, connection: Connection) -> None:
+    for _ in range(KILL_LOOKS_MAX):
+        if not await connection.fetch("SELECT 1 FROM information_schema.processlist WHERE id = %s", (thread_id,)):
+            return
+        await asyncio.sleep(KILL_PAUSE_S)
 
 
 def _bytes_of(key: BranchKey) -> tuple[bytes, bytes]:
