@@ -274,7 +274,7 @@ async def test_a_commit_that_comes_while_a_session_ends_is_not_mislaid(
 ) -> None:
     """The server takes it, does nothing, and lists the branch no more, if the session that has prepared it just ends.
 
-    Seen lost in two runs of the demo of ten, when leaders died; here 8 of 2,880, without the wait for the session's end,
+    Seen in two runs of the demo of ten, when leaders died, and here with 8 of 2,880, without the wait for that end,
     on a machine with other work.
     """
     monkeypatch.setattr("participant.rm.mariadb.backend.DETACH_AFTER_S", 0.02)
