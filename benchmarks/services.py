@@ -109,7 +109,7 @@ async def _get(tx: Transaction, body: Any) -> Any:
 
 def _keys(config: ParticipantConfig, kind: type[Memory] = Memory) -> Participant:
     limits = replace(config.resource_limits, retention_s=RETENTION_S, branches_max=OPEN_BRANCHES_MAX)
-    keys = Participant(config.name, kind(config.data, limits=limits), limits=config.service_limits)
+    keys = Participant(config.name, kind(_file(config), limits=limits), limits=config.service_limits)
     keys.action("put")(_put)
     keys.action("get")(_get)
     return keys
@@ -126,7 +126,13 @@ def _keys_doubtful(config: ParticipantConfig) -> Participant:
 
 def _bank(config: ParticipantConfig) -> Participant:
     limits = replace(config.resource_limits, retention_s=RETENTION_S)
-    return bank_on_sqlite(config.name, config.data, resource_limits=limits, service_limits=config.service_limits)
+    return bank_on_sqlite(config.name, _file(config), resource_limits=limits, service_limits=config.service_limits)
+
+
+def _file(config: ParticipantConfig) -> Path:
+    if config.data is None:
+        raise SystemExit("a participant of a benchmark keeps its data in a file")
+    return config.data
 
 
 KINDS = {"bank": _bank, "keys": _keys, "keys-classic": _keys_classic, "keys-doubtful": _keys_doubtful}

@@ -20,7 +20,7 @@ from benchmarks.spending import Reading, cpu_s
 from coordinator.demo.cluster import Cluster
 from coordinator.demo.process import Process
 from coordinator.demo.run import NODES
-from participant.bank import SCHEMA
+from participant.books import SCHEMA
 
 __all__ = ["ACCOUNTS", "BANKS", "CLASSIC_KEYS", "KEYS", "OPENING_CENTS", "Child", "Subject", "fill"]
 

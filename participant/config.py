@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from yarl import URL
 
@@ -21,9 +21,11 @@ from participant.recovery import RecoverySettings
 from participant.resource import ResourceLimits
 from participant.service import ServiceLimits
 
-__all__ = ["ENV_PREFIX", "RETENTION_S_MIN", "ParticipantConfig", "load"]
+__all__ = ["ENV_PREFIX", "MARIADB_SCHEMES", "POSTGRES_SCHEMES", "RETENTION_S_MIN", "ParticipantConfig", "load"]
 
 ENV_PREFIX = "COMMITD_PARTICIPANT_"
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+MARIADB_SCHEMES = ("mariadb", "mysql")
 
 
 def _name(value: str) -> str:
@@ -39,6 +41,27 @@ def _replica(value: str) -> str:
     return value.rstrip("/")
 
 
+def _database(value: SecretStr) -> SecretStr:
+    """What is wrong is said without the text: it holds a password."""
+    try:
+        url = URL(value.get_secret_value())
+        is_whole = url.host and url.user and len(url.path) > 1 and url.explicit_port != 0
+    except ValueError:  # e.g. a password with a / or #, so that a part of it stands where the port should
+        is_whole = False
+    if not is_whole or url.scheme not in POSTGRES_SCHEMES + MARIADB_SCHEMES:
+        raise ValueError(
+            "must be postgresql://user:password@host:port/database, or the same with mariadb:// or mysql://; "
+            "what is special in a URL is written with a percent sign (/ is %2F, # is %23, @ is %40)"
+        )
+    return value
+
+
+def _only_place(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    if "data" in info.data and (info.data["data"] is None) is (value is None):
+        raise ValueError("give either it, the URL of a database on a server, or data, an SQLite file")
+    return value
+
+
 RETENTION_S_MIN = 7_200.0  # twice the longest deadline: a late request must still find what became of its branch
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -46,12 +69,19 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class ParticipantConfig(BaseSettings):
-    """One participant. `data` is relative to the file's directory; `port = 0` lets the system choose."""
+    """One participant. Its accounts are in the SQLite file `data`, relative to the file's directory, or in the server's
+    `database`. `port = 0` lets the system choose.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_name)]
-    data: Path
+    data: Path | None = None
+    database: Annotated[
+        Annotated[SecretStr, AfterValidator(_database)] | None,
+        AfterValidator(_only_place),
+        Field(validate_default=True),
+    ] = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 0
     replicas: tuple[Annotated[str, AfterValidator(_replica)], ...] = ()
@@ -116,7 +146,7 @@ def load(path: Path) -> ParticipantConfig:
         mistakes.append(f"the environment: {error}")
     if mistakes:
         raise ConfigError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
-    return config.model_copy(update={"data": path.parent / config.data})
+    return config if config.data is None else config.model_copy(update={"data": path.parent / config.data})
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:

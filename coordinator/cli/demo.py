@@ -19,6 +19,7 @@ from coordinator.cli.exits import Exit
 from coordinator.cli.render import print_table
 from coordinator.cli.stopping import run_stoppable
 from coordinator.demo.accounts import BANKS
+from coordinator.demo.databases import KINDS, SQLITE, check_installed
 from coordinator.demo.errors import DemoError
 from coordinator.demo.report import ok, summary, table
 from coordinator.demo.run import run
@@ -37,6 +38,9 @@ def demo(
         Path | None, typer.Option(help="Your own file; each line is from,to,amount: bob@bank-a,smith@bank-b,12.50")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=SEED_MAX, help="Draw the same faults again.")] = None,
+    banks: Annotated[
+        str, typer.Option(help=f"The database of each of the two banks: {', '.join(KINDS)}.", metavar="KIND,KIND")
+    ] = ",".join([SQLITE] * len(BANKS)),
     shards: Annotated[int, typer.Option(min=1, max=SHARDS_MAX, help="Raft groups over the same coordinators.")] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")
@@ -45,24 +49,36 @@ def demo(
     """Move money between two banks while their coordinators die, then audit the books.
 
     3 coordinators and 2 banks run as processes of their own, and 16 clients work. The leading coordinator (of several
-    shards: that of any of them) is killed three times and paused once, each bank is killed once. Exit status 1 if the
-    books are wrong afterwards.
+    shards: that of any of them) is killed three times and paused once, each bank is killed once, and so is the database
+    server of a bank that has one. Exit status 1 if the books are wrong afterwards.
     """
+    kinds = _kinds(banks)
     stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     file = parse(_shipped() if transfers is None else _read(transfers), BANKS)
     if not file.transfers:
         raise DemoError(f"{transfers}: no line is a transfer; write from,to,amount: bob@bank-a,smith@bank-b,12.50")
+    for kind in kinds.values():
+        check_installed(kind)
     seed = SystemRandom().randint(0, SEED_MAX) if seed is None else seed
     stderr.print(f"{len(file.transfers):,} transfers, {len(file.rejections):,} lines rejected; --seed {seed}")
     with _workplace(stderr) as directory:
         with Show(len(file.transfers), stderr) as show:
-            result = run_stoppable(run(file, seed, directory, show, shards=shards))
+            result = run_stoppable(run(file, seed, directory, show, shards=shards, kinds=kinds))
         if as_json:
             typer.echo(json.dumps(summary(result)))
         else:
             print_table(table(result))
         if not ok(result):
             raise typer.Exit(Exit.FAILED)
+
+
+def _kinds(text: str) -> dict[str, str]:
+    """The kind of each bank's database. Raises BadParameter."""
+    kinds = text.split(",")
+    if len(kinds) != len(BANKS) or not set(kinds) <= set(KINDS):
+        one_each = f"one for each of the {len(BANKS)} banks, with a comma between them"
+        raise typer.BadParameter(f"{text!r}: of {', '.join(KINDS)}, name {one_each}", param_hint="--banks")
+    return dict(zip(BANKS, kinds, strict=True))
 
 
 @contextmanager

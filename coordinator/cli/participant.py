@@ -1,4 +1,4 @@
-"""`commitd participant`: run the stock participant, a bank on SQLite, until it is told to stop."""
+"""`commitd participant`: run the stock participant, a bank on any of the databases, until it is told to stop."""
 
 from __future__ import annotations
 

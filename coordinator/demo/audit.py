@@ -41,7 +41,8 @@ class Evidence:
 
     `answers`: what the clients heard of each transfer. `ledgers`: each node's records by gid. `branches`: each
     bank's word on the branches it was asked about. `balances`: cents by account, as the banks hold them. `in_doubt`:
-    branches that are still prepared. `strays`: records in a shard that they do not belong to.
+    branches that are still prepared, by the word of the banks and of their database servers. `strays`: records in a
+    shard that they do not belong to.
     """
 
     opening: Mapping[Account, int]

@@ -1,4 +1,4 @@
-"""Three coordinators and two banks on loopback, in one directory, as processes of their own.
+"""Three coordinators, two banks and the banks' databases on loopback, in one directory, as processes of their own.
 
 Owns: the processes and their configurations. Must never do: ask them about transactions.
 """
@@ -15,6 +15,7 @@ from typing import Self
 
 import aiohttp
 
+from coordinator.demo.databases import SQLITE, Database
 from coordinator.demo.errors import DemoError
 from coordinator.demo.ports import HOST, Ports
 from coordinator.demo.process import Process
@@ -29,8 +30,8 @@ SECRET_BYTES = 24
 
 
 class Cluster:
-    """`replicas` (of the first shard) and `banks`: where they are reached, by name. `raft`: keys of that section of
-    the configuration.
+    """`replicas` (of the first shard) and `banks`: where they are reached, by name. `databases`: the servers of those
+    banks that have one. `raft`: keys of that section of the configuration; `kinds`: of each bank's database.
 
     Used with `async with`; leaving it kills everything.
     """
@@ -42,6 +43,7 @@ class Cluster:
         banks: Sequence[str],
         raft: Mapping[str, float] = MappingProxyType({}),
         shards: int = 1,
+        kinds: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.directory = directory
         self.shards = shards
@@ -55,14 +57,21 @@ class Cluster:
         config = directory / "cluster.toml"
         config.write_text(_cluster_toml(peers, clients, self.banks, raft, shards), encoding="utf-8")
         self.processes = {name: self._process(name, "serve", config, "--node", name) for name in nodes}
+        self.databases = {
+            name: Database(kind, directory / f"{name}-{kind}", self._ports.take())
+            for name, kind in kinds.items()
+            if kind != SQLITE
+        }
         for name, port in accounts.items():
             file = directory / f"{name}.toml"
-            file.write_text(_bank_toml(name, port, directory, self.replicas.values()), encoding="utf-8")
+            file.write_text(_bank_toml(name, port, self._place(name), self.replicas.values()), encoding="utf-8")
             self.processes[name] = self._process(name, "participant", file)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
 
     async def __aenter__(self) -> Self:
         try:
+            for database in self.databases.values():
+                await database.set_up()
             async with asyncio.TaskGroup() as group:
                 for process in self.processes.values():
                     group.create_task(process.start())
@@ -84,7 +93,7 @@ class Cluster:
 
     def check(self) -> None:
         """Raises DemoError if a process has ended although nobody asked it to."""
-        for process in self.processes.values():
+        for process in self._all:
             process.check()
 
     async def restart(self, name: str) -> None:
@@ -140,8 +149,18 @@ class Cluster:
     def _process(self, name: str, verb: str, config: Path, *more: str) -> Process:
         return Process(name, (verb, "--config", str(config), *more), self.directory / f"{name}.log")
 
+    def _place(self, bank: str) -> str:
+        """Where a bank keeps its accounts, as its configuration says it."""
+        if bank in self.databases:
+            return f'database = "{self.databases[bank].url}"'
+        return f'data = "{self.directory / bank}.db"'
+
+    @property
+    def _all(self) -> list[Process | Database]:
+        return [*self.processes.values(), *self.databases.values()]
+
     async def _end(self) -> None:
-        await asyncio.gather(*(process.kill() for process in self.processes.values()))
+        await asyncio.gather(*(process.kill() for process in self._all))
         await self._http.close()
         self._ports.close()
 
@@ -168,7 +187,7 @@ def _cluster_toml(
     return "\n".join(lines) + "\n"
 
 
-def _bank_toml(name: str, port: int, directory: Path, replicas: Iterable[str]) -> str:
+def _bank_toml(name: str, port: int, place: str, replicas: Iterable[str]) -> str:
     urls = ", ".join(f'"{url}"' for url in replicas)
-    lines = [f'name = "{name}"', f"port = {port}", f'data = "{directory / name}.db"', f"replicas = [{urls}]"]
+    lines = [f'name = "{name}"', f"port = {port}", place, f"replicas = [{urls}]"]
     return "\n".join(lines) + "\n"

@@ -61,6 +61,8 @@ async def _settle(http: aiohttp.ClientSession, cluster: Cluster) -> list[str]:
     ends_at = loop.time() + SETTLE_TIMEOUT_S
     while True:
         in_doubt = [line for name, url in cluster.banks.items() for line in await _in_doubt(http, name, url)]
+        for name, database in cluster.databases.items():  # past the bank: what is not its own would not be its to list
+            in_doubt += [f"{xid} in the {database.kind} of {name}" for xid in await database.prepared()]
         busy = in_doubt or any([await _has_open(url) for _, _, url in _replicas(cluster)])
         if not busy or loop.time() >= ends_at:
             return in_doubt

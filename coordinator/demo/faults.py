@@ -24,13 +24,15 @@ class FaultKind(StrEnum):
 
     KILL_LEADER = "kill-leader"  # kill -9 of the leading coordinator
     KILL_BANK = "kill-bank"  # kill -9 of a participant
+    KILL_DATABASE = "kill-database"  # kill -9 of a participant's database server, of all its processes
     PAUSE_LEADER = "pause-leader"  # SIGSTOP of the leading coordinator, SIGCONT after another one leads
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """It strikes `bank` for KILL_BANK, else the leader of `shard`, `hesitation_s` after `after` transfers are answered;
-    clients may begin the first `until` transfers before it is healed. What is killed is started again after `down_s`.
+    """It strikes `bank` for KILL_BANK, its server for KILL_DATABASE, else the leader of `shard`, `hesitation_s` after
+    `after` transfers are answered; clients may begin the first `until` transfers before it is healed. What is killed is
+    started again after `down_s`.
     """
 
     kind: FaultKind
@@ -42,14 +44,17 @@ class Fault:
     shard: int = 0
 
 
-def schedule(transfers: int, banks: Sequence[str], chance: Random, shards: int = 1) -> tuple[Fault, ...]:
-    """The leader of some shard killed three times and paused once, each bank killed once: when and in which order by
-    chance.
+def schedule(
+    transfers: int, banks: Sequence[str], chance: Random, shards: int = 1, servers: Sequence[str] = ()
+) -> tuple[Fault, ...]:
+    """The leader of some shard killed three times and paused once, each bank killed once, and so the database server of
+    each bank in `servers`: when and in which order by chance.
     """
     blows: list[tuple[FaultKind, str | None]] = [
         *((FaultKind.KILL_LEADER, None) for _ in range(LEADER_KILLS)),
         (FaultKind.PAUSE_LEADER, None),
         *((FaultKind.KILL_BANK, bank) for bank in banks),
+        *((FaultKind.KILL_DATABASE, bank) for bank in servers),
     ]
     chance.shuffle(blows)
     faults = []

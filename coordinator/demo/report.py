@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.demo.faults import FaultKind
 from coordinator.demo.measures import gap_s, percentile, wait_s
 from coordinator.demo.run import Result
 from coordinator.demo.strike import Struck
@@ -40,6 +41,7 @@ def summary(result: Result) -> dict[str, Any]:
             | ({"shard": struck.shard} if result.shards > 1 else {})
             for struck in result.struck
         ],
+        "faults_by_kind": _by_kind(result),
         "latency_ms": {"p50": _rounded(percentile(latencies_ms, 50)), "p99": _rounded(percentile(latencies_ms, 99))},
         "audit": {
             "conserved": result.verdict.conserved,
@@ -83,14 +85,9 @@ def _measured(result: Result) -> Iterator[_Row]:
     latencies_ms = _latencies_ms(result)
     yield "latency", f"{percentile(latencies_ms, 50):,.0f} ms", "p50"
     yield "", f"{percentile(latencies_ms, 99):,.0f} ms", "p99"
-    heading = "faults"
+    yield "faults", f"{len(result.struck)}", ", ".join(f"{times} {kind}" for kind, times in _by_kind(result).items())
     for struck in result.struck:
-        yield (
-            heading,
-            f"{_gap_ms(result, struck):,.0f} ms",
-            _gap(result, struck),
-        )
-        heading = ""
+        yield "", f"{_gap_ms(result, struck):,.0f} ms", _gap(result, struck)
 
 
 def _judged(result: Result) -> Iterator[_Row]:
@@ -120,6 +117,11 @@ def _with(result: Result, outcome: Outcome) -> int:
 
 def _latencies_ms(result: Result) -> list[float]:
     return [(heard.ended_at_s - heard.begun_at_s) * 1_000 for heard in result.heard]
+
+
+def _by_kind(result: Result) -> dict[str, int]:
+    times = Counter(struck.kind.value for struck in result.struck)
+    return {kind.value: times[kind.value] for kind in FaultKind if times[kind.value]}
 
 
 def _gap(result: Result, struck: Struck) -> str:

@@ -6,15 +6,17 @@ Owns: the order of things. Must never do: print (`show.py` and `report.py` do).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Protocol
 
 from coordinator.demo.accounts import BANKS, opening
 from coordinator.demo.audit import Verdict, audit
 from coordinator.demo.cluster import Cluster
+from coordinator.demo.databases import SQLITE
 from coordinator.demo.evidence import collect
 from coordinator.demo.faults import Fault, schedule
 from coordinator.demo.strike import Struck, strike
@@ -50,17 +52,30 @@ class Result:
     shards: int = 1
 
 
-async def run(file: TransferFile, seed: int, directory: Path, spectator: Spectator, *, shards: int = 1) -> Result:
-    """Carry out `file` in `directory`, with so many shards. Raises CoordinatorError if the demo cannot go on."""
+async def run(
+    file: TransferFile,
+    seed: int,
+    directory: Path,
+    spectator: Spectator,
+    *,
+    shards: int = 1,
+    kinds: Mapping[str, str] = MappingProxyType({}),
+) -> Result:
+    """Carry out `file` in `directory`, with so many shards, and banks on databases of such `kinds`, by name.
+
+    Raises CoordinatorError if the demo cannot go on.
+    """
     begun_at_s = asyncio.get_running_loop().time()
     chance = Random(seed)  # noqa: S311 - a demo that can be repeated
-    faults = schedule(len(file.transfers), BANKS, chance, shards)
+    servers = [bank for bank in BANKS if kinds.get(bank, SQLITE) != SQLITE]
+    faults = schedule(len(file.transfers), BANKS, chance, shards, servers)
     accounts = opening()
-    async with Cluster(directory, NODES, BANKS, shards=shards) as cluster:
+    async with Cluster(directory, NODES, BANKS, shards=shards, kinds=kinds) as cluster:
         urls = tuple(cluster.replicas.values())
         leaders = [await cluster.leader(shard) for shard in range(shards)]
         lead = f"{leaders[0]} leads" if shards == 1 else f"the leaders of {shards} shards: {', '.join(leaders)}"
-        spectator.say(f"{len(NODES)} coordinators and {len(BANKS)} banks serve; {lead}")
+        on = f" (on {', '.join(kinds[bank] for bank in BANKS)})" if servers else ""
+        spectator.say(f"{len(NODES)} coordinators and {len(BANKS)} banks{on} serve; {lead}")
         await open_accounts(urls, accounts, chance)
         spectator.say(f"{len(accounts)} accounts are open; {CLIENTS} clients begin")
         workload = Workload(file.transfers, urls, CLIENTS, chance, spectator.answered)

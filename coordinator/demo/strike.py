@@ -14,8 +14,8 @@ __all__ = ["Struck", "strike"]
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """A fault that struck `target`: a bank, or the leader of `shard`. Loop seconds; `healed_at_s` is when the process
-    served again.
+    """A fault that struck `target`: a bank, its database, or the leader of `shard`. Loop seconds; `healed_at_s` is
+    when the process served again.
     """
 
     kind: FaultKind
@@ -41,6 +41,14 @@ async def strike(cluster: Cluster, fault: Fault, say: Callable[[str], None]) -> 
             say(f"kill -9 {target}" + (f" ({role})" if fault.kind is FaultKind.KILL_LEADER else ""))
             await asyncio.sleep(fault.down_s)
             await cluster.restart(target)
+        case FaultKind.KILL_DATABASE:
+            database = cluster.databases[target]
+            database.check()
+            await database.kill()
+            say(f"kill -9 of {target}'s {database.kind}")
+            await asyncio.sleep(fault.down_s)
+            await database.start()
+            await cluster.ready(target)
         case FaultKind.PAUSE_LEADER:
             process.pause()
             say(f"SIGSTOP {target} ({role})")

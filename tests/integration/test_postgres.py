@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,8 +16,9 @@ from participant.errors import ConfigError, ResourceUnreachable, SchemaError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.postgres import PostgreSQL, Transaction
+from participant.rm.postgres.connections import LOST
 from participant.testing.servers import Postgres
-from participant.wire import CONFLICT, BranchState
+from participant.wire import CONFLICT, Answer, BranchState
 from tests.support.databases import postgres_database
 from tests.support.eavesdropper import Eavesdropper
 from tests.support.subjects import SCHEMA
@@ -331,6 +334,88 @@ async def test_branches_outlive_the_death_of_the_server() -> None:
                 await manager.prepare(open_, None, 1)
             assert (await manager.prepare(open_, None, 1)).state is BranchState.ABORTED
         assert await _numbers(server.dsn) == {"x": 3}
+
+
+async def test_work_in_which_the_server_dies_is_not_voted_on() -> None:
+    """Goal: it is unknown, and runs again; a no would abort a transaction for nothing that it has done."""
+    async with Postgres.running() as server, _open(server.dsn) as manager:
+
+        async def kill_and_start() -> None:
+            await server.kill()
+            await server.start()
+
+        async def unlucky(tx: Transaction, _: Any) -> None:
+            await _add(tx, {"key": "x", "amount": 1})
+            again = asyncio.ensure_future(kill_and_start())
+            try:
+                await tx.fetchval("SELECT pg_sleep(60)")
+            finally:
+                await again  # it would take a no
+
+        await _unknown_and_then_right(manager, server.dsn, unlucky)
+
+
+async def test_work_in_which_one_process_of_the_server_dies_is_not_voted_on() -> None:
+    """Goal: the same, when the server ends all sessions because one has died, as it does when memory runs out."""
+    async with Postgres.running() as server, _open(server.dsn) as manager:
+
+        async def unlucky(tx: Transaction, _: Any) -> None:
+            await _add(tx, {"key": "x", "amount": 1})
+            other = await asyncpg.connect(server.dsn)
+            os.kill(other.get_server_pid(), signal.SIGKILL)
+            with pytest.raises(LOST):
+                await other.fetchval("SELECT pg_sleep(60)")
+            await tx.fetchval("SELECT pg_sleep(60)")
+
+        await _unknown_and_then_right(manager, server.dsn, unlucky)
+
+
+async def _unknown_and_then_right(manager: PostgreSQL, dsn: str, unlucky: Any) -> None:
+    with pytest.raises(ResourceUnreachable, match="the connection to the database was lost"):
+        await manager.prepare(ONE, Call.of("add", unlucky, {}))
+    async with asyncio.timeout(30.0):
+        while (prepared := await _prepare_if_there(manager)) is None:  # noqa: ASYNC110 - it sets no event of ours
+            await asyncio.sleep(0.05)
+    assert prepared.state is BranchState.PREPARED
+    assert (await manager.commit(ONE)).state is BranchState.COMMITTED
+    assert await _numbers(dsn) == {"x": 1}
+
+
+async def _prepare_if_there(manager: PostgreSQL) -> Answer | None:
+    try:
+        return await manager.prepare(ONE, _adding("x"))
+    except ResourceUnreachable:  # the server still recovers
+        return None
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "said"),
+    [
+        ("postgres@", "nobody:s3cret@", 'role "nobody" does not exist'),
+        ("/test_", "/no_such_", "database .* does not exist"),
+    ],
+)
+async def test_who_may_not_log_in_is_told_so_at_the_start(postgres_dsn: str, replaced: str, by: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"dsn: the server refuses it: .*{said}") as error:
+        await PostgreSQL(postgres_dsn.replace(replaced, by)).open()
+    assert "s3cret" not in str(error.value)
+
+
+async def test_who_may_not_log_in_any_more_comes_again_later(postgres_dsn: str) -> None:
+    """Goal: nothing is known of a branch then, and it is asked for again; a role may be mended while this runs."""
+    admin = await asyncpg.connect(postgres_dsn)
+    await admin.execute(
+        "DO $$BEGIN CREATE ROLE moody LOGIN; EXCEPTION WHEN duplicate_object THEN ALTER ROLE moody LOGIN; END$$;"
+        "GRANT ALL ON SCHEMA public TO moody"
+    )
+    async with _open(postgres_dsn.replace("postgres@", "moody@")) as manager:
+        await admin.execute("ALTER ROLE moody NOLOGIN")
+        with pytest.raises(ResourceUnreachable, match='role "moody" is not permitted to log in'):
+            await manager.prepare(ONE, _adding("x"))
+        await admin.execute("ALTER ROLE moody LOGIN")
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        await manager.abort(ONE)
+    await admin.close()
 
 
 async def test_two_that_want_each_others_rows_both_end(postgres_dsn: str) -> None:

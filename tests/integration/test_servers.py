@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import asyncmy
 import asyncpg
 import pytest
 
@@ -75,6 +80,83 @@ async def test_a_killed_server_comes_back_with_its_data() -> None:
         assert await again.fetchval("SELECT x FROM kept") == 7
         await again.close()
         connection.terminate()
+
+
+async def test_of_a_killed_server_no_process_is_left_that_keeps_the_next_from_starting() -> None:
+    """PostgreSQL's memory is shared until the last of its processes is gone. Seen red without the wait for them."""
+    async with Postgres.running() as server:
+        for _ in range(3):
+            busy = [await asyncpg.connect(server.dsn) for _ in range(20)]
+            asking = [asyncio.ensure_future(each.fetch("SELECT pg_sleep(60)")) for each in busy]
+            await server.kill()
+            assert _children_of(server.folder) == []
+            await server.start()
+            await asyncio.wait(asking)
+            assert all(isinstance(each.exception(), (asyncpg.PostgresError, OSError)) for each in asking)
+
+
+def _children_of(folder: Path) -> list[int]:
+    """The running processes that work in a folder of a server's data."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdecimal() and (entry / "cwd").readlink().is_relative_to(folder):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("kind", [Postgres, MariaDB])
+async def test_a_server_does_not_outlive_whoever_has_started_it(kind: type[Server], folder: Path) -> None:
+    """Not even one that is killed. Seen red without the parent-death signal."""
+    script = (
+        "import asyncio, sys; from pathlib import Path; from participant.testing import servers\n"
+        "async def main():\n"
+        f"    async with servers.{kind.__name__}.running(Path(sys.argv[1])) as server:\n"
+        "        print(server.pid, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())"
+    )
+    starter = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, str(folder)), stdout=asyncio.subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    async with asyncio.timeout(60.0):
+        pid = int(await starter.stdout.readline())
+        assert _is_there(pid)
+        starter.kill()
+        await starter.wait()
+        while _children_of(folder):  # noqa: ASYNC110 - they set no events of ours
+            await asyncio.sleep(0.02)
+
+
+async def test_a_mariadb_leaves_the_temporary_tables_of_another_alone() -> None:
+    """One that starts removes those that it finds, and another's start then failed, once in ten times."""
+    async with MariaDB.running() as server:
+        connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="")
+        async with connection.cursor() as cursor:
+            await cursor.execute("SELECT @@tmpdir")
+            assert await cursor.fetchone() == (str(server.folder),)
+        connection.close()
+
+
+async def test_a_mariadb_has_a_database_to_begin_with() -> None:
+    async with MariaDB.running() as server:
+        assert server.dsn == server.dsn_of("test")
+        connection = await asyncmy.connect(host="127.0.0.1", port=server.port, user="root", password="", db="test")
+        connection.close()
+
+
+async def test_a_server_that_has_ended_by_itself_is_found() -> None:
+    async def checked(server: Server) -> None:
+        async with asyncio.timeout(10.0):
+            while True:
+                server.check()
+                await asyncio.sleep(0.02)
+
+    async with Redis.running() as server:
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(ServerFailed, match="redis-server has ended by itself"):
+            await checked(server)
 
 
 async def test_a_killed_redis_comes_back_with_its_data() -> None:

@@ -5,6 +5,10 @@ the branch is unknown (XAER_NOTA), although XA RECOVER lists it. So a connection
 while, because normally the decision is about to come; then it is closed, and any process may end the branch. It is
 closed sooner if another branch needs a connection.
 
+While the server ends such a session, there is a moment in which it takes XA COMMIT from others, says yes, does nothing,
+and lists the branch no more until it is started again. So nobody ends a branch here before its session has ended, and
+a yes is believed only when the branch's row says the same.
+
 A branch's row can be read before the commit by a transaction that reads uncommitted rows; the digest comes from there.
 But such a row is no proof of a yes: that is XA RECOVER's to say.
 """
@@ -13,14 +17,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from asyncmy import errors
 from asyncmy.constants import CLIENT
+from structlog import get_logger
 
 from participant.branch import Branch
-from participant.errors import ActionError, InvariantError, ResourceBusy, ResourceUnreachable
+from participant.errors import ActionError, ConfigError, InvariantError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
@@ -36,8 +40,12 @@ from participant.wire import BranchState
 
 __all__ = ["DETACH_AFTER_S", "MariaBackend"]
 
+_LOG = get_logger(__name__)
+
 DETACH_AFTER_S = 1.0  # how long a prepared branch keeps its connection
 ANSWER_TIMEOUT_S = 30  # what ends a branch, or asks for one; then the connection counts as lost
+LEAVE_PAUSE_S = 0.1  # between the end of a session, as the list of them says, and that of its last work
+LEFT_AFTER_S = 30.0  # a session that was closed so long ago has ended
 BRANCHES_MAX = 100_000  # the server has no limit of its own
 
 _XAER_NOTA, _XAER_DUPID, _READ_ONLY = 1397, 1440, 1792
@@ -66,13 +74,17 @@ class MariaBackend:
         self._connections_max = connections_max
         self._limits = limits
         self._attached: dict[BranchKey, tuple[Connection, asyncio.TimerHandle]] = {}  # the oldest first
+        self._leaving: dict[BranchKey, tuple[int, float]] = {}  # sessions that were closed, and when; the oldest first
 
     def count_found_rows(self) -> None:
         """Let UPDATE count the rows that it finds, and not only those that it changes. To be called before `open`."""
         self._dsn.parameters["client_flag"] = CLIENT.FOUND_ROWS
 
     async def open(self) -> None:
-        connection = await connect(self._dsn, "SELECT 1", lambda: None, ANSWER_TIMEOUT_S)
+        try:
+            connection = await connect(self._dsn, "SELECT 1", lambda: None, ANSWER_TIMEOUT_S)
+        except errors.MySQLError as error:
+            raise ConfigError(f"dsn: the server refuses it: {error}") from error
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
@@ -85,8 +97,13 @@ class MariaBackend:
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
     def _pool(self, settings: str, size: int, answer_s: int | None = None) -> Pool[Connection]:
-        connecting = partial(connect, self._dsn, settings, self._drop_idle, answer_s)
-        return Pool(connecting, size, on_want=self._detach_oldest)
+        async def reconnect() -> Connection:
+            try:
+                return await connect(self._dsn, settings, self._drop_idle, answer_s)
+            except errors.MySQLError as error:  # a password that was changed: it may be mended while this runs
+                raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
+
+        return Pool(reconnect, size, on_want=self._detach_oldest)
 
     def _drop_idle(self) -> None:
         self._working.drop_idle()
@@ -150,13 +167,31 @@ class MariaBackend:
         own = self._attached.pop(prepared.key, None)
         if own is not None:
             return await self._finish_attached(statement, *own)
+        await self._let_go(prepared.key)
         for _ in range(FINISH_ATTEMPTS):
             if await self._office.finish(statement):
+                await self._check_finished(prepared.key, to)
                 return True
             if not await self._office.is_listed(prepared.key):
                 return False
             await asyncio.sleep(FINISH_PAUSE_S)  # another process is about to detach it
         raise ResourceBusy(f"branch {prepared.key} is attached to a connection of another process")
+
+    async def _let_go(self, key: BranchKey) -> None:
+        """Wait until the session that has prepared the branch has ended, if it was one of ours."""
+        left = self._leaving.get(key)
+        if left is not None:
+            await self._office.wait_for_end_of(left[0])
+            await asyncio.sleep(LEAVE_PAUSE_S)
+            self._leaving.pop(key, None)
+
+    async def _check_finished(self, key: BranchKey, to: BranchState) -> None:
+        """Raises ResourceUnreachable unless the row says what the server said."""
+        if await self._office.is_true(key) is not (to is BranchState.COMMITTED):
+            _LOG.error(
+                "mariadb.branch_mislaid", branch=str(key), why="the server has it, and does not list it: restart it"
+            )
+            raise ResourceUnreachable(f"the database says that branch {key} has ended, and has not ended it")
 
     async def _finish_attached(self, statement: str, connection: Connection, timer: asyncio.TimerHandle) -> bool:
         timer.cancel()
@@ -179,6 +214,11 @@ class MariaBackend:
         connection, timer = self._attached.pop(key)
         timer.cancel()
         connection.abandon()
+        now = asyncio.get_running_loop().time()
+        self._leaving.pop(key, None)
+        self._leaving[key] = connection.thread_id, now
+        while (oldest := next(iter(self._leaving.items())))[1][1] < now - LEFT_AFTER_S:
+            del self._leaving[oldest[0]]
         self._working.release(connection)
 
     def _detach_oldest(self) -> None:

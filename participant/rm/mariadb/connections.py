@@ -76,7 +76,9 @@ class unreachable:  # noqa: N801 - it stands where a function of contextlib woul
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and is_loss(error):
-            raise ResourceUnreachable(f"cannot {self._what} the database: {error or type(error).__name__}") from error
+            raise ResourceUnreachable(
+                f"cannot {self._what} the database: {str(error) or type(error).__name__}"
+            ) from error
 
 
 class Dsn:
@@ -108,10 +110,14 @@ class Dsn:
 async def connect(dsn: Dsn, settings: str, on_loss: Callable[[], None], answer_s: int | None) -> Connection:
     """A new one, on which `settings` has been run. An answer that takes longer than `answer_s` counts as none.
 
-    Raises ResourceUnreachable.
+    Raises ResourceUnreachable, and `asyncmy.errors.MySQLError` if the server is there, and refuses.
     """
     with unreachable("connect to"):
-        raw = await asyncmy.connect(**dsn.parameters, init_command=settings, read_timeout=answer_s)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):  # the driver's own limit does not count the greeting
+                raw = await asyncmy.connect(**dsn.parameters, init_command=settings, read_timeout=answer_s)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {CONNECT_TIMEOUT_S:g} s") from None
         return Connection(raw, on_loss)
 
 
@@ -168,6 +174,7 @@ class Connection:
             raise
         except Exception as error:
             if is_loss(error):
+                self.abandon()  # the driver does not say so by itself
                 self._on_loss()
             raise
         finally:

@@ -32,6 +32,7 @@ _LOAD = """
 SELECT branch, state, digest, reason, changed_at_ms, result FROM commitd_branch
  WHERE gid = %s AND branch IN (%s, %s) AND (branch = %s OR state = 'aborted') ORDER BY branch LIMIT 1
 """
+_COMMITTED = "SELECT 1 FROM commitd_branch WHERE gid = %s AND branch = %s AND state = 'committed'"
 _ROWS = """
 SELECT gid, branch, digest, greatest(0, round(unix_timestamp(now(3)) * 1000) - changed_at_ms) / 1000
   FROM commitd_branch WHERE (gid, branch) IN ({}) ORDER BY changed_at_ms, gid, branch
@@ -165,12 +166,20 @@ class Office:
         async with self.connection() as connection:
             with suppress(errors.MySQLError):  # it has ended by itself
                 await connection.execute(f"KILL {thread_id}")
-            for _ in range(KILL_LOOKS_MAX):
-                if not await connection.fetch(
-                    "SELECT 1 FROM information_schema.processlist WHERE id = %s", (thread_id,)
-                ):
-                    return
-                await asyncio.sleep(KILL_PAUSE_S)
+            await _wait_for_end_of(thread_id, connection)
+
+    async def wait_for_end_of(self, thread_id: int) -> None:
+        """Wait until a session that was closed has ended."""
+        async with self.connection() as connection:
+            await _wait_for_end_of(thread_id, connection)
+
+    async def is_true(self, key: BranchKey) -> bool | None:
+        """Whether the branch's row says *committed* for all to see; None if it does, and not for all."""
+        async with self.connection() as connection:
+            if await connection.fetch(_COMMITTED, _bytes_of(key)):
+                return True
+            await connection.execute(_UNCOMMITTED)
+            return None if await connection.fetch(_COMMITTED, _bytes_of(key)) else False
 
     async def _listed(self, connection: Connection) -> list[BranchKey]:
         rows = await connection.fetch("XA RECOVER")
@@ -193,6 +202,13 @@ class Office:
             raise
         finally:
             self._connections.release(connection)
+
+
+async def _wait_for_end_of(thread_id: int, connection: Connection) -> None:
+    for _ in range(KILL_LOOKS_MAX):
+        if not await connection.fetch("SELECT 1 FROM information_schema.processlist WHERE id = %s", (thread_id,)):
+            return
+        await asyncio.sleep(KILL_PAUSE_S)
 
 
 def _bytes_of(key: BranchKey) -> tuple[bytes, bytes]:

@@ -16,10 +16,10 @@ from typing import Any
 import asyncpg
 
 from participant.branch import Branch
-from participant.errors import ActionError, InvariantError, ResourceBusy
+from participant.errors import ActionError, ConfigError, InvariantError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
-from participant.rm.postgres.connections import CONNECT_TIMEOUT_S, Office, Session, unreachable
+from participant.rm.postgres.connections import Office, Session, connect, unreachable
 from participant.rm.postgres.names import Names
 from participant.rm.postgres.server import (
     check_owners,
@@ -94,8 +94,11 @@ class PostgresBackend:
 
     async def open(self) -> None:
         settings = self._settings()
+        try:
+            connection = await connect(self._dsn, settings)
+        except asyncpg.PostgresError as error:
+            raise ConfigError(f"dsn: the server refuses it: {error}") from error
         with unreachable("open"):
-            connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
             try:
                 self.branches_max = await check_server(connection)
                 if self._is_guest:
@@ -124,11 +127,12 @@ class PostgresBackend:
     ) -> Pool[Session]:
         """`first` is run in each new session."""
 
-        async def connect() -> Session:
+        async def reconnect() -> Session:
+            try:
+                connection = await connect(self._dsn, settings, answer_s)
+            except asyncpg.PostgresError as error:  # a role that was changed: it may be mended while this runs
+                raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
             with unreachable("connect to"):
-                connection = await asyncpg.connect(
-                    self._dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=answer_s, server_settings=settings
-                )
                 try:
                     if first:
                         await connection.execute(first)
@@ -137,7 +141,7 @@ class PostgresBackend:
                     raise
             return Session(connection)
 
-        return Pool(connect, size)
+        return Pool(reconnect, size)
 
     def _sql(self, text: str) -> str:
         return text.format(table=self._names.table)

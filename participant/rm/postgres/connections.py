@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TypeAlias
 
@@ -11,7 +12,7 @@ import asyncpg
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.rm.server.pool import Pool
 
-__all__ = ["CONNECT_TIMEOUT_S", "LOST", "Connection", "Office", "Session", "unreachable"]
+__all__ = ["LOST", "Connection", "Office", "Session", "connect", "unreachable"]
 
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
@@ -32,6 +33,17 @@ LOST = (
     OSError,
     TimeoutError,
 )
+
+
+async def connect(dsn: str, settings: Mapping[str, str], answer_s: float | None = None) -> Connection:
+    """A new one. An answer that takes longer than `answer_s` counts as none.
+
+    Raises ResourceUnreachable, and `asyncpg.PostgresError` if the server is there, and refuses.
+    """
+    with unreachable("connect to"):
+        return await asyncpg.connect(
+            dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=answer_s, server_settings=dict(settings)
+        )
 
 
 class Session:
@@ -76,7 +88,9 @@ class unreachable:  # noqa: N801 - it stands where a function of contextlib woul
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, LOST):
-            raise ResourceUnreachable(f"cannot {self._what} the database: {error or type(error).__name__}") from error
+            raise ResourceUnreachable(
+                f"cannot {self._what} the database: {str(error) or type(error).__name__}"
+            ) from error
 
 
 class Office:
@@ -101,4 +115,4 @@ class Office:
             self._session.abandon()
         self._pool.release(self._session)
         if isinstance(error, (asyncpg.PostgresError, *LOST)):
-            raise ResourceUnreachable(f"cannot ask the database: {error or type(error).__name__}") from error
+            raise ResourceUnreachable(f"cannot ask the database: {str(error) or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""A MariaDB server. The superuser is `root`, without a password."""
+"""A MariaDB server. The superuser is `root`, without a password; there is a database `test`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ class MariaDB(Server):
     def __init__(self, folder: Path, port: int, *, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(folder, port)
         self.settings = {**_SETTINGS, **(settings or {})}
+        self._first = folder / "first.sql"
         self._daemon = find_program("mariadbd", _PACKAGE)
         self._installer = find_program("mariadb-install-db", _PACKAGE)
+
+    @property
+    def dsn(self) -> str:
+        """Of the database `test`."""
+        return self.dsn_of("test")
 
     def dsn_of(self, database: str) -> str:
         """Of any database; of none, if empty."""
@@ -33,15 +39,16 @@ class MariaDB(Server):
         await self.run_to_end(
             self._installer,
             *("--no-defaults", f"--datadir={self.folder / 'data'}", "--auth-root-authentication-method=normal"),
-            "--skip-test-db",
+            "--skip-test-db",  # which everybody may use
         )
+        self._first.write_text("CREATE DATABASE IF NOT EXISTS test;\n", encoding="ascii")
 
     def command(self) -> Sequence[str | Path]:
         return (
             self._daemon,
             *("--no-defaults", f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 'socket'}"),
             *(f"--pid-file={self.folder / 'pid'}", f"--port={self.port}", f"--bind-address={LOOPBACK}"),
-            "--skip-name-resolve",
+            *("--skip-name-resolve", f"--init-file={self._first}"),
             *(f"--{name}={value}" for name, value in self.settings.items()),
         )
 

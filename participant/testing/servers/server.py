@@ -69,13 +69,18 @@ class Server(ABC):
         folder = Path(tempfile.mkdtemp(prefix="commitd-", dir=directory))
         server = cls(folder, _free_port(), **options)
         try:
-            server._give_away(folder)
-            await server.make()
-            await server.start()
+            await server.set_up()
             yield server
         finally:
             await server.kill()
             await _remove(folder)
+
+    async def set_up(self) -> None:
+        """Make the data in the folder, which must be there and empty, and start. Raises ServerFailed."""
+        if self._is_given_away():
+            shutil.chown(self.folder, self.user)
+        await self.make()
+        await self.start()
 
     @abstractmethod
     async def make(self) -> None:
@@ -97,15 +102,24 @@ class Server(ABC):
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while not await self._is_ready():
-                    if self._process.returncode is not None:
-                        raise ServerFailed(f"{self.command()[0]} has ended by itself:\n{self._last_words()}")
+                    self.check()
                     await asyncio.sleep(_PROBE_INTERVAL_S)
         except TimeoutError:
             raise ServerFailed(f"not ready within {START_TIMEOUT_S:g} s:\n{self._last_words()}") from None
 
+    def check(self) -> None:
+        """Raises ServerFailed, with the end of its log, if it has ended although nobody asked it to."""
+        if self._process is not None and self._process.returncode is not None:
+            raise ServerFailed(f"{self.command()[0]} has ended by itself:\n{self._last_words()}")
+
     async def kill(self) -> None:
-        """SIGKILL, for those that it has begun as well, and wait until it is gone. Its data stays."""
-        await self._end(lambda process: _kill(process.pid))
+        """SIGKILL, for those that it has begun as well, and wait until all are gone. Its data stays."""
+        family: list[int] = []
+        await self._end(lambda process: family.extend(_kill(process.pid)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                while any(map(_is_running, family)):  # noqa: ASYNC110 - they are no children of ours
+                    await asyncio.sleep(_PROBE_INTERVAL_S)
 
     async def stop(self) -> None:
         """SIGTERM, and wait; SIGKILL if that takes too long."""
@@ -144,18 +158,23 @@ class Server(ABC):
             raise ServerFailed(f"{command[0]} failed:\n{self._last_words()}")
 
     async def _spawn(self, command: Sequence[str | Path]) -> asyncio.subprocess.Process:
+        setpriv: list[str] = []  # becomes the command, so the process is the server's
         if self._is_given_away():
             group = pwd.getpwnam(self.user).pw_gid
-            become = ("setpriv", f"--reuid={self.user}", f"--regid={group}", "--clear-groups", "--")
-            command = (*become, *command)  # it becomes the command, so the process is the server's
+            setpriv = ["setpriv", f"--reuid={self.user}", f"--regid={group}", "--clear-groups"]
+        if shutil.which("setpriv") is not None:  # the kernel kills it when this process dies, however it dies
+            setpriv = [*(setpriv or ["setpriv"]), "--pdeathsig=KILL"]
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
+                *(*setpriv, "--", *command) if setpriv else command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                # A MariaDB that starts removes the temporary tables of others from a folder that they share.
+                env=os.environ | {"TMPDIR": str(self.folder)},
+                start_new_session=True,  # Ctrl-C at the terminal is for this process
             )
-
-    def _give_away(self, folder: Path) -> None:
-        if self._is_given_away():
-            shutil.chown(folder, self.user)
 
     def _is_given_away(self) -> bool:
         return bool(self.user) and os.geteuid() == 0
@@ -176,13 +195,27 @@ class Server(ABC):
         return "\n".join(lines[-_LOG_LINES:])
 
 
-def _kill(pid: int) -> None:
-    """SIGKILL a process, and those that it has begun: they would outlive it, and keep the next server from starting."""
-    with suppress(OSError):  # without proc(5), it alone
+def _kill(pid: int) -> list[int]:
+    """SIGKILL a process, and those that it has begun: they would outlive it, and keep the next server from starting.
+
+    Gives all of them. It is stopped first: one that sees its children die may begin others.
+    """
+    family = [pid]
+    with suppress(OSError):  # it has ended; or there is no proc(5): it alone
+        os.kill(pid, signal.SIGSTOP)
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
-            _kill(int(child))
+            family += _kill(int(child))
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+    return family
+
+
+def _is_running(pid: int) -> bool:
+    """Whether it still holds anything: memory that it shares, a port, a file."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
 
 
 async def _remove(folder: Path) -> None:

@@ -59,11 +59,65 @@ def test_the_environment_goes_before_the_file(file: Path, monkeypatch: pytest.Mo
     assert (load(file).port, load(file).replicas) == (8081, ("http://127.0.0.1:9001",))
 
 
+SERVER = 'name = "bank-a"\ndatabase = "postgresql://bank:s3cret@db.example:5433/bank"\n'
+
+
+def test_a_server_may_stand_in_the_place_of_a_file(file: Path) -> None:
+    """And its password is shown to nobody who prints the configuration."""
+    file.write_text(SERVER)
+    config = load(file)
+    assert config.data is None
+    assert config.database is not None
+    assert config.database.get_secret_value() == "postgresql://bank:s3cret@db.example:5433/bank"
+    assert "s3cret" not in repr(config)
+
+
+def test_a_password_may_come_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('name = "bank-a"\n')
+    monkeypatch.setenv("COMMITD_PARTICIPANT_DATABASE", "mysql://bank:s3cret@db.example/bank")
+    config = load(file)
+    assert config.database is not None
+    assert config.database.get_secret_value() == "mysql://bank:s3cret@db.example/bank"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bank:s3cret@/bank",
+        "postgresql://:s3cret@db.example/bank",
+        "postgresql://bank:s3cret@db.example",
+        "postgresql://bank:s3cret@db.example/",
+        "oracle://bank:s3cret@db.example/bank",
+        "mysql://bank:s3cret/with-a-slash@db.example/bank",
+        "mysql://bank:s3cret#with-a-hash@db.example/bank",
+        "mysql://bank:s3cret@db.example:port/bank",
+        "s3cret",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_a_word_of_its_password(file: Path, url: str) -> None:
+    """A / or # in a password makes another URL of it; what is wrong is said with what to write instead."""
+    file.write_text(f'name = "bank-a"\ndatabase = "{url}"\n')
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    assert f"{file}: database: must be postgresql://user:password@host:port/database" in str(error.value)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['name = "bank-a"', SERVER + 'data = "bank.db"'])
+def test_there_is_one_place_for_the_accounts(file: Path, text: str) -> None:
+    """Goal: with neither or both, a person would have to guess where the money is."""
+    file.write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"database: give either it, the URL of a database on a server, or data, an S"
+    ):
+        load(file)
+
+
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
         ('data = "x"', "name: is missing"),
-        (MINIMAL + "prot = 1", "prot: no such key; known are name, data, host, port"),
+        (MINIMAL + "prot = 1", "prot: no such key; known are name, data, database, host, port"),
         (MINIMAL + "port = 70000", "port: Input should be less than or equal to 65535"),
         (MINIMAL + "lock_wait_s = 0", "lock_wait_s: Input should be greater than 0"),
         (MINIMAL + "lock_wait_s = nan", "lock_wait_s: Input should be"),
@@ -89,7 +143,7 @@ def test_all_mistakes_are_reported_at_once(file: Path, monkeypatch: pytest.Monke
         load(file)
     lines = str(error.value).splitlines()
     assert len(lines) == 5
-    for key in ("name", "data", "port", "branches_max", "COMMITD_PARTICIPANT_PROT"):
+    for key in ("name", "database", "port", "branches_max", "COMMITD_PARTICIPANT_PROT"):
         assert any(f"{file}: {key}: " in line for line in lines), key
 
 

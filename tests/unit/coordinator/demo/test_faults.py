@@ -35,6 +35,15 @@ def test_every_fault_strikes_once_and_while_the_clients_work(transfers: int, see
     assert done == transfers
 
 
+@given(st.integers(0, 100_000), st.integers())
+def test_every_database_server_is_killed_once(transfers: int, seed: int) -> None:
+    """Goal: one more fault for each bank that has a server, in a stretch of its own; none for a file."""
+    faults = schedule(transfers, BANKS, Random(seed), servers=["bank-b"])
+    killed = [fault for fault in faults if fault.kind is FaultKind.KILL_DATABASE]
+    assert [fault.bank for fault in killed] == ["bank-b"]
+    assert len(faults) == len(schedule(transfers, BANKS, Random(seed))) + 1
+
+
 def test_a_seed_draws_the_same_faults_again() -> None:
     """Goal: `--seed` repeats a run's faults."""
     assert schedule(2_000, BANKS, Random(7)) == schedule(2_000, BANKS, Random(7))

@@ -45,10 +45,20 @@ def test_the_json_object_has_exactly_these_keys() -> None:
         "rejected": 1,
         "deciding": 0,
         "faults": [{"kind": "kill-leader", "target": "n2", "gap_ms": 520.0}],
+        "faults_by_kind": {"kill-leader": 1},
         "latency_ms": {"p50": 20.0, "p99": 2000.0},
         "audit": {"conserved": True, "answers_match": True, "in_doubt": 0},
         "ok": True,
     }
+
+
+def test_faults_are_counted_by_kind() -> None:
+    """Goal: one line says what the books have survived."""
+    database = Struck(FaultKind.KILL_DATABASE, "bank-a", at_s=11.0, healed_at_s=11.5)
+    result = replace(RESULT, struck=(*RESULT.struck, database, replace(database, target="bank-b")))
+    assert summary(result)["faults_by_kind"] == {"kill-leader": 1, "kill-database": 2}
+    assert "1 kill-leader, 2 kill-database" in printed(result)
+    assert "without a commit after kill-database bank-b" in printed(result)
 
 
 def test_a_finding_or_an_open_question_is_not_ok() -> None:
