@@ -311,6 +311,10 @@ any_step = st.builds(
     st.none() | texts,
     st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     st.builds(Retry, numbers, numbers, numbers),
+    attempt=st.just(1),
+    settling=st.just(1),
+    done=st.just(False),
+    result=st.just(b""),
 )
 any_command = st.one_of(
     st.builds(

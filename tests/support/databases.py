@@ -111,7 +111,8 @@ def place_of(kind: str, request: pytest.FixtureRequest, directory: Path) -> str:
     """Where a subject of this kind (`tests.support.subjects`) keeps its data in a test: a place that is empty."""
     if kind in ("memory", "sqlite"):
         return str(directory)
-    return str(request.getfixturevalue(f"{kind.removesuffix('-serializable').replace('-', '_')}_dsn"))
+    server = kind.removesuffix("-serializable").removesuffix("-sqlalchemy").replace("-", "_")
+    return str(request.getfixturevalue(f"{server}_dsn"))
 
 
 async def run_on_mariadb(server: MariaDB, sql: str) -> list[tuple[Any, ...]]:
