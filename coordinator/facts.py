@@ -20,18 +20,13 @@ from coordinator.effects import Call, CallEnded, Effect, Event, Propose
 from coordinator.ledger.commands import BY_VOTES, Command, Decide, Progress
 from participant.wire import BranchState, Verb
 
-__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts", "Question", "question_of"]
+__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts", "Question"]
 
 YES_STATES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
 FINAL_STATES = frozenset((BranchState.READ_ONLY, BranchState.COMMITTED, BranchState.ABORTED))
 
 
-Question: TypeAlias = Verb | type[Command] | Progress
-
-
-def question_of(command: Command) -> Question:
-    """What a proposal asks of the log: the same kind of command is the same question, but each progress is its own."""
-    return command if isinstance(command, Progress) else type(command)
+Question: TypeAlias = Verb | type[Command]
 
 
 class Asking:
@@ -51,7 +46,7 @@ class Asking:
 
     def start(self, question: Question) -> None:
         """The question goes out now."""
-        if question != self.question:
+        if question is not self.question:
             self.question = question
             self.attempts = 0
         self.attempts += 1
@@ -59,7 +54,7 @@ class Asking:
 
     def end(self, question: Question, now: float, draw: float) -> None:
         """The question has come back. The late end of an older question changes nothing."""
-        if question == self.question:
+        if question is self.question:
             self.in_flight = False
             self.ended_at = now
             self.draw = draw
@@ -111,7 +106,7 @@ class Facts:
     most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
     """
 
-    __slots__ = ("_branches", "expiry", "overdue", "proposal", "started_at")
+    __slots__ = ("_branches", "_notes", "expiry", "overdue", "proposal", "started_at")
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
@@ -119,6 +114,7 @@ class Facts:
         self.overdue = False
         self.proposal = Asking()
         self._branches: dict[str, BranchFacts] = {}
+        self._notes: dict[Progress, Asking] | None = None
 
     def of(self, branch: str) -> BranchFacts:
         """The facts about one branch; blank ones if nothing has happened yet."""
@@ -127,15 +123,22 @@ class Facts:
             known = self._branches[branch] = BranchFacts()
         return known
 
+    def asking_of(self, command: Command) -> Asking:
+        """What is known of proposing it. Each note of a step is proposed for itself, all else one at a time."""
+        if not isinstance(command, Progress):
+            return self.proposal
+        if self._notes is None:
+            self._notes = {}
+        asking = self._notes.get(command)
+        if asking is None:
+            asking = self._notes[command] = Asking()
+        return asking
+
     def awaits_others(self, branch: str) -> bool:
         """Whether something is under way, other than about this branch, that will come back."""
         if self.proposal.in_flight:
             return True
         return any(known.in_flight and name != branch for name, known in self._branches.items())
-
-    def is_asking_first(self) -> bool:
-        """Whether some branch is being asked something for the first time."""
-        return any(known.in_flight and known.attempts == 1 for known in self._branches.values())
 
     def note(self, effect: Effect) -> None:
         """The driver is about to perform `effect`. To be called before anything is awaited."""
@@ -143,7 +146,7 @@ class Facts:
             case Call(branch=branch, verb=verb):
                 self.of(branch).start(verb)
             case Propose(command=command):
-                self.proposal.start(question_of(command))
+                self.asking_of(command).start(type(command))
                 self.overdue |= isinstance(command, Decide) and command.by != BY_VOTES
 
     def fold(self, event: Event, now: float, draw: float) -> None:
@@ -153,4 +156,4 @@ class Facts:
             branch.end(event.verb, now, draw)
             branch.hear(event)
         else:
-            self.proposal.end(question_of(event.command), now, draw)
+            self.asking_of(event.command).end(type(event.command), now, draw)

@@ -61,6 +61,7 @@ from typing import Any, NamedTuple
 from participant.errors import WireError
 from participant.ids import BranchKey, is_branch_id, is_gid
 from participant.traceparent import read_trace
+from participant.values import canonical
 
 __all__ = [
     "ACTION_CHARS_MAX",
@@ -68,6 +69,7 @@ __all__ = [
     "CONFLICT",
     "ENLIST_HEADER",
     "ENVELOPE_BYTES",
+    "RESULT_BYTES_MAX",
     "STREAM_PATH",
     "STREAM_PROTOCOL",
     "WIRE_VERSION",
@@ -91,6 +93,8 @@ WORKS_MAX = 1_000_000  # work requests of one branch
 BRANCHES_PATH = "/v1/branches"
 STREAM_PATH = f"{BRANCHES_PATH}/stream"
 STREAM_PROTOCOL = "commitd.branches.v1"  # a WebSocket subprotocol
+RESULT_BYTES_MAX = 16_384  # of an action, in its canonical encoding
+RESULT_ENVELOPE_BYTES = 16
 ENVELOPE_BYTES = 1_024  # one operation beside its body, at most
 
 
@@ -253,6 +257,8 @@ class Answer(NamedTuple):
     def from_map(cls, form: object, where: str) -> Answer:
         """An answer from its wire form; fields of later versions are ignored. Raises WireError."""
         if isinstance(form, dict):
+            if form.get("result") is not None:
+                _check_result(form["result"], where)
             state, reason, retry = form.get("state"), form.get("reason", ""), form.get("retry", False)
             if isinstance(state, str) and state in _STATES and isinstance(reason, str) and isinstance(retry, bool):
                 return cls(_STATES[state], reason, form.get("result"), retry)
@@ -295,6 +301,13 @@ _VERBS = {verb.value: verb for verb in Verb}
 def _shown(value: object) -> str:
     """A value in a message; only text in full, because others may be nested too deeply to be written."""
     return f"{value!r:.80}" if isinstance(value, str) else f"a value of type {type(value).__name__}"
+
+
+def _check_result(result: object, where: str) -> None:
+    """What nobody could be sent again, or take into a body of his own, is no answer."""
+    size = len(canonical({"result": result}, where))
+    if size > RESULT_BYTES_MAX + RESULT_ENVELOPE_BYTES:
+        raise WireError(where, f"a result has {size:,} bytes; at most {RESULT_BYTES_MAX:,} are kept")
 
 
 def _verb(value: object, where: str) -> Verb:

@@ -118,12 +118,13 @@ class Client:
         """Commit all branches or none, and wait for the decision.
 
         `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits. Without a `gid`,
-        a transaction that was aborted for a conflict is tried again, as a new one that is as old as the first.
+        a transaction without steps that was aborted for a conflict is tried again, as a new one that is as old as the
+        first.
         Raises: OutcomeUnknown; Unavailable, if surely nothing was begun; RequestError, if it was refused.
         """
         forms = [branch.to_map() for branch in branches]
-        if gid is not None:
-            return await self._commit(gid, forms, deadline_ms, timeout_s)
+        if gid is not None or any("step" in form for form in forms):  # what is aborted may not be undone yet
+            return await self._commit(gid or self.new_gid(), forms, deadline_ms, timeout_s)
         began_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + (self._patience.timeout_s if timeout_s is None else timeout_s)

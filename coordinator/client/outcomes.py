@@ -48,7 +48,8 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """No branch is committed, and none ever will be. `branch` names the one that refused, if one did."""
+    """No branch is committed, and none ever will be; of steps, what had committed is undone, or will be. `branch` names
+    the one that refused, if one did."""
 
     gid: str
     reason: str

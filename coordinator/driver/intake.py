@@ -16,8 +16,8 @@ from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
 from coordinator.wire import BranchRequest, pack_body
-from coordinator.wire_steps import StepRequest
-from participant.wire import Capabilities
+from coordinator.wire_steps import FIELD_CHARS_MAX, StepRequest
+from participant.wire import RESULT_BYTES_MAX, Capabilities
 
 __all__ = ["DIGEST_BYTES", "TRANSACTION_BYTES_MAX", "branches_of", "digest_of", "path_of"]
 
@@ -44,10 +44,11 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
         names = shared_names(branch, request.participant, request.action)
         step = _step_of(branch, request, where) if is_stepwise else None
         branches[branch] = BranchRecord(*names, body, works=request.works, step=step)
-    total_bytes = sum(len(branch.body) for branch in branches.values())
+    total_bytes = sum(len(branch.body) + _step_bytes(branch) for branch in branches.values())
     if total_bytes > TRANSACTION_BYTES_MAX:
+        what = "bodies and steps" if is_stepwise else "bodies"
         raise Invalid.field(
-            "branches", f"the bodies are {total_bytes} bytes together; at most {TRANSACTION_BYTES_MAX} are allowed"
+            "branches", f"the {what} are {total_bytes} bytes together; at most {TRANSACTION_BYTES_MAX} are allowed"
         )
     if is_stepwise:
         _check_steps(tuple(branches.values()))
@@ -81,6 +82,10 @@ def digest_of(branches: tuple[BranchRecord, ...]) -> bytes:
     return blake2b(msgpack.packb(identity), digest_size=DIGEST_BYTES).digest()
 
 
+def _step_bytes(branch: BranchRecord) -> int:
+    return 0 if branch.step is None else len(msgpack.packb(_step_identity(branch)))
+
+
 def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
     return () if step is None else (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry)
@@ -110,4 +115,14 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
         if branch.step is not None and branch.step.mode is not Mode.TWO_PHASE and not (can.one_phase and can.prevent):
             why = f"{branch.participant} takes no steps: it cannot commit in one phase, or not be prevented"
             raise Invalid.field(f"branches.{position}.participant", why)
+        _check_room(position, branch, can)
     return Path.STEPS
+
+
+def _check_room(position: int, branch: BranchRecord, can: Capabilities) -> None:
+    """A step must fit whatever results it is given: it would be too late to find out. Raises Invalid."""
+    takes = 0 if branch.step is None else len(branch.step.takes)
+    room = can.body_bytes_max - takes * (RESULT_BYTES_MAX + FIELD_CHARS_MAX * 4)
+    if takes and len(branch.body) > room:
+        why = f"with {takes} results it may have {max(room, 0)} bytes: {branch.participant} takes {can.body_bytes_max}"
+        raise Invalid.field(f"branches.{position}.body", why)

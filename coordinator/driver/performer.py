@@ -68,8 +68,8 @@ class Performer:
         wait_s = _wait_s(effect.haste, self._ride_along_s)
         data = encode(effect.command, self._wall_ms())
         if wait_s <= 0:
+            self._depart()  # first, as they came first: what has been done is noted before the decision
             self._propose(effect.command, data, done)
-            self._depart()
             return
         self._riders.append((effect.command, data, done))
         loop = asyncio.get_running_loop()

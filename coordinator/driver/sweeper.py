@@ -1,6 +1,7 @@
 """Forgetting: the leader drops finished transactions once they are past their retention.
 
-Until then the same gid gets the same answer; afterwards it is unknown, and may be used again.
+Until then the same gid gets the same answer; afterwards it is unknown. A gid of steps must not be used again then: its
+participants remember longer, and would repeat what they answered the first time, though it was undone.
 """
 
 from __future__ import annotations

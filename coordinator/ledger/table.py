@@ -268,6 +268,8 @@ class Ledger:
             return Accepted(None)
         if record.gid not in self._records:
             self._by_begin.add((record.begun_at_ms, record.gid))
+        if record.path is Path.STEPS and phase in (Phase.COMMITTED, Phase.ABORTED):
+            branches = tuple([_emptied(branch) for branch in branches])
         record = _moved(record, phase, branches, self.revision, decide)
         self._records[record.gid] = record
         if record.finished:
@@ -319,6 +321,11 @@ def _ended(branch: BranchRecord, ended: tuple[str, ...]) -> BranchRecord:
 
 def _step_of(branch: BranchRecord, *, ended: bool) -> BranchRecord:
     return branch._replace(ended=ended, body=b"" if ended else branch.body)
+
+
+def _emptied(branch: BranchRecord) -> BranchRecord:
+    """Nobody takes a result of a transaction that is over."""
+    return branch if branch.step is None else branch._replace(step=branch.step._replace(result=b""))
 
 
 def _advanced(branch: BranchRecord, command: Progress) -> BranchRecord:

@@ -29,15 +29,16 @@ from coordinator.protocols.retry import Backoff, delay_s
 from coordinator.protocols.todo import BACKOFF, BACKOFF_DECIDED, Todo
 from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, contradictions
 from participant.values import merged, packed
-from participant.wire import BranchState, Verb
+from participant.wire import CONFLICT, BranchState, Verb
 
 __all__ = ["REFUSALS_MAX", "decide"]
 
 REFUSALS_MAX = 5  # behind the decision; with so many, a person is told
+REFUSED_BACKOFF = Backoff(base_s=1.0, cap_s=15.0)  # between the attempts that follow, at least
+CONFLICTS_MAX = 4  # attempts that do not count, because other transactions were in the way
 
 _DONE = Step(done=True)
 _SETTLED = frozenset((BranchState.COMMITTED, BranchState.READ_ONLY))
-_NOTHING_TO_UNDO = frozenset((BranchState.ABORTED, BranchState.READ_ONLY))
 _VERBS = {Does.COMMIT: Verb.COMMIT, Does.ABORT: Verb.ABORT}
 
 
@@ -76,8 +77,21 @@ class _Before(NamedTuple):
         return not self.is_done and self.known.state is BranchState.ABORTED
 
     @property
+    def has_only_read(self) -> bool:
+        """Whether it is prepared without anything to commit. What runs is undone whatever it has written."""
+        return self.does is Does.PREPARE and self.known.state is BranchState.READ_ONLY
+
+    @property
     def is_last(self) -> bool:
-        return self.step.attempt >= self.step.retry.attempts_max
+        """Whether there is no attempt after this one. Some more are free if others were in the way."""
+        free = CONFLICTS_MAX if self.known.reason.startswith(CONFLICT) else 0
+        return self.step.attempt >= self.step.retry.attempts_max + free
+
+    @property
+    def is_misunderstood(self) -> bool:
+        """Whether it was answered that nothing was done, and never will be for such a request. That is no refusal: an
+        earlier request may have been understood."""
+        return not self.is_done and self.known.state is BranchState.UNKNOWN
 
 
 _Steps: TypeAlias = dict[str, _Before]
@@ -109,7 +123,7 @@ def _advance(record: TransactionRecord, todo: Todo) -> Step:
     if verdict is not None:
         if not noting:
             todo.propose(verdict, Haste.NOW)
-    elif late and pivot is not None:
+    elif pivot is not None and (late or pivot.is_misunderstood):
         todo.call(pivot.attempt, pivot.known, Verb.PREVENT)
     else:
         for each in steps.values():
@@ -128,18 +142,26 @@ def _verdict(
     gid = record.gid
     if all(each.is_done for each in steps.values()):
         return Decide(gid, Decision.COMMIT, BY_VOTES, at_ms=0, done=_settled_by_commit(record, steps))
-    refused = next((each for each in steps.values() if each.is_refused and (late or each.is_last)), None)
-    done = _settled_by_abort(record, steps)
+    refused = next((each for each in steps.values() if _is_final(each, late)), None)
     if refused is not None and refused.known.question is not Verb.PREVENT:
         reason = clean(refused.known.reason) or "refused"
+        done = _settled_by_abort(record, steps)
         return Decide(gid, Decision.ABORT, BY_VOTES, 0, reason, refused.branch.branch, done)
     if refused is not None or (late and not has_pivot):
         open_ = ", ".join(
             f"{each.branch.branch} at {each.branch.participant}" for each in steps.values() if not each.is_done
         )
+        done = _settled_by_abort(record, steps)
         why = expiry or Expiry(BY_DEADLINE, f"not done within {record.deadline_ms} ms: {open_}")
         return Decide(gid, Decision.ABORT, why.by, at_ms=0, reason=clean(why.reason), done=done)
     return None
+
+
+def _is_final(each: _Before, late: bool) -> bool:
+    """Whether a branch will not succeed any more. Of a pivot, only its own no says so."""
+    if each.is_misunderstood:
+        return each.step.mode is not Mode.PIVOT
+    return each.is_refused and (late or each.is_last)
 
 
 def _settled_by_commit(record: TransactionRecord, steps: _Steps) -> tuple[str, ...]:
@@ -147,15 +169,14 @@ def _settled_by_commit(record: TransactionRecord, steps: _Steps) -> tuple[str, .
     return tuple(
         branch.branch
         for branch in record.branches
-        if rules_of(branch).on_commit is None
-        or (branch.branch in steps and steps[branch.branch].known.state is BranchState.READ_ONLY)
+        if rules_of(branch).on_commit is None or (branch.branch in steps and steps[branch.branch].has_only_read)
     )
 
 
 def _settled_by_abort(record: TransactionRecord, steps: _Steps) -> tuple[str, ...]:
     """The branches to which nothing is owed once it is decided to abort: they have refused, or were never called."""
     settled = {branch.branch for branch in record.branches if rules_of(branch).on_abort is None}
-    settled |= {name for name, each in steps.items() if each.is_refused or each.known.state is BranchState.READ_ONLY}
+    settled |= {name for name, each in steps.items() if each.is_refused or each.has_only_read}
     unreached = {name for name, each in steps.items() if each.is_refused}
     while more := {
         name for name, each in steps.items() if name not in unreached and unreached.intersection(each.step.after)
@@ -167,8 +188,8 @@ def _settled_by_abort(record: TransactionRecord, steps: _Steps) -> tuple[str, ..
 def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide | None, todo: Todo) -> bool:
     """Let the log hold how far the steps have come; whether the decision must wait for it.
 
-    It waits for results that are needed behind it. All else is noted when it costs nothing, so that a later leader need
-    not ask again.
+    It waits for results that are needed behind it. All else is noted when it costs nothing, but before an abort: then a
+    later leader need not ask again, when a participant may have forgotten.
     """
     taken = _taken(record)
     waits = False
@@ -178,11 +199,12 @@ def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide 
             todo.propose(Progress(record.gid, name, step.attempt, Heard.REFUSED), Haste.NOW)
         elif each.is_done and not step.done:
             is_taken = name in taken
-            if is_taken or (verdict is None and not todo.facts.proposal.in_flight):
+            commits = verdict is not None and verdict.decision is Decision.COMMIT
+            if is_taken or not commits:
                 kept = packed(each.known.result, "result") if is_taken else b""
                 haste = Haste.SOON if is_taken else Haste.LATER
                 todo.propose(Progress(record.gid, name, step.attempt, Heard.DONE, kept), haste)
-            waits |= is_taken and verdict is not None and verdict.decision is Decision.COMMIT
+            waits |= is_taken and commits
     return waits
 
 
@@ -199,15 +221,18 @@ def _is_due(each: _Before, steps: _Steps, todo: Todo) -> bool:
         return False
     if not all(steps[source].step.done for _, source in step.takes if source != name):
         return False
-    return _is_rested(name, each.does, step.attempt, step.retry, todo)
+    return _is_rested(name, each.does, step.attempt, _window(step.retry), todo)
 
 
-def _is_rested(name: str, does: Does, attempt: int, retry: Retry, todo: Todo) -> bool:
+def _window(retry: Retry) -> Backoff:
+    return Backoff(retry.base_ms / 1000, retry.cap_ms / 1000)
+
+
+def _is_rested(name: str, does: Does, attempt: int, window: Backoff, todo: Todo) -> bool:
     """Whether enough time has passed since the attempt before was refused."""
     if attempt == 1:
         return True
     former = todo.facts.of(attempt_name(name, does, attempt - 1))
-    window = Backoff(retry.base_ms / 1000, retry.cap_ms / 1000)
     due_at = former.ended_at + delay_s(window, attempt - 1, former.draw)
     if todo.now < due_at:
         todo.wake(due_at)
@@ -237,7 +262,7 @@ def _body(record: TransactionRecord, branch: BranchRecord, own: bytes | None = N
 def _settle(record: TransactionRecord, todo: Todo) -> Step:
     """Ask of each open branch what the decision asks of it, until it has done it.
 
-    One End names all that have, unless another is just being asked: then it waits for that.
+    What has is noted soon, whoever else is asked for however long: a participant forgets in the end.
     """
     commits = record.phase is Phase.COMMITTING
     settled = {branch.branch for branch in record.branches if branch.ended}
@@ -249,8 +274,7 @@ def _settle(record: TransactionRecord, todo: Todo) -> Step:
         if _is_free(record, branch, does, settled) and _has_done(record, branch, does, todo):
             settled.add(branch.branch)
             confirmed.append(branch.branch)
-    is_asking = bool(todo.effects) or todo.facts.is_asking_first()
-    if confirmed and not is_asking:
+    if confirmed:
         todo.propose(End(record.gid, tuple(confirmed)), Haste.LATER)
     return todo.step()
 
@@ -260,7 +284,7 @@ def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settle
     match does:
         case Does.RUN:
             return all(
-                other.branch in settled or rules_of(other).before is not None
+                other.branch in settled or rules_of(other).on_commit is None
                 for other in record.branches
                 if other.branch in step_of(branch).after
             )
@@ -288,13 +312,19 @@ def _has_done(record: TransactionRecord, branch: BranchRecord, does: Does, todo:
         case Does.UNDO if not step.done:
             attempt = attempt_name(branch.branch, Does.RUN, step.attempt)
             ran = todo.facts.of(attempt)
-            if ran.state in _NOTHING_TO_UNDO:
+            if ran.state is BranchState.ABORTED:
                 return True
-            if ran.state is not BranchState.COMMITTED:
+            if ran.state not in _SETTLED:
                 todo.call(attempt, ran, Verb.PREVENT)
                 return False
             return _has_run(record, branch, does, packed(ran.result, "result"), todo)
     return _has_run(record, branch, does, step.result, todo)
+
+
+def _window_behind(step: StepRecord) -> Backoff:
+    """There is no last attempt here, so that a caller's haste must not last."""
+    window = _window(step.retry)
+    return max(window, REFUSED_BACKOFF, key=lambda each: each.cap_s) if step.settling > REFUSALS_MAX else window
 
 
 def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: bytes, todo: Todo) -> bool:
@@ -306,10 +336,11 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
         return True
     if step.settling > REFUSALS_MAX:
         who = f"branch {branch.branch} at {branch.participant}"
-        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does}: it needs a person")
+        why = f": {clean(known.reason)}" if known.reason else ""
+        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does}, and needs a person{why}")
     if known.state is BranchState.ABORTED:
         todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
-    elif _is_rested(branch.branch, does, step.settling, step.retry, todo):
+    elif _is_rested(branch.branch, does, step.settling, _window_behind(step), todo):
         action = {Does.RUN: branch.action, Does.CONFIRM: step.confirm, Does.UNDO: step.undo}[does]
         body = _body(record, branch, None if does is Does.RUN else own)
         todo.call(attempt, known, Verb.COMMIT, one_phase=True, work=Work(action or "", body))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.effects import Call, Effect, Haste, Propose, Step, Work
-from coordinator.facts import Asking, BranchFacts, Facts, Question, question_of
+from coordinator.facts import Asking, BranchFacts, Facts, Question
 from coordinator.ledger.commands import Command, Decide
 from coordinator.protocols.retry import Backoff, delay_s
 from participant.wire import Verb
@@ -30,7 +30,7 @@ class Todo:
 
     def propose(self, command: Command, haste: Haste) -> None:
         """Put it into the log, unless that is under way."""
-        if self._due(self.facts.proposal, question_of(command)):
+        if self._due(self.facts.asking_of(command), type(command)):
             self.effects.append(Propose(command, haste))
 
     def call(
@@ -51,7 +51,7 @@ class Todo:
 
     def _due(self, asking: Asking, question: Question) -> bool:
         """A new question does not wait for the end of an old one; the same one waits for its turn."""
-        if asking.question != question:
+        if asking.question is not question:
             return True
         if asking.in_flight:
             return False

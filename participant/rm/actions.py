@@ -13,10 +13,9 @@ from structlog import get_logger
 from participant.errors import ActionError, IntentConflict, Reject, WireError
 from participant.resource import Call
 from participant.values import packed
+from participant.wire import RESULT_BYTES_MAX
 
-__all__ = ["RESULT_BYTES_MAX", "checked", "no_of"]
-
-RESULT_BYTES_MAX = 65_536  # of an action, in its canonical encoding
+__all__ = ["checked", "no_of"]
 
 _LOG = get_logger(__name__)
 

@@ -67,10 +67,14 @@ def test_any_transaction_of_steps_ends_as_it_should(
     branches: tuple[BranchRecord, ...], seed: int, data: st.DataObject
 ) -> None:
     refusals = data.draw(st.dictionaries(st.sampled_from(actions_of(branches)), st.integers(1, 3), max_size=2))
-    fates = Fates(cancel=data.draw(st.sampled_from([0.0, 0.05])), refusals=refusals)
-    world = StepWorld(branches, Random(seed), fates)
+    before = [b.action for b in branches if b.step is not None and MODES[b.step.mode].before and b.action is not None]
+    foreign = data.draw(st.sampled_from([frozenset[str](), frozenset(), *(frozenset([action]) for action in before)]))
+    cancel = data.draw(st.sampled_from([0.0, 0.05]))
+    world = StepWorld(branches, Random(seed), Fates(cancel=cancel, refusals=refusals, foreign=foreign))
     world.run(events=80)
     world.audit()
+    assert world.record is not None
+    assert not foreign or world.record.decision is Decision.ABORT
 
 
 @settings(max_examples=100, deadline=None)

@@ -35,7 +35,8 @@ _ASKS = {Verb.PREPARE: Ask.PREPARE, Verb.ABORT: Ask.ABORT, Verb.PREVENT: Ask.PRE
 
 @dataclass(frozen=True, slots=True)
 class Fates:
-    """How often each fault strikes, as a chance for each event; `refusals`: how often each action is refused."""
+    """How often each fault strikes, as a chance for each event; `refusals`: how often each action is refused.
+    `foreign`: actions that their participant does not understand."""
 
     lost: float = 0.1
     doubled: float = 0.1
@@ -43,6 +44,7 @@ class Fates:
     late: float = 0.02
     cancel: float = 0.0
     refusals: Mapping[str, int] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -84,7 +86,7 @@ class StepWorld:
             if self.over:
                 break
             self._happen()
-        calm, self.fates = Fates(0, 0, 0, 0, refusals=self.fates.refusals), self.fates
+        calm, self.fates = Fates(0, 0, 0, 0, refusals=self.fates.refusals, foreign=self.fates.foreign), self.fates
         self.fates = calm
         for _ in range(STEPS_MAX):
             if self.over:
@@ -194,6 +196,8 @@ class StepWorld:
             assert rule.verdict is not Verdict.CONTRADICTION, f"{ask} of {name}, which is {branch.state}"
             return branch.answer(rule.why)
         state, result = rule.next[0], None
+        if ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE) and action in self.fates.foreign:
+            return Answer(BranchState.UNKNOWN, "what?")
         if ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE):
             self.asked[action] += 1
             if self.asked[action] <= self.fates.refusals.get(action, 0):
