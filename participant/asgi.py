@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 from multidict import CIMultiDict
 
-from participant.endpoints import Endpoints
-from participant.errors import ConfigError, NotRunning, TooLarge
+from participant.endpoints import BODY_TIMEOUT_S, Endpoints
+from participant.errors import ConfigError, NotRunning, TooLarge, TooSlow
 from participant.exchange import Request, Response, problem_of
 
 __all__ = ["LINGER_BYTES_MAX", "LINGER_S", "Application", "build_application"]
@@ -23,7 +23,7 @@ __all__ = ["LINGER_BYTES_MAX", "LINGER_S", "Application", "build_application"]
 # What is on its way when a request turns out to be too large is read and thrown away, because many a caller hears the
 # answer only then; of more than this, the rest is cut off.
 LINGER_BYTES_MAX = 32 << 20
-LINGER_S = 10.0
+LINGER_S = 5.0
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -57,10 +57,10 @@ async def _respond(
     path = _path_below(scope)
     try:
         endpoints = current()
-        request = _request(scope, path, await _read(scope, receive, endpoints.size_max))
+        request = _request(scope, path, await _read_in_time(scope, receive, endpoints.size_max))
     except _Gone:
         return
-    except (NotRunning, TooLarge) as error:
+    except (NotRunning, TooLarge, TooSlow) as error:
         response = problem_of(error, path)
     else:
         response = await endpoints.answer(request)
@@ -84,6 +84,15 @@ def _request(scope: MutableMapping[str, Any], path: str, body: bytes) -> Request
         body,
         has_stream=False,
     )
+
+
+async def _read_in_time(scope: MutableMapping[str, Any], receive: Receive, size_max: int) -> bytes:
+    """Raises TooSlow, TooLarge, and _Gone."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read(scope, receive, size_max)
+    except TimeoutError:
+        raise TooSlow(BODY_TIMEOUT_S) from None
 
 
 async def _read(scope: MutableMapping[str, Any], receive: Receive, size_max: int) -> bytes:

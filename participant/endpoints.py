@@ -20,9 +20,10 @@ from participant.service import ParticipantService
 from participant.traceparent import trace_in
 from participant.wire import BRANCHES_PATH, ENLIST_HEADER, ENVELOPE_BYTES, Answer, Operation, Verb
 
-__all__ = ["REQUEST_BYTES_MAX", "Endpoints", "Health"]
+__all__ = ["BODY_TIMEOUT_S", "REQUEST_BYTES_MAX", "Endpoints", "Health"]
 
 REQUEST_BYTES_MAX = 8 << 20  # one request, however many operations its limits would allow
+BODY_TIMEOUT_S = 10.0
 
 _OUTCOME_PATH = f"{BRANCHES_PATH}/{{gid}}/{{branch}}/outcome"
 _VERB_PATH = f"{BRANCHES_PATH}/{{gid}}/{{branch}}/{{verb}}"

@@ -53,6 +53,7 @@ __all__ = [
     "SchemaError",
     "StepError",
     "TooLarge",
+    "TooSlow",
     "WireError",
     "WrongMethod",
     "invariant",
@@ -100,6 +101,13 @@ class TooLarge(ParticipantError):
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__(f"the request has more than {bytes_max:,} bytes")
+
+
+class TooSlow(ParticipantError):
+    """A request whose body has not arrived in time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the body had not arrived after {timeout_s:g} s")
 
 
 class NotRunning(ParticipantError):

@@ -25,6 +25,7 @@ from participant.errors import (
     Reject,
     ResourceError,
     TooLarge,
+    TooSlow,
     WireError,
     WrongMethod,
 )
@@ -167,6 +168,8 @@ def problem_of(error: Exception, path: str) -> Response:
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "http", str(error), {"Allow": ", ".join(error.allowed)})
         case TooLarge():
             return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "http", str(error))
+        case TooSlow():
+            return problem(HTTPStatus.REQUEST_TIMEOUT, "http", str(error))
         case NotRunning():
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not-running", str(error), later)
         case ResourceError():

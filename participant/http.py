@@ -5,14 +5,15 @@ Must never do: know what an endpoint does.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
 from participant.bounded import read_bounded
-from participant.endpoints import Endpoints
-from participant.errors import ParticipantError, TooLarge
+from participant.endpoints import BODY_TIMEOUT_S, Endpoints
+from participant.errors import ParticipantError, TooLarge, TooSlow
 from participant.exchange import Request, Response, is_plain, problem, problem_of
 from participant.stream import Streams
 from participant.wire import STREAM_PATH
@@ -37,7 +38,9 @@ def build_app(current: Callable[[], Endpoints]) -> web.Application:
         try:
             endpoints = current()
             read = await _read(request, endpoints.size_max)
-        except Exception as error:  # noqa: BLE001 - the border: a request may break off, or be no HTTP
+        except ConnectionError:  # whoever asked has hung up, and hears nothing
+            return web.Response(status=HTTPStatus.BAD_REQUEST)
+        except Exception as error:  # noqa: BLE001 - the border: a request may be no HTTP
             return _told(problem_of(error, request.path))
         return _told(await endpoints.answer(read))
 
@@ -57,7 +60,11 @@ async def _read(request: web.Request, size_max: int) -> Request:
     if request.body_exists and is_plain(encoding):  # what is compressed will be refused, and is not unpacked before
         if (request.content_length or 0) > size_max:
             raise TooLarge(size_max)
-        body = await read_bounded(request.content, size_max)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await read_bounded(request.content, size_max)
+        except TimeoutError:
+            raise TooSlow(BODY_TIMEOUT_S) from None
         if len(body) > size_max:
             raise TooLarge(size_max)
     return Request(

@@ -215,6 +215,15 @@ async def test_bad_input_gets_a_clear_problem(
     assert detail in problem["detail"]
 
 
+async def test_a_body_that_does_not_come_is_not_waited_for(bank: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("participant.http.BODY_TIMEOUT_S", 0.05)
+    reader, writer = await asyncio.open_connection(bank.session._base_url.host, bank.session._base_url.port)
+    writer.write(b"POST /v1/branches HTTP/1.1\r\nHost: bank\r\nContent-Length: 9\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert b" 408 " in await reader.readline()
+    writer.close()
+
+
 async def test_another_body_for_the_same_branch_is_a_conflict(bank: Api) -> None:
     await bank.ask("g", "prepare", action="debit", body={"account": "bob", "amount": 1})
     other = {"action": "debit", "body": {"account": "bob", "amount": 2}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -118,6 +119,23 @@ async def test_what_is_far_too_large_is_cut_off(server: Server) -> None:
     pieces = [b" " * PIECE] * 100
     assert await status_of(server.ask("/v1/branches", *pieces)) == 413
     assert server.taken == TOO_LARGE // PIECE + LINGER_BYTES_MAX // PIECE
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red without the limit: it hung."""
+    monkeypatch.setattr("participant.asgi.BODY_TIMEOUT_S", 0.01)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/branches", "headers": [], "query_string": b""}
+    async with asyncio.timeout(10):
+        await server._application(scope, receive, send)
+    assert sent[0]["status"] == 408
 
 
 async def test_who_hangs_up_is_not_answered(server: Server) -> None:
