@@ -89,6 +89,7 @@ def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Awaitable[Target]:
     return numbers(request.param, place_of(request.param, request, tmp_path))
 
 
+@pytest.mark.timeout(240)
 async def test_ours_keep_every_promise(ours: Awaitable[Target]) -> None:
     """Goal: each of ours, in a process that is killed, keeps all that the kit knows of.
 
