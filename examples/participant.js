@@ -19,8 +19,8 @@ const REQUEST_TIMEOUT_MS = 10_000
 const GRACE_MS = 5_000 // a branch that is prepared for longer is asked for
 const ASK_EVERY_MS = 1_000
 const ASK_TIMEOUT_MS = 3_000
-const CAPABILITIES = { // what is not said here, such as one_phase and arrays, is never asked for
-  name: NAME, version: 1, prevent: true, body_bytes_max: BODY_BYTES_MAX, actions: ['book']
+const CAPABILITIES = { // what is not said here, such as read_only and arrays, is never asked for
+  name: NAME, version: 1, prevent: true, one_phase: true, body_bytes_max: BODY_BYTES_MAX, actions: ['book']
 }
 
 const { values: options } = parseArgs({
@@ -86,16 +86,15 @@ class Refused extends Error { // a request that gets no vote
 const VERBS = {
   // 2: whatever comes again, or too late, hears how things are, and nothing is done.
   outcome: (known) => known,
-  prepare (known, key, form) {
-    const digest = canonical([form.action ?? null, form.body ?? null])
-    if (known.digest && known.digest !== digest) throw new Refused(409, 'the branch was asked for something else before')
-    if (known.state !== 'unknown') return known
-    const why = whyNot(form)
-    if (why) return record({ ...key, state: 'aborted', digest, reason: why })
-    return record({ ...key, state: 'prepared', digest, row: form.body.row, seats: form.body.seats })
+  prepare: (known, key, form) => vote(known, key, form, () => ({ state: 'prepared' })),
+  commit (known, key, form) {
+    // In one phase, the vote and the commit are one line. The result is in it: to look again later would give another one.
+    if (form.one_phase) {
+      return vote(known, key, form, ({ row, seats }) => ({ state: 'committed', result: { left: left(row) - seats } }))
+    }
+    // Nothing can be in the way of a commit, because the vote looked, and the row was held since (1).
+    return known.state === 'prepared' ? record({ ...key, state: 'committed' }) : known
   },
-  // Nothing can be in the way of a commit, because the vote looked, and the row was held since (1).
-  commit: (known, key) => known.state === 'prepared' ? record({ ...key, state: 'committed' }) : known,
   // 3: an unknown branch leaves a line, its tombstone. A real service may forget it after a day or more.
   abort (known, key) {
     if (known.state !== 'prepared' && known.state !== 'unknown') return known
@@ -105,6 +104,16 @@ const VERBS = {
     if (known.state !== 'unknown') return known
     return record({ ...key, state: 'aborted', reason: 'prevented before it was prepared' })
   }
+}
+
+// What a branch is asked for binds it, and is voted on once. `yes` says what becomes of it then.
+function vote (known, key, form, yes) {
+  const digest = canonical([form.action ?? null, form.body ?? null])
+  if (known.digest && known.digest !== digest) throw new Refused(409, 'the branch was asked for something else before')
+  if (known.state !== 'unknown') return known
+  const why = whyNot(form)
+  if (why) return record({ ...key, state: 'aborted', digest, reason: why })
+  return record({ ...key, digest, row: form.body.row, seats: form.body.seats, ...yes(form.body) })
 }
 
 // Why the vote is a no; undefined for a yes. Nothing is changed before the commit.
@@ -117,8 +126,11 @@ function whyNot ({ action, body }) {
   // 4: a prepared branch holds its row. Whoever wants it could wait; to vote no is simpler, and `conflict: ` tells the
   // caller that trying again may help.
   if (holders.has(row)) return `conflict: row ${row} is held by another transaction`
-  const left = Number(options.seats) - (booked.get(row) ?? 0)
-  if (left < seats) return `not enough seats in row ${row}: ${left} left`
+  if (left(row) < seats) return `not enough seats in row ${row}: ${left(row)} left`
+}
+
+function left (row) {
+  return Number(options.seats) - (booked.get(row) ?? 0)
 }
 
 // The same text for the same value, whoever wrote it: the keys of objects are in order.
@@ -151,8 +163,9 @@ async function answer (request) {
     throw new Refused(400, 'gid and branch must be 1 to 64 of A-Z a-z 0-9 _ . : -')
   }
   const form = await readForm(request)
-  const { state, reason } = VERBS[verb](branches.get(`${gid}/${branch}`) ?? { state: 'unknown' }, { gid, branch }, form)
-  return reason ? { state, reason } : { state }
+  const known = branches.get(`${gid}/${branch}`) ?? { state: 'unknown' }
+  const { state, reason, result } = VERBS[verb](known, { gid, branch }, form)
+  return { state, reason, result } // what is undefined is not written
 }
 
 function decoded (part) {
@@ -182,6 +195,7 @@ async function readForm (request) {
   if (!isObject || (action !== undefined && (typeof action !== 'string' || !action || action.length > 64))) {
     throw new Refused(400, 'the body must be an object, and its action text of 1 to 64 characters')
   }
+  if (typeof (form.one_phase ?? false) !== 'boolean') throw new Refused(400, 'one_phase must be true or false')
   return form
 }
 
@@ -206,7 +220,7 @@ async function askForAll () {
     for (const replica of options.replica) {
       const verb = { committed: 'commit', aborted: 'abort' }[await ask(replica, gid, branch)]
       if (verb === undefined) continue // "deciding", or no answer: another one may know, or the same one later
-      VERBS[verb](branches.get(`${gid}/${branch}`), { gid, branch })
+      VERBS[verb](branches.get(`${gid}/${branch}`), { gid, branch }, {})
       break
     }
   }

@@ -28,13 +28,14 @@ ASK_TIMEOUT_S = 3.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS shelf (item TEXT PRIMARY KEY, pieces INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS branches (gid TEXT, branch TEXT, state TEXT NOT NULL, digest TEXT NOT NULL,
-    reason TEXT NOT NULL, item TEXT, pieces INTEGER, PRIMARY KEY (gid, branch));
+    reason TEXT NOT NULL, item TEXT, pieces INTEGER, left_over INTEGER, PRIMARY KEY (gid, branch));
 """
 NAME_OF_BRANCH = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
-CAPABILITIES = {  # what is not said here, such as one_phase and arrays, is never asked for
+CAPABILITIES = {  # what is not said here, such as read_only and arrays, is never asked for
     "name": NAME,
     "version": 1,
     "prevent": True,
+    "one_phase": True,
     "body_bytes_max": BODY_BYTES_MAX,
     "actions": ["reserve"],
 }
@@ -64,32 +65,35 @@ class Shelf:
             self.lock,
             self.database,
         ):  # the second ends the local transaction: commits it, or rolls it back if we raise
-            state, digest, reason = self.find(key)
+            state, digest, reason, left = self.find(key)
             match verb:
                 case "outcome":
                     pass
                 case "prepare":
-                    return self.prepare(key, form, state, digest, reason)
+                    return self.prepare(key, form, state, digest, reason, left)
+                case "commit" if form.get("one_phase"):  # the vote and the commit are one local transaction
+                    said = self.prepare(key, form, state, digest, reason, left)
+                    return answer(*self.commit(key)) if state == "unknown" and said["state"] == "prepared" else said
                 case "commit" if state == "prepared":
-                    state = self.commit(key)
+                    state, reason, left = self.commit(key)
                 case "abort" if state in ("unknown", "prepared"):  # 3: an unknown one leaves a row, its tombstone
                     state, reason = self.write(key, "aborted", digest, "aborted by its coordinator")
                 case "prevent" if state == "unknown":  # a yes is left alone
                     state, reason = self.write(key, "aborted", digest, "prevented before it was prepared")
-            return answer(state, reason)  # 2: whatever comes again, or too late, hears how things are
+            return answer(state, reason, left)  # 2: whatever comes again, or too late, hears how things are
 
     def find(self, key):
-        sql = "SELECT state, digest, reason FROM branches WHERE gid = ? AND branch = ?"
-        return self.database.execute(sql, key).fetchone() or ("unknown", "", "")
+        sql = "SELECT state, digest, reason, left_over FROM branches WHERE gid = ? AND branch = ?"
+        return self.database.execute(sql, key).fetchone() or ("unknown", "", "", None)
 
-    def prepare(self, key, form, state, digest, reason):
+    def prepare(self, key, form, state, digest, reason, left):
         wanted = digest_of(form)
         if digest and digest != wanted:
             raise Refused(409, "the branch was asked for something else before")
         if state == "unknown":
             item, pieces, why = self.vote(form)
             state, reason = self.write(key, "aborted" if why else "prepared", wanted, why, item, pieces)
-        return answer(state, reason)
+        return answer(state, reason, left)
 
     def vote(self, form):
         """The row to change and by how much, and why not, if the vote is a no. Nothing is changed before the commit."""
@@ -112,18 +116,26 @@ class Shelf:
         return item, pieces, ""
 
     def commit(self, key):
-        """1: nothing can be in the way now, because the vote looked, and the row was held since."""
+        """1: nothing can be in the way now, because the vote looked, and the row was held since.
+
+        2: what is left over is the result. It is kept with the branch: to look again later would give another one.
+        """
         self.database.execute(
             "UPDATE shelf SET pieces = shelf.pieces - b.pieces FROM branches b "
             "WHERE b.gid = ? AND b.branch = ? AND shelf.item = b.item",
             key,
         )
-        self.database.execute("UPDATE branches SET state = 'committed' WHERE gid = ? AND branch = ?", key)
-        return "committed"
+        self.database.execute(
+            "UPDATE branches SET state = 'committed', left_over = shelf.pieces FROM shelf "
+            "WHERE gid = ? AND branch = ? AND shelf.item = branches.item",
+            key,
+        )
+        state, _, reason, left = self.find(key)
+        return state, reason, left
 
     def write(self, key, state, digest, reason, item=None, pieces=None):
         """The branch as it is from now on. It is never removed here; a real service may do so after a day or more."""
-        sql = "INSERT OR REPLACE INTO branches VALUES (?, ?, ?, ?, ?, ?, ?)"
+        sql = "INSERT OR REPLACE INTO branches VALUES (?, ?, ?, ?, ?, ?, ?, NULL)"
         self.database.execute(sql, (*key, state, digest, reason, item, pieces))
         return state, reason
 
@@ -137,8 +149,9 @@ class Shelf:
             return dict(self.database.execute("SELECT item, pieces FROM shelf"))
 
 
-def answer(state, reason):
-    return {"state": state, "reason": reason} if reason else {"state": state}
+def answer(state, reason, left=None):
+    said = {"state": state, "reason": reason, "result": None if left is None else {"left": left}}
+    return {field: value for field, value in said.items() if value}
 
 
 def digest_of(form):
@@ -211,6 +224,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, f"the body is not JSON that we can read: {error}") from error
         if not isinstance(form, dict) or not is_action(form.get("action")):
             raise Refused(400, "the body must be an object, and its action text of 1 to 64 characters")
+        if not isinstance(form.get("one_phase", False), bool):
+            raise Refused(400, "one_phase must be true or false")
         return form
 
     def reply(self, status, value):

@@ -42,6 +42,9 @@ preparing half of it. The end could be missing too: a late repeat of the first w
 without an action carries `works`, how many there were, and the participant votes no if it holds another number. The
 answer to `work` has the header `Commitd-Enlist: <participant>;branch=<branch>`.
 
+The result of a commit in one phase is kept with its branch, as durable as the state, and a repeat gives it again: a
+step of a saga may take it, and whoever leads by then asks for it anew.
+
 Work can also be asked for at a URL of the service's own, by a request in its own form with the header
 `Commitd-Work: <gid>;branch=<branch>;seq=<seq>`. A 2xx response with the header `Commitd-Enlist` says that the branch is
 WORKING; a 4xx that the work was refused. Without `Commitd-Enlist` it did not take part.
@@ -231,7 +234,8 @@ class Work(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the participant says: the branch's state now, why (for ABORTED), and the result of `work`.
+    """What the participant says: the branch's state now, why (for ABORTED), and the result of `work`, or of a commit
+    in one phase.
 
     `retry` asks the coordinator to come again: the branch is neither refused nor done (e.g. overloaded); the
     state then says nothing about the operation.

@@ -75,12 +75,16 @@ async def test_they_commit_together_and_abort_what_nobody_knows(tmp_path: Path) 
             await client.settled(done.gid)
             assert await views(shelf, hall) == (STOCK - 2, 1)
 
+            for alone in both:  # in one phase
+                assert isinstance(await client.commit([alone]), Committed)
+            assert await views(shelf, hall) == (STOCK - 4, 2)
+
             too_many = Branch("hall", "book", {"row": "ZZZ", "seats": 1})
             refused = await client.commit([both[0], too_many])
             assert isinstance(refused, Aborted)
             assert refused.reason == "a row, A to ZZ, is wanted"
             await client.settled(refused.gid)
-            assert await views(shelf, hall) == (STOCK - 2, 1)
+            assert await views(shelf, hall) == (STOCK - 4, 2)
 
             orphans = [await bench.prepared() for bench in (shelf, hall)]
             for bench, key in zip((shelf, hall), orphans, strict=True):

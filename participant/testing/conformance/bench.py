@@ -20,7 +20,18 @@ from participant.testing.conformance.process import Process
 from participant.testing.conformance.talk import Exchange, Talk
 from participant.wire import BranchState, Capabilities, Verb
 
-__all__ = ["GID_PREFIX", "Bench", "Broken", "NotApplicable", "NotTried", "Target", "Unclear", "expect", "expect_state"]
+__all__ = [
+    "GID_PREFIX",
+    "Bench",
+    "Broken",
+    "NotApplicable",
+    "NotTried",
+    "Target",
+    "Unclear",
+    "expect",
+    "expect_result",
+    "expect_state",
+]
 
 GID_PREFIX = "check-"
 GID_BYTES = 8  # of chance
@@ -134,6 +145,10 @@ class Bench:
 
     async def commit(self, key: BranchKey) -> Exchange:
         return await self.ask(key, Verb.COMMIT)
+
+    async def one_phase(self, key: BranchKey) -> Exchange:
+        """Prepare and commit in one step."""
+        return await self.ask(key, Verb.COMMIT, self.call | {"one_phase": True})
 
     async def abort(self, key: BranchKey) -> Exchange:
         return await self.ask(key, Verb.ABORT)
@@ -268,6 +283,12 @@ def expect(holds: bool, expected: str, said: Exchange | None = None) -> None:
 def expect_state(said: Exchange, why: str, *states: BranchState) -> None:
     """`expect` an answer with one of these states."""
     expect(said.state in states, f"{' or '.join(states)}: {why}", said)
+
+
+def expect_result(said: Exchange, first: Exchange) -> None:
+    """`expect` the result of an answer before, whatever that is."""
+    given, again = (None if each.answer is None else each.answer.result for each in (first, said))
+    expect(again == given, f"the result that was given first, {given!r}", said)
 
 
 def _other(body: Any) -> Any:

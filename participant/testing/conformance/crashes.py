@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from participant.ids import BranchKey
-from participant.testing.conformance.bench import Bench, expect_state
+from participant.testing.conformance.bench import Bench, expect_result, expect_state
 from participant.testing.conformance.exam import Promise
 from participant.testing.conformance.talk import Exchange
 from participant.wire import BranchState, Verb
@@ -43,6 +43,16 @@ async def an_end_survives_a_crash_right_after_it(bench: Bench) -> None:
     await bench.restart()
     expect_state(await bench.outcome(aborted), "it was aborted before the crash", BranchState.ABORTED)
     expect_state(await bench.prepare(aborted), "it was aborted before the crash", BranchState.ABORTED)
+
+
+async def a_result_survives_a_crash_right_after_it(bench: Bench) -> None:
+    key = bench.branch()
+    first = await bench.one_phase(key)
+    expect_state(first, "it says yes to this body", BranchState.COMMITTED)
+    await bench.restart()
+    again = await bench.one_phase(key)
+    expect_state(again, "it was committed before the crash", BranchState.COMMITTED)
+    expect_result(again, first)
 
 
 async def a_no_survives_a_crash_right_after_it(bench: Bench) -> None:
@@ -108,6 +118,7 @@ async def _crash_during(bench: Bench, key: BranchKey, verb: Verb, delay_s: float
 CRASHES = (
     Promise(a_yes_survives_a_crash_right_after_it),
     Promise(an_end_survives_a_crash_right_after_it),
+    Promise(a_result_survives_a_crash_right_after_it, needs="one_phase"),
     Promise(a_no_survives_a_crash_right_after_it),
     Promise(a_crash_during_a_prepare_leaves_all_or_nothing),
     Promise(a_crash_during_an_end_leaves_all_or_nothing),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from participant.testing.conformance.bench import Bench, expect_state
+from participant.testing.conformance.bench import Bench, expect_result, expect_state
 from participant.testing.conformance.exam import Promise
-from participant.wire import BranchState, Verb
+from participant.wire import BranchState
 
 __all__ = ["ENDS"]
 
@@ -84,17 +84,27 @@ async def prevent_leaves_a_yes_alone(bench: Bench) -> None:
 
 async def one_phase_is_vote_and_commit_in_one(bench: Bench) -> None:
     key = bench.branch()
-    form = bench.call | {"one_phase": True}
     for _ in range(2):
-        said = await bench.ask(key, Verb.COMMIT, form)
+        said = await bench.one_phase(key)
         expect_state(said, "it says yes to this body, and one phase may be repeated", BranchState.COMMITTED)
     expect_state(await bench.outcome(key), "it was committed", BranchState.COMMITTED)
     expect_state(await bench.prepare(key), "a late prepare hears of it", BranchState.COMMITTED)
 
 
+async def one_phase_gives_its_result_again(bench: Bench) -> None:
+    key = bench.branch()
+    first = await bench.one_phase(key)
+    expect_state(first, "it says yes to this body", BranchState.COMMITTED)
+    # What the action gives by now may be something else.
+    expect_state(await bench.one_phase(bench.branch()), "it says yes to this body again", BranchState.COMMITTED)
+    again = await bench.one_phase(key)
+    expect_state(again, "one phase may be repeated", BranchState.COMMITTED)
+    expect_result(again, first)
+
+
 async def one_phase_leaves_a_prepared_branch_alone(bench: Bench) -> None:
     key = await bench.prepared()
-    said = await bench.ask(key, Verb.COMMIT, bench.call | {"one_phase": True})
+    said = await bench.one_phase(key)
     expect_state(said, "it waits for the decision already", BranchState.PREPARED)
     expect_state(await bench.outcome(key), "it still waits", BranchState.PREPARED)
 
@@ -102,8 +112,7 @@ async def one_phase_leaves_a_prepared_branch_alone(bench: Bench) -> None:
 async def one_phase_comes_too_late_for_an_aborted_branch(bench: Bench) -> None:
     key = bench.branch()
     expect_state(await bench.abort(key), "an unknown branch can be aborted", BranchState.ABORTED)
-    said = await bench.ask(key, Verb.COMMIT, bench.call | {"one_phase": True})
-    expect_state(said, "the abort came first", BranchState.ABORTED)
+    expect_state(await bench.one_phase(key), "the abort came first", BranchState.ABORTED)
 
 
 ENDS = (
@@ -117,6 +126,7 @@ ENDS = (
     Promise(a_prevented_branch_keeps_the_prepare_out, needs="prevent"),
     Promise(prevent_leaves_a_yes_alone, needs="prevent"),
     Promise(one_phase_is_vote_and_commit_in_one, needs="one_phase"),
+    Promise(one_phase_gives_its_result_again, needs="one_phase"),
     Promise(one_phase_leaves_a_prepared_branch_alone, needs="one_phase"),
     Promise(one_phase_comes_too_late_for_an_aborted_branch, needs="one_phase"),
 )
