@@ -50,7 +50,9 @@ HANDLING_MAX = 32  # messages handled at once, each of another key
 _LOG = get_logger(__name__)
 
 Handler: TypeAlias = Callable[[Any, Message], Coroutine[Any, Any, Any]]
-"""`async def handler(tx, message)`. The rules of actions hold; raise `Reject` for what can never be handled."""
+"""`async def handler(tx, message)`; the rules of actions hold, and `tx` is theirs. Raise `Reject` for what can never be
+handled.
+"""
 
 
 class Branches(Protocol):
@@ -181,7 +183,7 @@ class Inbox:
         _LOG.error("inbox.dead", group=self._subscription.group, message=message.id, why=why)
 
         async def bury(tx: Any, _: Any) -> None:
-            await tables.bury(tx, message, why, group=self._subscription.group)
+            await tables.bury(await tables.branch_tx(tx), message, why, group=self._subscription.group)
 
         for number in range(TRIES_MAX):
             answer = await self._try(message, f"dead.{number}", bury)

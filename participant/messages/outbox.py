@@ -11,29 +11,37 @@ schemas of the tables; they go into the `schema` of the resource manager, or int
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from participant.errors import ActionError, WireError
 from participant.messages import tables
 from participant.messages.message import check_key, check_subject, id_of, packed
 from participant.messages.tables import MARIADB, POSTGRESQL, SQLITE, Writable
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
 __all__ = ["MARIADB", "MESSAGES_MAX", "POSTGRESQL", "SQLITE", "Writable", "publish"]
 
 MESSAGES_MAX = 1_000  # of one branch
 
 
-async def publish(tx: Writable, subject: str, body: Any, *, key: str = "") -> str:
+async def publish(tx: Writable | AsyncSession, subject: str, body: Any, *, key: str = "") -> str:
     """Send `body`, a JSON value, to whoever reads `subject`, once the branch of `tx` has committed; the message's id.
+
+    `tx` is what the action was given: with SQLAlchemy, its session. The row is written at once, not at the flush.
 
     Messages of one subject and one key are sent in order: those of one branch as published, and those of a branch that
     began after another one had committed behind it. Without a key there is no order.
 
     Raises ActionError if it cannot be sent: the branch votes no, unless the action catches it.
     """
-    branch = getattr(tx, "branch", None)
-    if branch is None or not hasattr(tx, "dialect"):
-        raise ActionError("messages are published by an action, with its tx, on SQLite, PostgreSQL or MariaDB")
+    below = await tables.branch_tx(tx)
+    branch = getattr(below, "branch", None)
+    if branch is None or not hasattr(below, "dialect"):
+        raise ActionError(
+            "messages are published by an action, with its tx or session, on SQLite, PostgreSQL or MariaDB"
+        )
     try:
         check_subject(subject)
         check_key(key)
@@ -43,5 +51,5 @@ async def publish(tx: Writable, subject: str, body: Any, *, key: str = "") -> st
     number = branch.number()
     if number >= MESSAGES_MAX:
         raise ActionError(f"a branch publishes at most {MESSAGES_MAX} messages")
-    await tables.insert(tx, branch, (number, subject, key, text))
+    await tables.insert(below, branch, (number, subject, key, text))
     return id_of(branch.key, number)

@@ -182,7 +182,7 @@ class Relay:
 
     async def _read(self, ask: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
         async def view(tx: Any, _: Any) -> Any:
-            return await ask(tx)
+            return await ask(await tables.branch_tx(tx))
 
         return await self._resource.read(Call.of("outbox", view, None))
 
@@ -191,7 +191,7 @@ class Relay:
         said = [False]
 
         async def action(tx: Any, _: Any) -> None:
-            said[0] = await work(tx)
+            said[0] = await work(await tables.branch_tx(tx))
 
         self._writes += 1
         key = BranchKey(f"relay:{self._holder}", str(self._writes))

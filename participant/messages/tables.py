@@ -32,6 +32,7 @@ __all__ = [
     "Lease",
     "Waiting",
     "Writable",
+    "branch_tx",
     "bury",
     "check",
     "count",
@@ -136,6 +137,12 @@ class Writable(Protocol):
     execute: Any
 
 
+async def branch_tx(tx: Any) -> Any:
+    """What all below takes as `tx`: of a session (`participant.rm.sqlalchemy`) the branch's own one."""
+    below = getattr(tx, "branch_tx", None)
+    return tx if below is None else await below()
+
+
 class Waiting(NamedTuple):
     """A row of the outbox. `place` says what comes first."""
 
@@ -155,7 +162,8 @@ class Lease(NamedTuple):
 async def check(resource: Readable) -> None:
     """See that the tables are there, unless the database cannot say so now. Raises ConfigError."""
 
-    async def view(tx: Any, _: Any) -> bool:
+    async def view(given: Any, _: Any) -> bool:
+        tx = await branch_tx(given)
         dialect = getattr(tx, "dialect", "")
         return dialect in _THERE and bool(await _fetch(tx, _THERE[dialect]))
 

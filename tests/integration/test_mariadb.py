@@ -67,6 +67,16 @@ def numbers(mariadb: servers.MariaDB, mariadb_dsn: str) -> Any:
     return lambda: _numbers(mariadb, mariadb_dsn)
 
 
+async def test_a_schema_that_is_there_already_is_nothing_to_warn_of(
+    mariadb_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen red (the driver logs what the server notes) with the notes left on."""
+    for _ in range(2):
+        async with _open(mariadb_dsn):
+            pass
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("flushed", ["0", "2"])
 async def test_a_server_that_could_lose_a_yes_is_refused(flushed: str) -> None:
     async with servers.MariaDB.running(settings={"innodb-flush-log-at-trx-commit": flushed}) as server:

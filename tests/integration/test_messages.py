@@ -433,7 +433,9 @@ async def test_a_participant_in_memory_cannot_publish(tmp_path: Any) -> None:
 
     async with shop.serving() as serving:
         answer = await commit(serving.service, "gid", {})
-    assert answer.reason.endswith("messages are published by an action, with its tx, on SQLite, PostgreSQL or MariaDB")
+    assert answer.reason.endswith(
+        "messages are published by an action, with its tx or session, on SQLite, PostgreSQL or MariaDB"
+    )
 
 
 async def _nobody(_: Any) -> Any:

@@ -124,6 +124,7 @@ async def make_table(connection: Connection, schema: Sequence[str]) -> None:
     except errors.MySQLError as error:
         raise SchemaError(f"the table cannot be made ({error}); let its owner run, once:\n{_TABLE}") from error
     try:
+        await connection.execute("SET SESSION sql_notes = 0")  # the driver would log that a table is there already
         for statement in schema:
             await connection.execute(statement)
     except errors.MySQLError as error:

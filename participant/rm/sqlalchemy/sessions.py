@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import NullPool
@@ -41,6 +41,24 @@ class BranchSession(Session):
         raise not_for_an_action("rollback", INSTEAD)
 
 
+class AsyncBranchSession(AsyncSession):
+    """What an action receives. Others may write SQL of their own in its branch, e.g. `participant.messages.outbox`."""
+
+    sync_session_class = BranchSession
+
+    def __init__(self, connection: AsyncConnection, tx: Any) -> None:
+        super().__init__(connection)
+        self._tx = tx
+
+    async def branch_tx(self) -> Any:
+        """The branch's `tx`, inside of the savepoint that the session is in.
+
+        SQLAlchemy begins a savepoint only when the connection is next asked for.
+        """
+        await self.connection()
+        return self._tx
+
+
 class Sessions:
     """`bound(function)` is what a resource manager can run in the place of a function that wants a session."""
 
@@ -55,7 +73,7 @@ class Sessions:
         connection = await self._connect(self._driver.line(tx))
         await connection.close()
 
-    async def _connect(self, line: Line) -> Any:
+    async def _connect(self, line: Line) -> AsyncConnection:
         token = _LINE.set(line)
         try:
             return await self._engine.connect()
@@ -80,7 +98,7 @@ class Sessions:
     async def _run(self, function: Action, tx: Any, body: Any) -> Any:
         line = self._driver.line(tx)
         connection = await self._connect(line)
-        session = AsyncSession(connection, sync_session_class=BranchSession)
+        session = AsyncBranchSession(connection, tx)
         try:
             result = await function(session, body)
             if not line.is_undone:
