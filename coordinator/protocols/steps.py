@@ -26,7 +26,7 @@ from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Decide, End, Hear
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Phase, Retry, StepRecord, TransactionRecord
 from coordinator.protocols.modes import Does, attempt_name, rules_of, step_of
 from coordinator.protocols.retry import Backoff, delay_s
-from coordinator.protocols.todo import BACKOFF, BACKOFF_DECIDED, Todo
+from coordinator.protocols.todo import BACKOFF, Todo
 from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, contradictions
 from participant.values import merged, packed
 from participant.wire import BranchState, Verb
@@ -49,7 +49,7 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
         return _DONE  # of another request of this gid, nothing was called
     if record.phase is Phase.PREPARING:
         return _advance(record, Todo(facts, now, BACKOFF))
-    return _settle(record, Todo(facts, now, BACKOFF_DECIDED))
+    return _settle(record, Todo(facts, now, BACKOFF))  # a participant that comes back does not ask for steps
 
 
 def _begin(plan: Plan, todo: Todo) -> Step:

@@ -11,7 +11,7 @@ ROOM_CENTS = 10_000
 async def stay(gid, rooms):
     wish = {"kind": "double", "rooms": rooms}
     async with Client(REPLICAS) as client:
-        tour = client.tcc(deadline_ms=20_000)
+        tour = client.tcc(deadline_ms=60_000)
         for hotel in ("north", "south"):
             tour.reserve(hotel, wish, attempt="reserve", confirm="settle", cancel="release")
         tour.prepare("bank", "debit", {"account": "alice", "amount": 2 * rooms * ROOM_CENTS})
