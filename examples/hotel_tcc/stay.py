@@ -8,15 +8,19 @@ REPLICAS = ["http://127.0.0.1:8001", "http://127.0.0.1:8002", "http://127.0.0.1:
 ROOM_CENTS = 10_000
 
 
+def tour_of(client, rooms):
+    tour = client.tcc(deadline_ms=60_000)
+    for hotel in ("north", "south"):
+        wish = {"kind": "double", "rooms": rooms}
+        tour.reserve(hotel, wish, attempt="reserve", confirm="settle", cancel="release")
+    tour.prepare("bank", "debit", {"account": "alice", "amount": 2 * rooms * ROOM_CENTS})
+    return tour
+
+
 async def stay(gid, rooms):
-    wish = {"kind": "double", "rooms": rooms}
     async with Client(REPLICAS) as client:
-        tour = client.tcc(deadline_ms=60_000)
-        for hotel in ("north", "south"):
-            tour.reserve(hotel, wish, attempt="reserve", confirm="settle", cancel="release")
-        tour.prepare("bank", "debit", {"account": "alice", "amount": 2 * rooms * ROOM_CENTS})
         try:
-            match await tour.run(gid=gid):
+            match await tour_of(client, rooms).run(gid=gid):
                 case Committed():
                     print("committed")
                 case Aborted(reason=reason, branch=branch):

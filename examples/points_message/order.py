@@ -8,13 +8,17 @@ REPLICAS = ["http://127.0.0.1:8001", "http://127.0.0.1:8002", "http://127.0.0.1:
 CENTS_FOR_A_POINT = 100
 
 
+def message_of(client, number, customer, cents):
+    message = client.message()
+    message.when("orders", "place", {"number": number, "cents": cents})
+    message.send("points", "credit", {"customer": customer, "points": cents // CENTS_FOR_A_POINT})
+    return message
+
+
 async def order(gid, customer, cents):
     async with Client(REPLICAS) as client:
-        message = client.message()
-        message.when("orders", "place", {"number": gid, "cents": cents})
-        message.send("points", "credit", {"customer": customer, "points": cents // CENTS_FOR_A_POINT})
         try:
-            match await message.run(gid=gid):
+            match await message_of(client, gid, customer, cents).run(gid=gid):
                 case Committed():
                     print("committed")
                 case Aborted(reason=reason):
