@@ -306,7 +306,8 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
         return True
     if step.settling > REFUSALS_MAX:
         who = f"branch {branch.branch} at {branch.participant}"
-        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does}: it needs a person")
+        why = clean(todo.facts.of(attempt_name(branch.branch, does, step.settling - 1)).reason) or "no reason is known"
+        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does} ({why}): it needs a person")
     if known.state is BranchState.ABORTED:
         todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
     elif _is_rested(branch.branch, does, step.settling, step.retry, todo):
