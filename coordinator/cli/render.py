@@ -12,6 +12,7 @@ from rich.table import Table
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.shards import ReplicaView
 from coordinator.wire import ClusterView, Outcome, TransactionView
+from coordinator.wire_steps import StepView
 
 __all__ = [
     "cluster_table",
@@ -71,10 +72,23 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
     holds = {} if held is None else {each.branch: f", {_held(each)}" for each in held if not each.ended}
     for branch in view.branches:
         state = "ended" if branch.ended else f"open{holds.get(branch.branch, '')}"
+        steps = "" if branch.step is None else f" ({_step(branch.step)})"
         table.add_row(
-            f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}: {state}"
+            f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}{steps}: {state}"
         )
     return table
+
+
+def _step(step: StepView) -> str:
+    """How a branch takes part, and how far it has come."""
+    words = [step.mode.value]
+    if step.done:
+        words.append("done")
+    if step.attempt > 1:
+        words.append(f"attempt {step.attempt}")
+    if step.settling > 1:
+        words.append(f"refused {step.settling - 1} times behind the decision")
+    return ", ".join(words)
 
 
 def examination_table(view: ExaminationView) -> Table:

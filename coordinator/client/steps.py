@@ -94,7 +94,61 @@ class _Declaration:
         return name
 
 
-class Saga(_Declaration):
+class _Mixture(_Declaration):
+    """What may stand beside the steps of a saga, and beside reservations."""
+
+    def reserve(
+        self,
+        participant: str,
+        body: Any = None,
+        *,
+        attempt: str,
+        confirm: str,
+        cancel: str,
+        name: str | None = None,
+        after: Sequence[str] = (),
+        takes: Mapping[str, str] = _NO_RESULTS,
+        retry: Retry | None = None,
+    ) -> str:
+        """Try by the action `attempt`; `confirm` and `cancel` get the same body. All are tried at once, unless some
+        are named to come first."""
+        return self._add(
+            Mode.TCC,
+            participant,
+            attempt,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            confirm=confirm,
+            undo=cancel,
+        )
+
+    def prepare(self, participant: str, action: str, body: Any = None, *, name: str | None = None) -> str:
+        """A branch of two-phase commit: prepared before the decision, committed or aborted with it."""
+        return self._add(Mode.TWO_PHASE, participant, action, body, name=name, after=())
+
+    def then(
+        self,
+        participant: str,
+        action: str,
+        body: Any = None,
+        *,
+        name: str | None = None,
+        after: Sequence[str] = (),
+        takes: Mapping[str, str] = _NO_RESULTS,
+        retry: Retry | None = None,
+    ) -> str:
+        """A step that begins once it is decided to commit, and is begun anew until it succeeds."""
+        return self._add(Mode.FORWARD, participant, action, body, name=name, after=after, takes=takes, retry=retry)
+
+
+class Tcc(_Mixture):
+    """Reservations: all are tried at once, then all are confirmed, or those that were made are cancelled."""
+
+
+class Saga(_Mixture):
     """Steps that commit one after the other; what has been done is undone if one of them is refused."""
 
     def __init__(self, client: Committer, deadline_ms: int) -> None:
@@ -128,10 +182,6 @@ class Saga(_Declaration):
         )
         return self._last
 
-    def prepare(self, participant: str, action: str, body: Any = None, *, name: str | None = None) -> str:
-        """A branch of two-phase commit: prepared with the steps, committed or aborted with the decision."""
-        return self._add(Mode.TWO_PHASE, participant, action, body, name=name, after=())
-
     def pivot(
         self,
         participant: str,
@@ -145,56 +195,10 @@ class Saga(_Declaration):
         """The step with which all is decided; it comes after all others before it, and cannot be undone."""
         return self._add(Mode.PIVOT, participant, action, body, name=name, after=(), takes=takes, retry=retry)
 
-    def then(
-        self,
-        participant: str,
-        action: str,
-        body: Any = None,
-        *,
-        name: str | None = None,
-        after: Sequence[str] = (),
-        takes: Mapping[str, str] = _NO_RESULTS,
-        retry: Retry | None = None,
-    ) -> str:
-        """A step that begins once it is decided to commit, and is begun anew until it succeeds."""
-        return self._add(Mode.FORWARD, participant, action, body, name=name, after=after, takes=takes, retry=retry)
-
     def _before(self, after: Sequence[str] | None) -> Sequence[str]:
         if after is not None:
             return after
         return () if self._last is None else (self._last,)
-
-
-class Tcc(_Declaration):
-    """Reservations: all are tried at once, then all are confirmed, or those that were made are cancelled."""
-
-    def reserve(
-        self,
-        participant: str,
-        body: Any = None,
-        *,
-        attempt: str,
-        confirm: str,
-        cancel: str,
-        name: str | None = None,
-        after: Sequence[str] = (),
-        takes: Mapping[str, str] = _NO_RESULTS,
-        retry: Retry | None = None,
-    ) -> str:
-        """Try by the action `attempt`; `confirm` and `cancel` get the same body. All are tried at once, unless some
-        are named to come first."""
-        return self._add(
-            Mode.TCC,
-            participant,
-            attempt,
-            body,
-            name=name,
-            after=after,
-            takes=takes,
-            retry=retry,
-            confirm=confirm,
-            undo=cancel,
-        )
 
 
 class Message(_Declaration):

@@ -113,7 +113,7 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
     for position, branch in enumerate(branches):
         can = able[branch.participant]
         if branch.step is not None and branch.step.mode is not Mode.TWO_PHASE and not (can.one_phase and can.prevent):
-            why = f"{branch.participant} takes no steps: it cannot commit in one phase, or not be prevented"
+            why = f"{branch.participant} takes no steps: its capabilities must say one_phase and prevent"
             raise Invalid.field(f"branches.{position}.participant", why)
         _check_room(position, branch, can)
     return Path.STEPS

@@ -68,6 +68,10 @@ def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
 
 
 def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: dict[str, BranchRecord]) -> None:
+    own = branch.branch
+    for field, source in step.takes:
+        if source != own and source not in earlier:
+            raise Misdeclared(place, f"step.takes.{field}", f"{source!r} is not listed before this branch")
     for name in step.after:
         other = earlier.get(name)
         if other is None:
@@ -80,7 +84,6 @@ def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: di
             raise Misdeclared(
                 place, "step.after", f"{name!r} is the pivot, with which it is decided: make this one forward"
             )
-    own = branch.branch
     for field, source in step.takes:
         if source == own and rules_of(branch).before is None:
             raise Misdeclared(

@@ -31,7 +31,18 @@ from types import MappingProxyType
 
 from coordinator.ledger.records import BranchRecord, Mode, StepRecord
 
-__all__ = ["MODES", "NAME_CHARS_MAX", "SEPARATOR", "Does", "Rules", "attempt_name", "name_of", "rules_of", "step_of"]
+__all__ = [
+    "MODES",
+    "NAME_CHARS_MAX",
+    "SEPARATOR",
+    "Does",
+    "Rules",
+    "attempt_name",
+    "draw",
+    "name_of",
+    "rules_of",
+    "step_of",
+]
 
 SEPARATOR = ":"  # between a branch and what of it is called; no name of a branch has it
 NAME_CHARS_MAX = 40  # of a branch, so that every attempt of it has a name
@@ -66,6 +77,16 @@ MODES: Mapping[Mode, Rules] = MappingProxyType(
         Mode.FORWARD: Rules(None, Does.RUN, None),
     }
 )
+
+
+def draw() -> str:
+    """The table as Markdown."""
+    header = ("| mode | before the decision | if it is to commit | if it is to abort |", "|---|---|---|---|")
+    rows = (
+        f"| {mode} | {' | '.join(does or '' for does in (rules.before, rules.on_commit, rules.on_abort))} |"
+        for mode, rules in MODES.items()
+    )
+    return "\n".join((*header, *rows, ""))
 
 
 def step_of(branch: BranchRecord) -> StepRecord:

@@ -26,7 +26,7 @@ from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Decide, End, Hear
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Phase, Retry, StepRecord, TransactionRecord
 from coordinator.protocols.modes import Does, attempt_name, rules_of, step_of
 from coordinator.protocols.retry import Backoff, delay_s
-from coordinator.protocols.todo import BACKOFF, BACKOFF_DECIDED, Todo
+from coordinator.protocols.todo import BACKOFF, Todo
 from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, contradictions
 from participant.values import merged, packed
 from participant.wire import CONFLICT, BranchState, Verb
@@ -50,7 +50,7 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
         return _DONE  # of another request of this gid, nothing was called
     if record.phase is Phase.PREPARING:
         return _advance(record, Todo(facts, now, BACKOFF))
-    return _settle(record, Todo(facts, now, BACKOFF_DECIDED))
+    return _settle(record, Todo(facts, now, BACKOFF))  # a participant that comes back does not ask for steps
 
 
 def _begin(plan: Plan, todo: Todo) -> Step:
@@ -336,8 +336,8 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
         return True
     if step.settling > REFUSALS_MAX:
         who = f"branch {branch.branch} at {branch.participant}"
-        why = f": {clean(known.reason)}" if known.reason else ""
-        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does}, and needs a person{why}")
+        why = clean(todo.facts.of(attempt_name(branch.branch, does, step.settling - 1)).reason) or "no reason is known"
+        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does} ({why}): it needs a person")
     if known.state is BranchState.ABORTED:
         todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
     elif _is_rested(branch.branch, does, step.settling, _window_behind(step), todo):

@@ -9,10 +9,11 @@ import pytest
 from coordinator.driver.intake import TRANSACTION_BYTES_MAX, branches_of, digest_of, path_of
 from coordinator.errors import Invalid, Unreachable
 from coordinator.ledger.commands import Begin, encode
-from coordinator.ledger.records import Path
+from coordinator.ledger.records import Mode, Path
 from coordinator.participants.local import LocalParticipants
 from coordinator.ports import CallFailed
 from coordinator.wire import BODY_BYTES_MAX, BRANCHES_MAX, BranchRequest
+from coordinator.wire_steps import StepRequest
 from participant.wire import Capabilities
 from raftlog.machine import COMMAND_BYTES_MAX
 from tests.support.cluster import request
@@ -88,6 +89,16 @@ def test_the_number_of_works_counts_for_the_digest() -> None:
 )
 async def test_the_path_follows_from_what_the_participants_say_they_can(names: list[str], path: Path) -> None:
     assert await path_of(branches_of(request(*names).branches, KNOWN), KNOWN) is path
+
+
+@pytest.mark.parametrize("unable", ["bank-b", "old-bank"])
+async def test_steps_need_a_participant_that_commits_in_one_phase_and_can_be_prevented(unable: str) -> None:
+    """Red when one of the two is not asked for. Beside steps, a two-phase branch needs neither."""
+    pivot = StepRequest(mode=Mode.PIVOT)
+    taken = branches_of([branch(unable), branch("bank-a", step=pivot)], KNOWN)
+    assert await path_of(taken, KNOWN) is Path.STEPS
+    with pytest.raises(Invalid, match=rf"branches.1.participant: {unable} takes no steps: .* one_phase and prevent"):
+        await path_of(branches_of([branch(), branch(unable, step=pivot)], KNOWN), KNOWN)
 
 
 @pytest.mark.parametrize("names", [["bank-a"], ["bank-b", "bank-a"]])

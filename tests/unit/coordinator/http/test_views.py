@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from coordinator.driver.waiters import Known
 from coordinator.http.views import outcome_view, page_query_of, page_view, transaction_view
-from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide
-from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide, Heard, Progress
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, Retry, StepRecord, TransactionRecord
 from coordinator.ledger.table import Ledger, PageQuery
 from coordinator.wire import ListQuery, Outcome, parse
 
@@ -50,6 +50,36 @@ def test_the_whole_record_is_shown_without_its_bodies() -> None:
         ("b2", "bank-b", None, False),
     ]
     assert "body" not in view.model_dump_json()
+
+
+def test_steps_are_shown_with_how_far_they_have_come_and_without_their_results() -> None:
+    ledger = Ledger()
+    saga = StepRecord(Mode.SAGA, (), None, "undo", (("seat", "s1"),), Retry(3, 100, 100))
+    tcc = StepRecord(Mode.TCC, ("s1",), "confirm", "cancel", (), Retry(1, 100, 100))
+    branches = (
+        BranchRecord("s1", "airline", "book", b"", step=saga),
+        BranchRecord("s2", "hotel", "reserve", b"", step=tcc),
+    )
+    ledger.execute(Begin("g", b"d", Path.STEPS, branches, 1_000, 5))
+    ledger.execute(Progress("g", "s1", 1, Heard.REFUSED))
+    ledger.execute(Progress("g", "s1", 2, Heard.DONE, b"\xa21A"))
+    ledger.execute(Decide("g", Decision.COMMIT, BY_VOTES, 7, done=("s1",)))
+    ledger.execute(Progress("g", "s2", 1, Heard.UNSETTLED))
+    known = ledger.get("g")
+    assert known is not None
+    view = transaction_view(known)
+    first, second = (branch.step for branch in view.branches)
+    assert first is not None
+    assert second is not None
+    assert (first.mode, first.after, first.confirm, first.undo) == (Mode.SAGA, [], None, "undo")
+    assert (first.done, first.attempt, first.settling) == (True, 2, 1)
+    assert (second.mode, second.after, second.confirm, second.undo) == (Mode.TCC, ["s1"], "confirm", "cancel")
+    assert (second.done, second.attempt, second.settling) == (False, 1, 2)
+    assert "1A" not in view.model_dump_json()
+
+
+def test_a_branch_of_two_phase_commit_shows_no_step() -> None:
+    assert [branch.step for branch in transaction_view(record()).branches] == [None, None]
 
 
 def test_a_tombstone_is_an_abort_without_branches() -> None:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 
 from coordinator.ledger import table
-from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide, End, Forget, encode
+from coordinator.ledger.commands import (
+    BY_DEADLINE,
+    BY_INQUIRY,
+    BY_VOTES,
+    Begin,
+    Decide,
+    End,
+    Forget,
+    Heard,
+    Progress,
+    encode,
+)
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, Retry, StepRecord, TransactionRecord
 from coordinator.ledger.table import PAGE_MAX, Accepted, Cursor, Ledger, PageQuery, Rejected
 from coordinator.ledger.transitions import Why
 
@@ -281,3 +292,79 @@ def test_a_restored_ledger_goes_on_like_the_other() -> None:
     for command in (commit("open"), Forget(("done",))):
         assert other.execute(command) == ledger.execute(command)
     assert b"".join(other.snapshot()) == b"".join(ledger.snapshot())
+
+
+def stepwise() -> Ledger:
+    """A ledger with a transaction of two steps."""
+    step = StepRecord(Mode.SAGA, (), None, "undo", (), Retry(3, 100, 100))
+    ledger = Ledger()
+    branches = tuple(branch._replace(step=step) for branch in begin().branches)
+    accepted(ledger.execute(begin()._replace(path=Path.STEPS, branches=branches)))
+    return ledger
+
+
+def first_step(ledger: Ledger) -> StepRecord:
+    record = ledger.get("t")
+    assert record is not None
+    assert record.branches[0].step is not None
+    return record.branches[0].step
+
+
+def test_a_step_keeps_its_attempts_and_its_result() -> None:
+    ledger = stepwise()
+    refused = accepted(ledger.execute(Progress("t", "a", 1, Heard.REFUSED)))
+    assert (refused.phase, refused.revision) == (Phase.PREPARING, 2)
+    accepted(ledger.execute(Progress("t", "a", 2, Heard.DONE, b"\x2a")))
+    assert first_step(ledger)[-4:] == (2, 1, True, b"\x2a")
+    other = ledger.get("t")
+    assert other is not None
+    assert other.branches[1].step is not None
+    assert not other.branches[1].step.done
+
+
+def test_a_repeat_and_what_is_said_of_another_attempt_change_nothing() -> None:
+    """Commands may arrive twice. Red when the attempt is not compared."""
+    ledger = stepwise()
+    accepted(ledger.execute(Progress("t", "a", 1, Heard.REFUSED)))
+    before = ledger.revision
+    for late in (
+        Progress("t", "a", 1, Heard.REFUSED),
+        Progress("t", "a", 1, Heard.DONE, b"\x2a"),
+        Progress("t", "a", 3, Heard.DONE, b"\x2a"),
+    ):
+        assert accepted(ledger.execute(late)).revision == before
+    assert (first_step(ledger).attempt, first_step(ledger).done) == (2, False)
+
+
+def test_what_has_succeeded_is_not_refused_any_more() -> None:
+    ledger = stepwise()
+    accepted(ledger.execute(Progress("t", "a", 1, Heard.DONE)))
+    before = ledger.revision
+    assert accepted(ledger.execute(Progress("t", "a", 1, Heard.REFUSED))).revision == before
+    assert (first_step(ledger).attempt, first_step(ledger).done) == (1, True)
+
+
+def test_steps_keep_their_bodies_until_they_have_ended() -> None:
+    """Their confirm and undo get them. Red when a decision drops the body, as it does in two-phase commit."""
+    ledger = stepwise()
+    decided = accepted(ledger.execute(abort(done=("b",))))
+    assert [branch.body for branch in decided.branches] == [b"body", b""]
+    again = accepted(ledger.execute(Progress("t", "a", 1, Heard.UNSETTLED)))
+    assert again.branches[0].body == b"body"
+    assert first_step(ledger).settling == 2
+    ended = accepted(ledger.execute(End("t", ("a",))))
+    assert (ended.phase, ended.branches[0].body) == (Phase.ABORTED, b"")
+
+
+def test_progress_of_no_step_is_rejected() -> None:
+    ledger = stepwise()
+    committed(ledger, "plain")
+    for command, why in (
+        (Progress("t", "c", 1, Heard.DONE), Why.NO_STEP),
+        (Progress("t", "a", 1, Heard.UNSETTLED), Why.NO_STEP),
+        (Progress("plain", "a", 1, Heard.UNSETTLED), Why.NO_STEP),
+        (Progress("gone", "a", 1, Heard.DONE), Why.UNKNOWN_GID),
+    ):
+        result = ledger.execute(command)
+        assert isinstance(result, Rejected)
+        assert result.reason is why

@@ -19,8 +19,10 @@ from coordinator.ledger.commands import (
     Decide,
     End,
     Forget,
+    Heard,
+    Progress,
 )
-from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, Retry, StepRecord, TransactionRecord
 from coordinator.ledger.transitions import TRANSITIONS, Event, Guard, Transition, Why, draw, find
 
 STATES_PAGE = File(__file__).parents[4] / "docs" / "internals" / "states.md"
@@ -121,6 +123,34 @@ def test_the_last_end_finishes(decision: Decision) -> None:
 
 def test_a_branch_cannot_end_before_there_is_a_decision() -> None:
     assert becomes(record(Phase.PREPARING), Event.END, End("t", ("a",))) is Why.UNDECIDED
+
+
+def stepwise(phase: Phase, *, open_branches: str = "ab") -> TransactionRecord:
+    step = StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 100, 100))
+    plain = record(phase, path=Path.STEPS, open_branches=open_branches)
+    return plain._replace(branches=tuple(branch._replace(step=step) for branch in plain.branches))
+
+
+@pytest.mark.parametrize("heard", list(Heard))
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_is_heard_of_a_step_counts_on_its_side_of_the_decision(heard: Heard, phase: Phase) -> None:
+    """What was refused behind the decision is no news before it, and what was heard before it comes too late behind."""
+    before = phase is Phase.PREPARING and heard is not Heard.UNSETTLED
+    behind = phase in (Phase.COMMITTING, Phase.ABORTING) and heard is Heard.UNSETTLED
+    found = becomes(stepwise(phase), Event.PROGRESS, Progress("t", "a", 1, heard))
+    assert found is (phase if before or behind else Why.NO_STEP)
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.COMMITTING, Phase.ABORTING])
+def test_there_is_progress_of_open_steps_only(phase: Phase) -> None:
+    heard = Heard.DONE if phase is Phase.PREPARING else Heard.UNSETTLED
+    for name, before in (
+        ("a", stepwise(phase, open_branches="b")),
+        ("c", stepwise(phase)),
+        ("a", record(phase)),
+    ):
+        assert becomes(before, Event.PROGRESS, Progress("t", name, 1, heard)) is Why.NO_STEP
+    assert becomes(None, Event.PROGRESS, Progress("t", "a", 1, heard)) is Why.UNKNOWN_GID
 
 
 def test_only_the_finished_is_forgotten() -> None:
