@@ -228,9 +228,11 @@ class Client:
         participant: str | None = None,
         begun_after_ms: int | None = None,
         begun_before_ms: int | None = None,
+        stuck: bool = False,
         page_size: int | None = None,
     ) -> AsyncGenerator[TransactionView]:
-        """Every recorded transaction of every shard that the filters let through, newest first.
+        """Every recorded transaction of every shard that the filters let through, newest first; `stuck`: only those
+        that a person should look at.
 
         Raises: Unavailable, Invalid.
         """
@@ -239,6 +241,7 @@ class Client:
             "participant": participant,
             "begun_after_ms": begun_after_ms,
             "begun_before_ms": begun_before_ms,
+            "stuck": "true" if stuck else None,
             "limit": page_size,
         }
         shards = await self._asking().found(self._shards.all)

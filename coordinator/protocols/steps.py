@@ -11,7 +11,7 @@ of that has been refused for good, or is late. What each branch is asked before 
   1978, section 5.8.3.3).
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
-- Behind the decision nothing may fail: what is refused then is begun anew until it is not, and a person is told.
+- Behind the decision nothing may fail: what is refused then is begun anew until it is not; see `protocols.stuck`.
 
 A new leader asks again whatever the record does not hold; see `protocols.two_phase`.
 """
@@ -31,9 +31,7 @@ from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, cont
 from participant.values import merged, packed
 from participant.wire import BranchState, Verb
 
-__all__ = ["REFUSALS_MAX", "decide"]
-
-REFUSALS_MAX = 5  # behind the decision; with so many, a person is told
+__all__ = ["decide"]
 
 _DONE = Step(done=True)
 _SETTLED = frozenset((BranchState.COMMITTED, BranchState.READ_ONLY))
@@ -304,9 +302,6 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
     known = todo.facts.of(attempt)
     if known.state in _SETTLED:
         return True
-    if step.settling > REFUSALS_MAX:
-        who = f"branch {branch.branch} at {branch.participant}"
-        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does}: it needs a person")
     if known.state is BranchState.ABORTED:
         todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
     elif _is_rested(branch.branch, does, step.settling, step.retry, todo):
