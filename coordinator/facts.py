@@ -109,14 +109,16 @@ class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
     most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
+    `submitted`: the sender has said here that its source is done.
     """
 
-    __slots__ = ("_branches", "expiry", "overdue", "proposal", "started_at")
+    __slots__ = ("_branches", "expiry", "overdue", "proposal", "started_at", "submitted")
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
         self.expiry: Expiry | None = None
         self.overdue = False
+        self.submitted = False
         self.proposal = Asking()
         self._branches: dict[str, BranchFacts] = {}
 

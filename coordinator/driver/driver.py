@@ -86,6 +86,11 @@ class Driver:
         self._facts.expiry = expiry
         self.wake()
 
+    def submit(self) -> None:
+        """Its sender says that its source is done."""
+        self._facts.submitted = True
+        self.wake()
+
     def close(self) -> None:
         """Stop driving. Effects under way end unheard."""
         self.closed = True

@@ -46,6 +46,7 @@ class Mode(StrEnum):
     TCC = "tcc"  # tries before the decision; then confirms, or cancels
     SAGA = "saga"  # commits before the decision; if that is to abort, it is undone by another action
     PIVOT = "pivot"  # commits last, and with it all is decided
+    SOURCE = "source"  # commits by itself, whenever it likes, and is asked afterwards; with it all is decided
     FORWARD = "forward"  # begins once it is decided to commit, and is tried until it succeeds
 
 

@@ -9,6 +9,8 @@ of that has been refused for good, or is late. What each branch is asked before 
 - The pivot is called last. While it may have been called, there is no abort unless it has been prevented: its own
   answer is the decision, as that of the last agent of two-phase commit (Gray, "Notes on Data Base Operating Systems",
   1978, section 5.8.3.3).
+- A source is not called, but prevented: once its sender has said that it is done, or when it is late. So a sender that
+  says nothing more is asked back, at the deadline of whoever leads.
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
 - Behind the decision nothing may fail: what is refused then is begun anew until it is not; see `protocols.stuck`.
@@ -24,7 +26,7 @@ from coordinator.effects import Haste, Step, Work
 from coordinator.facts import YES_STATES, BranchFacts, Expiry, Facts
 from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Decide, End, Heard, Progress
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Phase, Retry, StepRecord, TransactionRecord
-from coordinator.protocols.modes import Does, attempt_name, rules_of, step_of
+from coordinator.protocols.modes import DECIDING, Does, attempt_name, rules_of, step_of
 from coordinator.protocols.retry import Backoff, delay_s
 from coordinator.protocols.todo import BACKOFF, BACKOFF_DECIDED, Todo
 from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, contradictions
@@ -95,7 +97,7 @@ def _before(record: TransactionRecord, facts: Facts) -> _Steps:
 def _advance(record: TransactionRecord, todo: Todo) -> Step:
     """Before the decision: call what is due, record what has succeeded, and decide when all has, or cannot any more."""
     steps = _before(record, todo.facts)
-    pivot = next((each for each in steps.values() if each.step.mode is Mode.PIVOT), None)
+    pivot = next((each for each in steps.values() if each.step.mode in DECIDING), None)
     deadline = todo.facts.started_at + record.deadline_ms / 1000
     late = todo.now >= deadline or todo.facts.expiry is not None
     if pivot is not None and pivot.is_done:
@@ -121,14 +123,15 @@ def _verdict(
 ) -> Decide | None:
     """The decision that follows from what has succeeded, from what was refused, or from the time; else None.
 
-    That a branch has refused says that the pivot was not called, unless it is the pivot.
+    That a branch has refused says that the pivot was not called, unless it is the pivot. Who was prevented before it
+    was late, is a source.
     """
     gid = record.gid
     if all(each.is_done for each in steps.values()):
         return Decide(gid, Decision.COMMIT, BY_VOTES, at_ms=0, done=_settled_by_commit(record, steps))
     refused = next((each for each in steps.values() if each.is_refused and (late or each.is_last)), None)
     done = _settled_by_abort(record, steps)
-    if refused is not None and refused.known.question is not Verb.PREVENT:
+    if refused is not None and (refused.known.question is not Verb.PREVENT or not late):
         reason = clean(refused.known.reason) or "refused"
         return Decide(gid, Decision.ABORT, BY_VOTES, 0, reason, refused.branch.branch, done)
     if refused is not None or (late and not has_pivot):
@@ -195,6 +198,8 @@ def _is_due(each: _Before, steps: _Steps, todo: Todo) -> bool:
     others = (other for other in steps if other != name) if step.mode is Mode.PIVOT else step.after
     if not all(steps[other].is_done for other in others):
         return False
+    if each.does is Does.FIND:
+        return todo.facts.submitted
     if not all(steps[source].step.done for _, source in step.takes if source != name):
         return False
     return _is_rested(name, each.does, step.attempt, step.retry, todo)
@@ -215,6 +220,8 @@ def _is_rested(name: str, does: Does, attempt: int, retry: Retry, todo: Todo) ->
 def _call_before(record: TransactionRecord, each: _Before, todo: Todo) -> None:
     if each.does is Does.PREPARE:
         todo.call(each.attempt, each.known, Verb.PREPARE)
+    elif each.does is Does.FIND:
+        todo.call(each.attempt, each.known, Verb.PREVENT)
     else:
         work = Work(each.branch.action or "", _body(record, each.branch))
         todo.call(each.attempt, each.known, Verb.COMMIT, one_phase=True, work=work)

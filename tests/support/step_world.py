@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from coordinator.effects import Call, CallEnded, Event, ProposalEnded, Propose
+from coordinator.effects import Call, CallEnded, Event, ProposalEnded, Propose, Work
 from coordinator.facts import Expiry, Facts
 from coordinator.ledger.commands import BY_EXPIRY, Command, decode, encode
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
@@ -42,6 +42,7 @@ class Fates:
     crash: float = 0.05
     late: float = 0.02
     cancel: float = 0.0
+    sends: float = 0.1  # the sender of a source goes on: it commits, then it submits
     refusals: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -67,6 +68,8 @@ class StepWorld:
         self.bodies: dict[str, object] = {}
         self.asked = Counter[str]()
         self._decided: Decision | None = None
+        self._source = next((b.branch for b in self.branches if step_of(b).mode is Mode.SOURCE), None)
+        self._has_sent = False
         self._drive()
 
     @property
@@ -84,15 +87,18 @@ class StepWorld:
             if self.over:
                 break
             self._happen()
-        calm, self.fates = Fates(0, 0, 0, 0, refusals=self.fates.refusals), self.fates
-        self.fates = calm
+        self.fates = Fates(0, 0, 0, 0, sends=self.fates.sends, refusals=self.fates.refusals)
         for _ in range(STEPS_MAX):
             if self.over:
+                if self._source is not None and not self._has_sent:
+                    self._send(self._source)  # too late
                 return
             self._happen()
         raise AssertionError(f"no end: {self.record}, {self.requests}, {self.proposals}, wakes at {self.wake_at}")
 
     def _happen(self) -> None:
+        if self._source is not None and self.record is not None and self.chance.random() < self.fates.sends:
+            self._send(self._source)
         roll = self.chance.random()
         if roll < self.fates.crash:
             self._crash()
@@ -206,6 +212,15 @@ class StepWorld:
         self.rows[name] = branch.move(ask, state, at_ms=0, digest=digest, reason=reason).giving(result)
         return self.rows[name].answer()
 
+    def _send(self, source: str) -> None:
+        """The sender commits its own transaction; once it has, it says so to whoever leads, or is not heard."""
+        if not self._has_sent:
+            self._has_sent = True
+            self._participate(Call(source, Verb.COMMIT, True, Work("send", b"")))
+        elif self.facts is not None and self.chance.random() >= self.fates.lost:
+            self.facts.submitted = True
+            self._drive()
+
     def _work(self, call: Call) -> tuple[str, object, bytes]:
         if call.work is not None:
             return call.work.action, unpacked(call.work.body), digest_of(call.work.action, call.work.body)
@@ -242,7 +257,7 @@ class StepWorld:
                 assert name not in self.rows or self.rows[name].state is BranchState.ABORTED
             case Mode.TCC | Mode.SAGA:
                 assert undone is has_run, f"{name} ran: {has_run}, undone: {undone}"
-            case Mode.PIVOT | Mode.FORWARD:
+            case Mode.PIVOT | Mode.SOURCE | Mode.FORWARD:
                 assert not has_run, f"{name} has run, and all was aborted"
 
     def _audit_order(self, branches: Sequence[BranchRecord], committed: bool) -> None:

@@ -100,7 +100,8 @@ class Stage:
             undo = "undo" if rules.on_abort is Does.UNDO else None
             confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
             step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry)
-            branches.append(BranchRecord(name, f"bank-{name}", "do", b"", step=step))
+            action = None if step.mode is Mode.SOURCE else "do"
+            branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))
         self._client_waits = True
         self._plan = Plan(GID, repr(words).encode(), Path.STEPS, tuple(branches), deadline_ms)
         self._facts = Facts(self._now)
@@ -109,6 +110,16 @@ class Stage:
     def refuse(self, *names: str) -> None:
         """refuse b b:undo: what these attempts ask for will be refused."""
         self._wills.update(dict.fromkeys(names, "no"))
+
+    def commit(self, name: str) -> None:
+        """commit a: the sender commits its source by itself."""
+        self._say(f"{name} is {self._participate(Call(name, Verb.COMMIT, one_phase=True)).state}")
+
+    def submit(self) -> None:
+        """The sender tells the leader that its source is done."""
+        if self._facts is not None:
+            self._facts.submitted = True
+            self._drive()
 
     def apply(self) -> None:
         """The oldest proposal is applied."""
