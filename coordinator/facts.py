@@ -3,6 +3,7 @@
 Facts belong to one driver on one leader and may vanish at any moment; nothing that must survive is kept here.
 They say what *happened*, never what follows from it: that is `coordinator.protocols`. A driver does
 
+    if record holds a decision: facts.saw_decision(now)
     step = decide(plan, record, facts, now)
     for effect in step.effects: facts.note(effect); start performing it
     when one has ended: facts.fold(event, now, draw), and decide again
@@ -109,13 +110,15 @@ class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
     most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
-    `submitted`: the sender has said here that its source is done.
+    `submitted`: the sender has said here that its source is done. `decided_at`: when this driver first saw the decision
+    in the record.
     """
 
-    __slots__ = ("_branches", "expiry", "overdue", "proposal", "started_at", "submitted")
+    __slots__ = ("_branches", "decided_at", "expiry", "overdue", "proposal", "started_at", "submitted")
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
+        self.decided_at: float | None = None
         self.expiry: Expiry | None = None
         self.overdue = False
         self.submitted = False
@@ -138,6 +141,11 @@ class Facts:
     def is_asking_first(self) -> bool:
         """Whether some branch is being asked something for the first time."""
         return any(known.in_flight and known.attempts == 1 for known in self._branches.values())
+
+    def saw_decision(self, now: float) -> None:
+        """The record holds a decision. To be called before `decide`."""
+        if self.decided_at is None:
+            self.decided_at = now
 
     def note(self, effect: Effect) -> None:
         """The driver is about to perform `effect`. To be called before anything is awaited."""

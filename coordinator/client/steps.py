@@ -91,6 +91,7 @@ class _Declaration:
         after: Sequence[str],
         takes: Mapping[str, str] = _NO_RESULTS,
         retry: Retry | None = None,
+        not_before_ms: int = 0,
         **actions: str,
     ) -> str:
         name = name or f"s{len(self._branches) + 1}"
@@ -101,6 +102,8 @@ class _Declaration:
             step["takes"] = {field: name if source == OWN else source for field, source in takes.items()}
         if retry is not None:
             step["retry"] = retry.to_map()
+        if not_before_ms:
+            step["not_before_ms"] = not_before_ms
         self._branches.append(Branch(participant, action, body, name, step=step))
         return name
 
@@ -166,9 +169,21 @@ class Saga(_Declaration):
         after: Sequence[str] = (),
         takes: Mapping[str, str] = _NO_RESULTS,
         retry: Retry | None = None,
+        not_before_ms: int = 0,
     ) -> str:
-        """A step that begins once it is decided to commit, and is begun anew until it succeeds."""
-        return self._add(Mode.FORWARD, participant, action, body, name=name, after=after, takes=takes, retry=retry)
+        """A step that begins once it is decided to commit, and is begun anew until it succeeds. `not_before_ms`: it
+        begins so long after the decision, or later (a new leader begins to count anew), never earlier."""
+        return self._add(
+            Mode.FORWARD,
+            participant,
+            action,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            not_before_ms=not_before_ms,
+        )
 
     def _before(self, after: Sequence[str] | None) -> Sequence[str]:
         if after is not None:
@@ -268,6 +283,18 @@ class Message(_Declaration):
         after: Sequence[str] = (),
         takes: Mapping[str, str] = _NO_RESULTS,
         retry: Retry | None = None,
+        not_before_ms: int = 0,
     ) -> str:
-        """A message, delivered at least once, and done once; in any order, unless some are named to come first."""
-        return self._add(Mode.FORWARD, participant, action, body, name=name, after=after, takes=takes, retry=retry)
+        """A message, delivered at least once, and done once; in any order, unless some are named to come first.
+        `not_before_ms` as in `Saga.then`."""
+        return self._add(
+            Mode.FORWARD,
+            participant,
+            action,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            not_before_ms=not_before_ms,
+        )

@@ -129,7 +129,10 @@ class Driver:
     def _advance(self) -> None:
         record = self._shared.ledger.get(self.gid)
         self._drop_plan(record)
-        step = decide(self.plan, record, self._facts, self._loop.time())
+        now = self._loop.time()
+        if record is not None and record.phase is not Phase.PREPARING:
+            self._facts.saw_decision(now)
+        step = decide(self.plan, record, self._facts, now)
         for effect in step.effects:
             self._facts.note(effect)
             if isinstance(effect, Propose):

@@ -90,6 +90,7 @@ def _step_view(step: StepRecord) -> StepView:
         done=step.done,
         attempt=step.attempt,
         settling=step.settling,
+        not_before_ms=step.not_before_ms,
     )
 
 

@@ -217,6 +217,17 @@ def _is_rested(name: str, does: Does, attempt: int, retry: Retry, todo: Todo) ->
     return todo.now >= due_at
 
 
+def _is_time(step: StepRecord, todo: Todo) -> bool:
+    """Whether a step may begin, so long after the decision; what was refused has begun before."""
+    if step.not_before_ms == 0 or step.settling > 1:
+        return True
+    seen_at = todo.now if todo.facts.decided_at is None else todo.facts.decided_at
+    due_at = seen_at + step.not_before_ms / 1000
+    if todo.now < due_at:
+        todo.wake(due_at)
+    return todo.now >= due_at
+
+
 def _call_before(record: TransactionRecord, each: _Before, todo: Todo) -> None:
     if each.does is Does.PREPARE:
         todo.call(each.attempt, each.known, Verb.PREPARE)
@@ -311,7 +322,7 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
         return True
     if known.state is BranchState.ABORTED:
         todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
-    elif _is_rested(branch.branch, does, step.settling, step.retry, todo):
+    elif _is_time(step, todo) and _is_rested(branch.branch, does, step.settling, step.retry, todo):
         action = {Does.RUN: branch.action, Does.CONFIRM: step.confirm, Does.UNDO: step.undo}[does]
         body = _body(record, branch, None if does is Does.RUN else own)
         todo.call(attempt, known, Verb.COMMIT, one_phase=True, work=Work(action or "", body))

@@ -60,7 +60,9 @@ def _refused(record: TransactionRecord, refusals_max: int) -> Stuck | None:
 
 def _late(record: TransactionRecord, late_ms: int, now_ms: int) -> Stuck | None:
     is_decided = record.decision is not None
-    late_by_ms = now_ms - (record.decided_at_ms if is_decided else record.begun_at_ms + record.deadline_ms)
+    delays = [branch.step.not_before_ms for branch in record.branches if branch.step is not None and not branch.ended]
+    due_at_ms = record.begun_at_ms + record.deadline_ms if not is_decided else record.decided_at_ms
+    late_by_ms = now_ms - due_at_ms - (max(delays, default=0) if is_decided else 0)
     if late_by_ms < late_ms:
         return None
     if not is_decided:

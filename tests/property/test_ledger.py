@@ -311,6 +311,8 @@ any_step = st.builds(
     st.none() | texts,
     st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     st.builds(Retry, numbers, numbers, numbers),
+    *map(st.just, (1, 1, False, b"")),  # how far it has come is no part of a command
+    numbers,
 )
 any_command = st.one_of(
     st.builds(

@@ -1,7 +1,8 @@
 """Sagas, TCC, messages and any mixture of them, whatever happens meanwhile.
 
 Goal: each action takes effect once; if it is committed, all have, and if it is aborted, all that has run is undone, in
-the opposite order; nobody is left prepared; everybody was given the results that it takes; and once nothing goes wrong
+the opposite order; nobody is left prepared; everybody was given the results that it takes; nothing runs
+before its time; and once nothing goes wrong
 any more, it ends.
 """
 
@@ -51,6 +52,7 @@ def transactions(draw: st.DrawFn) -> tuple[BranchRecord, ...]:
             f"undo-{name}" if mode in (Mode.TCC, Mode.SAGA) else None,
             tuple(takes),
             Retry(attempts, 100, 1_000),
+            not_before_ms=draw(st.sampled_from([0, 500, 20_000])) if mode is Mode.FORWARD else 0,
         )
         action = None if mode is Mode.SOURCE else f"do-{name}"
         branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))

@@ -70,6 +70,7 @@ class StepWorld:
         self._decided: Decision | None = None
         self._source = next((b.branch for b in self.branches if step_of(b).mode is Mode.SOURCE), None)
         self._has_sent = False
+        self._decided_at = 0.0
         self._drive()
 
     @property
@@ -152,6 +153,8 @@ class StepWorld:
         record = self.record
         if record is not None and record.decision is not None:
             assert self._decided in (None, record.decision), "a decision is final"
+            if self._decided is None:
+                self._decided_at = self.now
             self._decided = record.decision
 
     def _deliver(self, index: int) -> None:
@@ -175,6 +178,8 @@ class StepWorld:
     def _drive(self) -> None:
         if self.facts is None:
             return
+        if self.record is not None and self.record.decision is not None:
+            self.facts.saw_decision(self.now)
         step = decide(self.plan, self.record, self.facts, self.now)
         for effect in step.effects:
             self.facts.note(effect)
@@ -207,6 +212,7 @@ class StepWorld:
             else:
                 result = f"result of {name}"
                 self.ran.append(name)
+                self._audit_time(name)
                 self.bodies[name] = body
         reason = "no" if state is BranchState.ABORTED else ""
         self.rows[name] = branch.move(ask, state, at_ms=0, digest=digest, reason=reason).giving(result)
@@ -259,6 +265,12 @@ class StepWorld:
                 assert undone is has_run, f"{name} ran: {has_run}, undone: {undone}"
             case Mode.PIVOT | Mode.SOURCE | Mode.FORWARD:
                 assert not has_run, f"{name} has run, and all was aborted"
+
+    def _audit_time(self, name: str) -> None:
+        """What runs now, does not run too early."""
+        delay_ms = next(step_of(b).not_before_ms for b in self.branches if b.branch == name_of(name))
+        assert delay_ms == 0 or self._decided is Decision.COMMIT
+        assert self.now >= self._decided_at + delay_ms / 1000 or delay_ms == 0, f"{name} has run too early"
 
     def _audit_order(self, branches: Sequence[BranchRecord], committed: bool) -> None:
         places = {_what(name): place for place, name in enumerate(self.ran)}

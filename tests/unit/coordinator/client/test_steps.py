@@ -113,3 +113,17 @@ async def test_a_message_is_run_without_a_source_and_prepared_with_one(client: C
     message.source("bank-a")
     with pytest.raises(ValueError, match="prepared, and submitted"):
         await message.run()
+
+
+async def test_a_delayed_message_is_not_sent_before_its_time(client: Client) -> None:
+    """Seen red with a driver that does not wait."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    message = client.message()
+    message.when("bank-a", "do")
+    message.send("bank-b", "add", not_before_ms=700)
+    ended = await message.run()
+    await client.settled(ended.gid)
+    assert loop.time() - began_at >= 0.7
+    branches = (await client.record(ended.gid)).branches
+    assert [branch.step and branch.step.not_before_ms for branch in branches] == [0, 700]

@@ -72,6 +72,8 @@ SAGA, PIVOT, FORWARD, TCC, TWO_PHASE = (step(mode) for mode in ("saga", "pivot",
             "branches.0.step.retry.attempts_max",
             "is asked once",
         ),
+        ([step("pivot", not_before_ms=1)], "branches.0.step.not_before_ms", "only a forward branch can be delayed"),
+        ([PIVOT, step("forward", not_before_ms=86_400_001)], "branches.1.step.not_before_ms", "less than or equal to"),
         ([step("saga", retry={"attempts_max": 0})], "branches.0.step.retry.attempts_max", "greater than or equal to 1"),
         ([SAGA, {**step("saga", takes={"x": "b1"}), "body": [1]}], "branches.1.body", "must be a map"),
     ],
@@ -96,6 +98,9 @@ def test_whose_result_is_taken_comes_before() -> None:
 
 
 def test_another_step_is_another_request() -> None:
-    digests = [digest_of(declared(SAGA, branch)) for branch in (SAGA, step("saga", undo="other"), FORWARD, {})]
+    digests = [
+        digest_of(declared(SAGA, branch))
+        for branch in (SAGA, step("saga", undo="other"), FORWARD, step("forward", not_before_ms=1), {})
+    ]
     assert len(set(digests)) == len(digests)
     assert digest_of(declared(SAGA, SAGA)) == digests[0]

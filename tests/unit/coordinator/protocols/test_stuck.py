@@ -51,5 +51,13 @@ def test_what_was_refused_often_enough_behind_the_decision_is_stuck_at_once_with
     assert found == (Kind.REFUSED, "branch a at bank-a has refused 2 times to undo")
 
 
+def test_a_delayed_one_is_late_so_long_after_its_time() -> None:
+    mail = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 100, 1_000), not_before_ms=100_000)
+    begin = BEGIN._replace(branches=(*BRANCHES, BranchRecord("m", "mail", "say", b"", step=mail)))
+    record = after(begin, Decide("t", Decision.COMMIT, BY_VOTES, at_ms=5_000, done=("a", "b")))
+    assert stuck(record, THRESHOLDS, 164_999) is None
+    assert stuck(record, THRESHOLDS, 165_000) is not None
+
+
 def test_what_has_ended_is_never_stuck() -> None:
     assert stuck(after(BEGIN, ABORT, *refusals(2), End("t", ("a",))), THRESHOLDS, 1_000_000) is None
