@@ -23,6 +23,7 @@ from coordinator.http.app import build_app, serving
 from coordinator.http.context import Context, Placement
 from coordinator.ledger.table import Ledger
 from coordinator.participants.http import HttpParticipants
+from coordinator.protocols.stuck import Thresholds
 from coordinator.wire import GID_RANDOM_BITS, new_gid
 from raftlog.config import LogConfig, Security, Timing, split_address
 from raftlog.disk import RealDisk
@@ -240,4 +241,5 @@ def _tunables(config: ClusterConfig) -> Tunables:
             waiting_max=config.limits.waiting_per_participant_max,
             owed_max=config.limits.owed_per_participant_max,
         ),
+        alarms=Thresholds(int(config.alarms.late_s * 1_000), config.alarms.refusals),
     )

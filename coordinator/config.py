@@ -8,6 +8,7 @@ Owns: the keys, their defaults, and what is said about a wrong one. Must never d
     [participants]   name = "URL"
     [timing]         how long things may take
     [limits]         how much may be in flight
+    [alarms]         when a person is told of a transaction that stays open
     [raft]           how patient the replicas are with each other
 
 Every key is also a variable: `COMMITD_LIMITS__IN_FLIGHT_MAX=100`, `COMMITD_NODES__N1__DATA_DIR=/var/lib/commitd`
@@ -40,6 +41,7 @@ from coordinator.shards import SHARDS_MAX
 
 __all__ = [
     "SECRET_BYTES_MIN",
+    "Alarms",
     "Cluster",
     "ClusterConfig",
     "Limits",
@@ -204,6 +206,13 @@ class Limits(_Section):
     owed_per_participant_max: Annotated[int, Field(ge=1, le=10_000_000)] = 131_072
 
 
+class Alarms(_Section):
+    """When an open transaction counts as stuck; see `coordinator.protocols.stuck`."""
+
+    late_s: Seconds = 60.0
+    refusals: Annotated[int, Field(ge=1, le=1_000)] = 5
+
+
 class Raft(_Section):
     """Seconds; see `raftlog.config.Timing`."""
 
@@ -238,6 +247,7 @@ class ClusterConfig(_Section):
     participants: dict[Name, Url] = Field(default_factory=dict)
     timing: Timing = Timing()
     limits: Limits = Limits()
+    alarms: Alarms = Alarms()
     raft: Raft = Raft()
 
     def node(self, name: str) -> Node:

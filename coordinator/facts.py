@@ -3,6 +3,7 @@
 Facts belong to one driver on one leader and may vanish at any moment; nothing that must survive is kept here.
 They say what *happened*, never what follows from it: that is `coordinator.protocols`. A driver does
 
+    if record holds a decision: facts.saw_decision(now)
     step = decide(plan, record, facts, now)
     for effect in step.effects: facts.note(effect); start performing it
     when one has ended: facts.fold(event, now, draw), and decide again
@@ -104,14 +105,27 @@ class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
     most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
+    `submitted`: the sender has said here that its source is done. `decided_at`: when this driver first saw the decision
+    in the record.
     """
 
-    __slots__ = ("_branches", "_notes", "expiry", "overdue", "proposal", "started_at")
+    __slots__ = (
+        "_branches",
+        "_notes",
+        "decided_at",
+        "expiry",
+        "overdue",
+        "proposal",
+        "started_at",
+        "submitted",
+    )
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
+        self.decided_at: float | None = None
         self.expiry: Expiry | None = None
         self.overdue = False
+        self.submitted = False
         self.proposal = Asking()
         self._branches: dict[str, BranchFacts] = {}
         self._notes: dict[Progress, Asking] | None = None
@@ -139,6 +153,11 @@ class Facts:
         if self.proposal.in_flight:
             return True
         return any(known.in_flight and name != branch for name, known in self._branches.items())
+
+    def saw_decision(self, now: float) -> None:
+        """The record holds a decision. To be called before `decide`."""
+        if self.decided_at is None:
+            self.decided_at = now
 
     def note(self, effect: Effect) -> None:
         """The driver is about to perform `effect`. To be called before anything is awaited."""

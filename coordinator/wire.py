@@ -198,6 +198,7 @@ class ListQuery(_Query):
     participant: Name | None = Field(default=None, description="Of any branch.")
     begun_after_ms: Millis | None = Field(default=None, description="Begun at this wall-clock millisecond or later.")
     begun_before_ms: Millis | None = Field(default=None, description="Begun before this wall-clock millisecond.")
+    stuck: bool = Field(default=False, description="Only those that a person should look at.")
     limit: int = Field(default=LIST_LIMIT_DEFAULT, ge=1, le=LIST_LIMIT_MAX)
     cursor: Annotated[str, Field(pattern=_CURSOR)] | None = Field(default=None, description="From the page before.")
 
@@ -269,6 +270,7 @@ class TransactionView(Message):
     reason: str | None
     branch: str | None = Field(description="The branch that refused, if one did.")
     revision: int
+    stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
 
 
 class TransactionPage(Message):

@@ -12,6 +12,7 @@ from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Mes
 __all__ = [
     "ATTEMPTS_MAX",
     "FIELD_CHARS_MAX",
+    "NOT_BEFORE_MAX_MS",
     "RETRY_BASE_DEFAULT_MS",
     "RETRY_CAP_DEFAULT_MS",
     "RetryRequest",
@@ -21,6 +22,7 @@ __all__ = [
 
 ATTEMPTS_MAX = 1_000  # of a step before the decision
 FIELD_CHARS_MAX = 64  # the name of a field that a result becomes
+NOT_BEFORE_MAX_MS = 86_400_000  # a day: each leader begins to count anew
 RETRY_BASE_DEFAULT_MS = 100
 RETRY_CAP_DEFAULT_MS = 10_000
 
@@ -52,6 +54,12 @@ class StepRequest(Message):
         " The branch itself stands for its own result, which its confirm and its undo get.",
     )
     retry: RetryRequest = Field(default_factory=RetryRequest)
+    not_before_ms: int = Field(
+        default=0,
+        ge=0,
+        le=NOT_BEFORE_MAX_MS,
+        description="Of mode forward: it begins so long after the decision, or later, never earlier.",
+    )
 
 
 class StepView(Message):
@@ -64,3 +72,4 @@ class StepView(Message):
     done: bool = Field(description="What comes before the decision has succeeded.")
     attempt: int = Field(description="How often it was begun before the decision, from 1.")
     settling: int = Field(description="The same for what the decision asks of it.")
+    not_before_ms: int = Field(default=0, description="How long after the decision it begins, at the earliest.")

@@ -44,7 +44,7 @@ from participant.recovery import Recovery, RecoverySettings
 from participant.resource import Action, ResourceManager
 from participant.service import ParticipantService, ServiceLimits
 from participant.watch import Watch
-from participant.wire import ACTION_CHARS_MAX
+from participant.wire import ACTION_CHARS_MAX, Answer, Operation, Verb
 
 __all__ = ["Participant", "Serving"]
 
@@ -139,6 +139,17 @@ class Participant:
             return handler
 
         return register
+
+    async def commit(self, gid: str, branch: str, action: str, body: Any = None) -> Answer:
+        """Do an action in a local transaction of its own, as this branch of a transaction, from within the service.
+
+        It is the source of a message (`coordinator.client.Message`): once it is committed, the message will be sent.
+        The answer is durable, and the same call again gets it again. ABORTED: refused, or too late, because the
+        coordinators have given the message up. With `retry`, nothing was done yet: come again.
+        Raises: NotRunning, WireError, BranchConflict (nothing was done); ResourceError: it is unknown, ask again.
+        """
+        operation = Operation(Verb.COMMIT, BranchKey(gid, branch), action, body, one_phase=True)
+        return await self._current().service.perform(operation)
 
     def run(self, *, host: str = "127.0.0.1", port: int = 0, replicas: Sequence[str] = ()) -> None:
         """Serve until SIGINT or SIGTERM. `replicas`: client URLs of the coordinators, asked for outcomes.

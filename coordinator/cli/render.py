@@ -42,9 +42,10 @@ def print_json(message: BaseModel) -> None:
     Console(soft_wrap=True, highlight=False, markup=False).print(message.model_dump_json())
 
 
-def transactions_table(transactions: Iterable[TransactionView]) -> Table:
-    """One row for each transaction."""
-    table = Table("gid", "begun", "phase", "participants", "decided by", "reason", box=None, pad_edge=False)
+def transactions_table(transactions: Iterable[TransactionView], *, stuck: bool = False) -> Table:
+    """One row for each transaction; of stuck ones, why."""
+    why = "stuck" if stuck else "reason"
+    table = Table("gid", "begun", "phase", "participants", "decided by", why, box=None, pad_edge=False)
     for view in transactions:
         table.add_row(
             view.gid,
@@ -52,7 +53,7 @@ def transactions_table(transactions: Iterable[TransactionView]) -> Table:
             f"[{_STYLES[view.outcome]}]{view.phase.value}",
             ", ".join(branch.participant for branch in view.branches) or "-",
             view.decided_by or "-",
-            plain(view.reason),
+            plain(view.stuck if stuck else view.reason),
         )
     return table
 
@@ -69,6 +70,8 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
         table.add_row("decided", f"{_when(view.decided_at_ms)} by {view.decided_by}")
     if view.reason is not None:
         table.add_row("reason", plain(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
+    if view.stuck is not None:
+        table.add_row("stuck", f"[yellow]{plain(view.stuck)}")
     holds = {} if held is None else {each.branch: f", {_held(each)}" for each in held if not each.ended}
     for branch in view.branches:
         state = "ended" if branch.ended else f"open{holds.get(branch.branch, '')}"

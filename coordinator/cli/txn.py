@@ -42,6 +42,7 @@ def list_(
     url: UrlOption,
     phase: Annotated[list[Phase] | None, typer.Option(help="Only in this phase; may be repeated.")] = None,
     participant: Annotated[str | None, typer.Option(help="Only with a branch at this participant.")] = None,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that a person should look at, with why.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +51,7 @@ def list_(
     async def question(client: Client) -> list[TransactionView]:
         found: list[TransactionView] = []
         async for view in client.transactions(
-            phases=phase or (), participant=participant, page_size=min(limit, LIST_LIMIT_MAX)
+            phases=phase or (), participant=participant, stuck=stuck, page_size=min(limit, LIST_LIMIT_MAX)
         ):
             found.append(view)
             if len(found) == limit:
@@ -61,7 +62,7 @@ def list_(
     if as_json:
         render.print_json(TransactionPage(transactions=found, cursor=None))
     else:
-        render.print_table(render.transactions_table(found))
+        render.print_table(render.transactions_table(found, stuck=stuck))
 
 
 @app.command()

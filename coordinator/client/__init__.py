@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator.client.client import Client
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
-from coordinator.client.steps import OWN, Message, Retry, Saga, Tcc
+from coordinator.client.steps import OWN, Message, Prepared, Retry, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Ended",
     "InteractiveTransaction",
     "Message",
+    "Prepared",
     "Retry",
     "Saga",
     "Tcc",

@@ -35,7 +35,7 @@ from coordinator.client.session import Lost, Session
 from coordinator.client.shards import Shard, Shards
 from coordinator.client.steps import Message, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
-from coordinator.errors import OutcomeUnknown, RequestError, Unavailable
+from coordinator.errors import Contradiction, NotFound, OutcomeUnknown, RequestError, Unavailable
 from coordinator.examined import ExaminationView
 from coordinator.ledger.records import Decision, Phase
 from coordinator.shards import MAP_PATH, ClusterMap
@@ -181,6 +181,34 @@ class Client:
         """A local transaction with messages, to be declared and run; see `coordinator.client.steps`."""
         return Message(self, deadline_ms)
 
+    async def begin(
+        self, branches: Iterable[Branch], *, gid: str, deadline_ms: int, timeout_s: float | None = None
+    ) -> TransactionView:
+        """Begin a transaction, and wait until it is recorded, whoever leads next; not until it is decided.
+
+        It may have been decided long ago, as the record says. Raises: OutcomeUnknown: it may be recorded later, call
+        again with the same; Unavailable; RequestError, if it was refused.
+        """
+        body = {"gid": gid, "branches": [branch.to_map() for branch in branches], "deadline_ms": deadline_ms}
+        asking = self._about(gid, timeout_s)
+        view: TransactionView | None = None
+        with _honest(asking, gid):
+            while view is None:
+                await asking.ask("POST", "/v1/transactions", OutcomeView, body=body, query={"wait_ms": 0})
+                asking.ambiguous = True  # it is being recorded
+                try:
+                    view = await asking.ask("GET", _path_of(gid), TransactionView)
+                except NotFound:
+                    await asking.pause("it is not recorded yet")
+        if not view.branches:
+            raise Contradiction(f"{gid} was aborted before it was begun; use a new gid")
+        return view
+
+    async def submit(self, gid: str, *, timeout_s: float | None = None) -> Ended:
+        """Say that the source of a message is done, and wait for the decision. Without it, the coordinators ask by
+        themselves at the deadline. Raises: OutcomeUnknown; NotFound; Contradiction, if `gid` has no source."""
+        return await self._decided("POST", f"{_path_of(gid)}/submit", gid, timeout_s)
+
     async def outcome(self, gid: str) -> Ended | Deciding:
         """What is recorded of `gid` now. Linearizable.
 
@@ -191,11 +219,13 @@ class Client:
 
     async def wait(self, gid: str, *, timeout_s: float | None = None) -> Ended:
         """Wait until `gid` is decided. Raises: OutcomeUnknown; NotFound, as `outcome` does."""
-        path = f"{_path_of(gid)}/outcome"
+        return await self._decided("GET", f"{_path_of(gid)}/outcome", gid, timeout_s)
+
+    async def _decided(self, method: str, path: str, gid: str, timeout_s: float | None) -> Ended:
         asking = self._about(gid, timeout_s)
         try:
             while True:
-                ended = _ended(await asking.ask("GET", path, OutcomeView, query=self._wait()))
+                ended = _ended(await asking.ask(method, path, OutcomeView, query=self._wait()))
                 if not isinstance(ended, Deciding):
                     return ended
                 await asking.pause("it is still being decided")
@@ -229,9 +259,11 @@ class Client:
         participant: str | None = None,
         begun_after_ms: int | None = None,
         begun_before_ms: int | None = None,
+        stuck: bool = False,
         page_size: int | None = None,
     ) -> AsyncGenerator[TransactionView]:
-        """Every recorded transaction of every shard that the filters let through, newest first.
+        """Every recorded transaction of every shard that the filters let through, newest first; `stuck`: only those
+        that a person should look at.
 
         Raises: Unavailable, Invalid.
         """
@@ -240,6 +272,7 @@ class Client:
             "participant": participant,
             "begun_after_ms": begun_after_ms,
             "begun_before_ms": begun_before_ms,
+            "stuck": "true" if stuck else None,
             "limit": page_size,
         }
         shards = await self._asking().found(self._shards.all)

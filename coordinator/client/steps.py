@@ -21,7 +21,7 @@ from coordinator.client.outcomes import Branch, Ended
 from coordinator.ledger.records import Mode
 from coordinator.wire_steps import RETRY_BASE_DEFAULT_MS, RETRY_CAP_DEFAULT_MS
 
-__all__ = ["OWN", "Message", "Retry", "Saga", "Tcc"]
+__all__ = ["OWN", "Message", "Prepared", "Retry", "Saga", "Tcc"]
 
 OWN: Final = "."
 """In `takes`: the step's own result, which its confirm and its undo get."""
@@ -45,6 +45,17 @@ class Retry:
 
 class Committer(Protocol):
     """What is needed of the client."""
+
+    def new_gid(self) -> str:
+        """A gid for a new transaction."""
+
+    async def begin(
+        self, branches: Iterable[Branch], *, gid: str, deadline_ms: int, timeout_s: float | None = None
+    ) -> Any:
+        """Have it recorded."""
+
+    async def submit(self, gid: str, *, timeout_s: float | None = None) -> Ended:
+        """Say that its source is done."""
 
     async def commit(
         self,
@@ -80,6 +91,7 @@ class _Declaration:
         after: Sequence[str],
         takes: Mapping[str, str] = _NO_RESULTS,
         retry: Retry | None = None,
+        not_before_ms: int = 0,
         **actions: str,
     ) -> str:
         name = name or f"s{len(self._branches) + 1}"
@@ -90,6 +102,8 @@ class _Declaration:
             step["takes"] = {field: name if source == OWN else source for field, source in takes.items()}
         if retry is not None:
             step["retry"] = retry.to_map()
+        if not_before_ms:
+            step["not_before_ms"] = not_before_ms
         self._branches.append(Branch(participant, action, body, name, step=step))
         return name
 
@@ -139,9 +153,21 @@ class _Mixture(_Declaration):
         after: Sequence[str] = (),
         takes: Mapping[str, str] = _NO_RESULTS,
         retry: Retry | None = None,
+        not_before_ms: int = 0,
     ) -> str:
-        """A step that begins once it is decided to commit, and is begun anew until it succeeds."""
-        return self._add(Mode.FORWARD, participant, action, body, name=name, after=after, takes=takes, retry=retry)
+        """A step that begins once it is decided to commit, and is begun anew until it succeeds. `not_before_ms`: it
+        begins so long after the decision, or later (a new leader begins to count anew), never earlier."""
+        return self._add(
+            Mode.FORWARD,
+            participant,
+            action,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            not_before_ms=not_before_ms,
+        )
 
 
 class Tcc(_Mixture):
@@ -201,8 +227,51 @@ class Saga(_Mixture):
         return () if self._last is None else (self._last,)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message that is recorded, and not sent yet. `branch`: of the sender's participant, which is to commit it:
+    `await bank.commit(prepared.gid, prepared.branch, action, body)`."""
+
+    gid: str
+    branch: str
+    client: Committer
+
+    async def submit(self, *, timeout_s: float | None = None) -> Ended:
+        """Say that the source has been committed, or refused; as `Client.submit`, which says what it raises."""
+        return await self.client.submit(self.gid, timeout_s=timeout_s)
+
+
 class Message(_Declaration):
-    """One local transaction, and messages that are delivered if, and only if, it commits."""
+    """One local transaction, and messages that are delivered if, and only if, it commits.
+
+    The coordinators have it done (`when`, then `run`), or the sender does it by itself (`source`, `prepare`, its own
+    commit, `submit`): then it is committed when the sender says so, whoever of the coordinators can be reached.
+    """
+
+    def __init__(self, client: Committer, deadline_ms: int) -> None:
+        super().__init__(client, deadline_ms)
+        self._source: str | None = None
+
+    def source(self, participant: str, *, name: str | None = None) -> str:
+        """The local transaction, which the sender commits by itself, at its own participant. If nobody submits it by
+        the deadline, its participant is asked: it is committed, or never will be."""
+        self._source = self._add(Mode.SOURCE, participant, None, None, name=name, after=())
+        return self._source
+
+    async def prepare(self, *, gid: str | None = None, timeout_s: float | None = None) -> Prepared:
+        """Have it recorded; nothing is sent before the source is committed. The deadline is counted from here, and by a
+        new leader anew. As `Client.begin`, which says what it raises. Raises: ValueError without a source."""
+        if self._source is None:
+            raise ValueError("a message is prepared for a source; without one, run it")
+        gid = gid or self._client.new_gid()
+        await self._client.begin(self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s)
+        return Prepared(gid, self._source, self._client)
+
+    async def run(self, *, gid: str | None = None, timeout_s: float | None = None) -> Ended:
+        """As for the others. Raises: ValueError with a source, which somebody else commits."""
+        if self._source is not None:
+            raise ValueError("a message with a source is prepared, and submitted when the source is done")
+        return await super().run(gid=gid, timeout_s=timeout_s)
 
     def when(self, participant: str, action: str, body: Any = None, *, name: str | None = None) -> str:
         """What is done first; if it is refused, nothing is sent."""
@@ -218,6 +287,18 @@ class Message(_Declaration):
         after: Sequence[str] = (),
         takes: Mapping[str, str] = _NO_RESULTS,
         retry: Retry | None = None,
+        not_before_ms: int = 0,
     ) -> str:
-        """A message, delivered at least once, and done once; in any order, unless some are named to come first."""
-        return self._add(Mode.FORWARD, participant, action, body, name=name, after=after, takes=takes, retry=retry)
+        """A message, delivered at least once, and done once; in any order, unless some are named to come first.
+        `not_before_ms` as in `Saga.then`."""
+        return self._add(
+            Mode.FORWARD,
+            participant,
+            action,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            not_before_ms=not_before_ms,
+        )

@@ -86,6 +86,11 @@ class Driver:
         self._facts.expiry = expiry
         self.wake()
 
+    def submit(self) -> None:
+        """Its sender says that its source is done."""
+        self._facts.submitted = True
+        self.wake()
+
     def close(self) -> None:
         """Stop driving. Effects under way end unheard."""
         self.closed = True
@@ -124,7 +129,10 @@ class Driver:
     def _advance(self) -> None:
         record = self._shared.ledger.get(self.gid)
         self._drop_plan(record)
-        step = decide(self.plan, record, self._facts, self._loop.time())
+        now = self._loop.time()
+        if record is not None and record.phase is not Phase.PREPARING:
+            self._facts.saw_decision(now)
+        step = decide(self.plan, record, self._facts, now)
         for effect in step.effects:
             self._facts.note(effect)
             if isinstance(effect, Propose):

@@ -63,7 +63,8 @@ def _step_of(name: str, branch: BranchRequest, where: str) -> StepRecord:
     takes = tuple(request.takes.items())
     after = tuple(dict.fromkeys((*request.after, *(source for _, source in takes if source != name))))
     retry = Retry(request.retry.attempts_max, request.retry.base_ms, request.retry.cap_ms)
-    return StepRecord(request.mode, after, request.confirm, request.undo, takes, retry)
+    record = StepRecord(request.mode, after, request.confirm, request.undo, takes, retry)
+    return record._replace(not_before_ms=request.not_before_ms)
 
 
 def _check_steps(branches: tuple[BranchRecord, ...]) -> None:
@@ -88,7 +89,9 @@ def _step_bytes(branch: BranchRecord) -> int:
 
 def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
-    return () if step is None else (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry)
+    if step is None:
+        return ()
+    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry, step.not_before_ms)
 
 
 async def path_of(branches: tuple[BranchRecord, ...], participants: Participants) -> Path:

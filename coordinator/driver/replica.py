@@ -1,6 +1,6 @@
 """One replica of the coordinator, assembled over the ports: any log, any participants, any clock, any chance.
 
-Owns: the order of starting and stopping, and the one background task. Production, tests and the simulator all
+Owns: the order of starting and stopping, and the two background tasks. Production, tests and the simulator all
 build this same object; they differ in what they pass in.
 """
 
@@ -20,8 +20,10 @@ from coordinator.driver.service import Transactions
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.sweeper import Sweeper
 from coordinator.driver.waiters import Waiters
+from coordinator.driver.watch import Watch
 from coordinator.ledger.table import Ledger
 from coordinator.ports import Participants
+from coordinator.protocols.stuck import Thresholds
 from raftlog.port import ReplicatedLog
 
 __all__ = ["Replica", "Tunables"]
@@ -31,7 +33,8 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tunables:
-    """How long things may take; the meanings stand at the keys of `coordinator.config.Timing` and `Limits`."""
+    """How long things may take; the meanings stand at the keys of `coordinator.config.Timing`, `Limits` and
+    `Alarms`."""
 
     call_timeout_s: float = 5.0
     propose_timeout_s: float = 10.0
@@ -39,6 +42,7 @@ class Tunables:
     retention_s: float = 3_600.0
     sweep_every_s: float = 5.0
     gates: GateLimits = field(default_factory=GateLimits)
+    alarms: Thresholds = field(default_factory=Thresholds)
 
 
 class Replica:
@@ -80,6 +84,7 @@ class Replica:
             retention_s=tunables.retention_s,
             every_s=tunables.sweep_every_s,
         )
+        self.watch = Watch(ledger, self.supervisor, wall_ms=wall_ms, thresholds=tunables.alarms)
         self.transactions = Transactions(
             log,
             ledger,
@@ -90,19 +95,20 @@ class Replica:
             chance=chance,
             propose_timeout_s=tunables.propose_timeout_s,
         )
-        self._sweeping: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Recover the log, and take up what is there. Raises what `ReplicatedLog.start` raises."""
         await self.log.start()
         self.supervisor.start()
-        self._sweeping = asyncio.get_running_loop().create_task(self.sweeper.run())
+        loop = asyncio.get_running_loop()
+        self._background = [loop.create_task(work) for work in (self.sweeper.run(), self.watch.run())]
 
     async def stop(self) -> None:
         """Stop driving, then leave the log."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait([self._sweeping])
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.supervisor.stop()
         self.waiters.close()
         await self.log.stop()

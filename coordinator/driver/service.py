@@ -29,7 +29,7 @@ from coordinator.errors import (
 )
 from coordinator.facts import Expiry
 from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, encode
-from coordinator.ledger.records import Decision, Path, TransactionRecord
+from coordinator.ledger.records import Decision, Mode, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
 from coordinator.ports import Participants
 from coordinator.protocols.two_phase import Plan
@@ -224,6 +224,21 @@ class Transactions:
             case Rejected(record=TransactionRecord() as record):
                 raise Contradiction(_why_not(record, request.decision))
         raise NotFound(f"no transaction {gid!r} is recorded")
+
+    async def submit(self, gid: str, wait_s: float) -> Known:
+        """The sender of a message says that its source is done: find out, and wait for the decision.
+
+        Raises: NotFound; Contradiction, if it has no source.
+        """
+        self._supervisor.require_leading()
+        await self._barrier()
+        record = self._ledger.get(gid)
+        if record is None:
+            raise NotFound(f"no transaction {gid!r} is recorded")
+        if not any(branch.step is not None and branch.step.mode is Mode.SOURCE for branch in record.branches):
+            raise Contradiction(f"{gid} has no source, so nobody submits it")
+        self._supervisor.submit(gid)
+        return await self._waiters.decided(gid, wait_s)
 
     async def page(self, query: PageQuery) -> Page:
         """Records, newest first; see `Ledger.page`."""

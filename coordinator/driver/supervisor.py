@@ -116,6 +116,13 @@ class Supervisor:
         if gid in self._undecided:
             self._drivers[gid].expire(expiry)
 
+    def submit(self, gid: str) -> None:
+        """The sender of an undecided transaction says that its source is done. Raises: NotLeader."""
+        self.require_leading()
+        self._take_up(gid)
+        if gid in self._undecided:
+            self._drivers[gid].submit()
+
     def drive(self, plan: Plan) -> None:
         """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
         self.require_leading()

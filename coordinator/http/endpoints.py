@@ -123,6 +123,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "POST",
+        "/v1/transactions/{gid}/submit",
+        "submit",
+        "The sender of a message says that its source is done, and may wait for the decision.",
+        outcomes.submit,
+        {200: (wire.OutcomeView, "Committed, aborted or deciding.")},
+        (Invalid, NotFound, Contradiction, Overloaded, *_READ),
+        query=wire.OutcomeQuery,
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
         "/v1/transactions/{gid}/resolve",
         "resolve",
         "An operator decides an undecided transaction; recorded with the operator's name.",

@@ -1,6 +1,7 @@
 """What a replica can be watched by, in the text format of Prometheus (exposition format 0.0.4).
 
-Everything is read when it is asked for: transactions pay nothing for it but the one count that the supervisor keeps.
+Everything is read when it is asked for, but the stuck transactions, which were counted at the last look: transactions
+pay nothing for it but the one count that the supervisor keeps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from coordinator.driver.replica import Replica
 from coordinator.http.context import CONTEXT
+from coordinator.protocols.stuck import Kind
 from raftlog.port import Role
 
 __all__ = ["metrics"]
@@ -56,6 +58,12 @@ class _Replica(Collector):
             ("journal_bytes", "The size of the journal.", status.journal_bytes),
         ):
             yield GaugeMetricFamily(f"commitd_{name}", meaning, value=value)
+        stuck = GaugeMetricFamily(
+            "commitd_stuck_transactions", "Open transactions that a person should look at.", labels=["kind"]
+        )
+        for kind in Kind:
+            stuck.add_metric([kind.value], self._replica.watch.counts[kind])
+        yield stuck
         events = CounterMetricFamily(
             "commitd_log_events", "What the log has counted since its start.", labels=["event"]
         )

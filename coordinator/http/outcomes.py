@@ -1,4 +1,5 @@
-"""Outcomes: callers and operators look (nothing changes), participants in doubt inquire (an abort may be made)."""
+"""Outcomes: callers and operators look (nothing changes), participants in doubt inquire (an abort may be made), the
+sender of a message submits it (what became of its source is found out)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from coordinator.http.media import gid_of, read_message, read_query, respond
 from coordinator.http.views import outcome_view
 from coordinator.wire import InquiryRequest, Outcome, OutcomeQuery, OutcomeView
 
-__all__ = ["inquire", "look"]
+__all__ = ["inquire", "look", "submit"]
 
 
 async def look(request: web.Request) -> web.Response:
@@ -18,6 +19,14 @@ async def look(request: web.Request) -> web.Response:
     query = read_query(request, OutcomeQuery)
     return respond(
         request, outcome_view(await request.app[CONTEXT].replica.transactions.outcome(gid, query.wait_ms / 1_000))
+    )
+
+
+async def submit(request: web.Request) -> web.Response:
+    gid = gid_of(request)
+    query = read_query(request, OutcomeQuery)
+    return respond(
+        request, outcome_view(await request.app[CONTEXT].replica.transactions.submit(gid, query.wait_ms / 1_000))
     )
 
 

@@ -33,8 +33,9 @@ def _traced(request: web.Request, message: TransactionRequest) -> TransactionReq
 
 
 async def show(request: web.Request) -> web.Response:
-    record = await request.app[CONTEXT].replica.transactions.transaction(gid_of(request))
-    return respond(request, transaction_view(record))
+    replica = request.app[CONTEXT].replica
+    record = await replica.transactions.transaction(gid_of(request))
+    return respond(request, transaction_view(record, replica.watch.stuck))
 
 
 async def examine(request: web.Request) -> web.Response:
@@ -43,9 +44,9 @@ async def examine(request: web.Request) -> web.Response:
 
 
 async def list_(request: web.Request) -> web.Response:
-    query = page_query_of(read_query(request, ListQuery))
-    page = await request.app[CONTEXT].replica.transactions.page(query)
-    return respond(request, page_view(page))
+    replica = request.app[CONTEXT].replica
+    query = page_query_of(read_query(request, ListQuery), replica.watch.stuck)
+    return respond(request, page_view(await replica.transactions.page(query), replica.watch.stuck))
 
 
 async def resolve(request: web.Request) -> web.Response:

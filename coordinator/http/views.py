@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from coordinator.driver.examination import Examination, Held
 from coordinator.driver.waiters import Known
@@ -10,6 +11,7 @@ from coordinator.errors import RequestError
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.ledger.records import BranchRecord, Decision, StepRecord, TransactionRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
+from coordinator.protocols.stuck import Stuck
 from coordinator.wire import (
     BranchView,
     FieldProblem,
@@ -23,7 +25,10 @@ from coordinator.wire import (
 )
 from coordinator.wire_steps import StepView
 
-__all__ = ["examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
+__all__ = ["Judge", "examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
+
+Judge: TypeAlias = Callable[[TransactionRecord], Stuck | None]
+"""What is wrong with a transaction now (`driver.watch.Watch.stuck`)."""
 
 _OUTCOMES = {Decision.COMMIT: Outcome.COMMITTED, Decision.ABORT: Outcome.ABORTED, None: Outcome.DECIDING}
 
@@ -41,8 +46,9 @@ def outcome_view(known: Known) -> OutcomeView:
     )
 
 
-def transaction_view(record: TransactionRecord) -> TransactionView:
-    """The whole record."""
+def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> TransactionView:
+    """The whole record, and what `judge` finds wrong with it."""
+    stuck = None if judge is None else judge(record)
     decided = record.decision is not None
     return TransactionView(
         gid=record.gid,
@@ -57,6 +63,7 @@ def transaction_view(record: TransactionRecord) -> TransactionView:
         reason=record.reason or None,
         branch=record.culprit,
         revision=record.revision,
+        stuck=None if stuck is None else stuck.why,
     )
 
 
@@ -83,6 +90,7 @@ def _step_view(step: StepRecord) -> StepView:
         done=step.done,
         attempt=step.attempt,
         settling=step.settling,
+        not_before_ms=step.not_before_ms,
     )
 
 
@@ -104,10 +112,10 @@ def _held_view(held: Held) -> HeldView:
     )
 
 
-def page_view(page: Page) -> TransactionPage:
+def page_view(page: Page, judge: Judge | None = None) -> TransactionPage:
     """One page; its cursor is text that `page_query_of` reads."""
     cursor = None if page.cursor is None else f"{page.cursor[0]}.{page.cursor[1]}"
-    return TransactionPage(transactions=[transaction_view(record) for record in page.records], cursor=cursor)
+    return TransactionPage(transactions=[transaction_view(record, judge) for record in page.records], cursor=cursor)
 
 
 def problem_of(error: RequestError, path: str, request_id: str) -> Problem:
@@ -126,7 +134,7 @@ def problem_of(error: RequestError, path: str, request_id: str) -> Problem:
     )
 
 
-def page_query_of(query: ListQuery) -> PageQuery:
+def page_query_of(query: ListQuery, judge: Judge | None = None) -> PageQuery:
     """What a caller's query asks of the ledger."""
     return PageQuery(
         limit=query.limit,
@@ -135,6 +143,7 @@ def page_query_of(query: ListQuery) -> PageQuery:
         participant=query.participant,
         begun_from_ms=query.begun_after_ms,
         begun_before_ms=query.begun_before_ms,
+        also=None if judge is None or not query.stuck else lambda record: judge(record) is not None,
     )
 
 

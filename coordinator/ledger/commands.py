@@ -1,8 +1,8 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry]. A field that was added
-later is the last, and left out where it says nothing. Golden bytes of the version are kept in
+body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms]. A field
+that was added later is the last, and left out where it says nothing. Golden bytes of the version are kept in
 `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because guessing
 would let replicas diverge.
 """
@@ -144,7 +144,7 @@ _SHAPES = {
 }
 _BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY)
+_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=_INT)
 _TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
 _RETRY = _Shape("retry", _INT, _INT, _INT)
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
@@ -227,7 +227,8 @@ def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
     if step is None:
         raise CommandError(f"branch {branch.branch} has no step")
-    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry)
+    delay = (step.not_before_ms,) if step.not_before_ms else ()
+    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry, *delay)
 
 
 def _branch_with_step(fields: Any) -> BranchRecord:
@@ -235,11 +236,12 @@ def _branch_with_step(fields: Any) -> BranchRecord:
         raise CommandError("a branch of a transaction of steps is an array of 6 fields, the last one an array")
     *branch, step = fields
     _STEP.check(step)
-    mode, after, confirm, undo, takes, retry = step
+    mode, after, confirm, undo, takes, retry, *delay = step
     for take in takes:
         _TAKE.check(take if type(take) is tuple else ())
     _RETRY.check(retry)
     record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
+    record = record._replace(not_before_ms=delay[0]) if delay else record
     return _branch(tuple(branch))._replace(step=record)
 
 

@@ -46,6 +46,7 @@ class Mode(StrEnum):
     TCC = "tcc"  # tries before the decision; then confirms, or cancels
     SAGA = "saga"  # commits before the decision; if that is to abort, it is undone by another action
     PIVOT = "pivot"  # commits last, and with it all is decided
+    SOURCE = "source"  # commits by itself, whenever it likes, and is asked afterwards; with it all is decided
     FORWARD = "forward"  # begins once it is decided to commit, and is tried until it succeeds
 
 
@@ -82,6 +83,9 @@ class StepRecord(NamedTuple):
     attempt is a branch of its own at the participant, and none is called before the refusal of the one before is
     recorded: so it is always known how many there may be. `done`: what comes before the decision has succeeded;
     `result` is what it gave, packed, if somebody takes it.
+
+    `not_before_ms` is a duration, as the deadline is: each leader counts it from when *it* saw the decision. So nothing
+    begins earlier than that after the decision was recorded, whatever the clocks say, and after a takeover it is later.
     """
 
     mode: Mode
@@ -94,6 +98,7 @@ class StepRecord(NamedTuple):
     settling: int = 1
     done: bool = False
     result: bytes = b""
+    not_before_ms: int = 0
 
 
 class BranchRecord(NamedTuple):

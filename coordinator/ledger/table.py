@@ -63,7 +63,8 @@ Result: TypeAlias = Accepted | Rejected
 class PageQuery:
     """Which records, at most `limit` and PAGE_MAX of them. Those after the cursor `after` only, if there is one.
 
-    `phases` and `participant` (of any branch) select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`. None: any.
+    `phases`, `participant` (of any branch) and `also` select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`. None:
+    any.
     """
 
     limit: int
@@ -72,6 +73,7 @@ class PageQuery:
     participant: str | None = None
     begun_from_ms: int | None = None
     begun_before_ms: int | None = None
+    also: Callable[[TransactionRecord], bool] | None = None
 
     @property
     def lowest(self) -> Cursor | None:
@@ -86,8 +88,10 @@ class PageQuery:
 
     def selects(self, record: TransactionRecord) -> bool:
         """Whether the record is one of those asked for, if its key is."""
-        return (self.phases is None or record.phase in self.phases) and (
-            self.participant is None or any(branch.participant == self.participant for branch in record.branches)
+        return (
+            (self.phases is None or record.phase in self.phases)
+            and (self.participant is None or any(branch.participant == self.participant for branch in record.branches))
+            and (self.also is None or self.also(record))
         )
 
 

@@ -1,6 +1,7 @@
 """The rules of a transaction of steps, checked when it is declared: what could not end well is not begun. Pure.
 
 Two-phase, tcc and saga branches come before the decision, at most one pivot makes it, forward branches come behind it.
+A source decides alone, because nobody knows when it commits: nothing but forward branches comes with it.
 A branch stands behind those that it comes after, so that no two can wait for each other.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.ledger.records import BranchRecord, Mode, StepRecord
-from coordinator.protocols.modes import NAME_CHARS_MAX, SEPARATOR, rules_of, step_of
+from coordinator.protocols.modes import DECIDING, NAME_CHARS_MAX, SEPARATOR, rules_of, step_of
 
 __all__ = ["Misdeclared", "check"]
 
@@ -40,6 +41,9 @@ def check(branches: Sequence[BranchRecord]) -> None:
         if pivots > 1:
             raise Misdeclared(place, "step.mode", "there can be one pivot only: what comes after it is forward")
         earlier[branch.branch] = branch
+    before = [place for place, branch in enumerate(branches) if rules_of(branch).before is not None]
+    if len(before) > 1 and any(step_of(branch).mode is Mode.SOURCE for branch in branches):
+        raise Misdeclared(before[1], "step.mode", "a source decides alone: all other branches are forward")
     if all(rules_of(branch).before is None for branch in branches):
         raise Misdeclared(0, "step.mode", "something must come before the decision: make the first one the pivot")
 
@@ -53,8 +57,10 @@ def _check_name(place: int, name: str) -> None:
 
 def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
     mode = step.mode
-    if branch.action is None and mode is not Mode.TWO_PHASE:
+    if branch.action is None and mode not in (Mode.TWO_PHASE, Mode.SOURCE):
         raise Misdeclared(place, "action", f"a {mode} branch needs an action")
+    if branch.action is not None and mode is Mode.SOURCE:
+        raise Misdeclared(place, "action", "a source has none here: its sender runs it")
     for field, given, modes in (("confirm", step.confirm, _CONFIRMS), ("undo", step.undo, _UNDOES)):
         if mode in modes and given is None:
             raise Misdeclared(place, f"step.{field}", f"a {mode} branch needs one")
@@ -63,6 +69,10 @@ def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
     if mode is Mode.TWO_PHASE and (step.retry.attempts_max > 1 or step.takes):
         field = "takes" if step.takes else "retry.attempts_max"
         raise Misdeclared(place, f"step.{field}", "a two-phase branch is asked for one vote, on what was declared")
+    if mode is Mode.SOURCE and step.retry.attempts_max > 1:
+        raise Misdeclared(place, "step.retry.attempts_max", "a source is asked once, and its answer is final")
+    if step.not_before_ms and mode is not Mode.FORWARD:
+        raise Misdeclared(place, "step.not_before_ms", "only a forward branch can be delayed")
     if step.retry.cap_ms < step.retry.base_ms:
         raise Misdeclared(place, "step.retry.cap_ms", "must not be less than base_ms")
 
@@ -80,17 +90,19 @@ def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: di
             raise Misdeclared(
                 place, "step.after", f"{name!r} begins once it is decided, which this branch comes before"
             )
-        if step_of(other).mode is Mode.PIVOT and rules_of(branch).before is not None:
+        if step_of(other).mode in DECIDING and rules_of(branch).before is not None:
             raise Misdeclared(
-                place, "step.after", f"{name!r} is the pivot, with which it is decided: make this one forward"
+                place,
+                "step.after",
+                f"{name!r} is the {step_of(other).mode}, with which it is decided: make this one forward",
             )
     for field, source in step.takes:
         if source == own and rules_of(branch).before is None:
             raise Misdeclared(
                 place, f"step.takes.{field}", "a forward branch has no confirm or undo to take its result"
             )
-        if source == own and step.mode is Mode.PIVOT:
-            raise Misdeclared(place, f"step.takes.{field}", "a pivot has no confirm or undo to take its result")
+        if source == own and step.mode in DECIDING:
+            raise Misdeclared(place, f"step.takes.{field}", f"a {step.mode} has no confirm or undo to take its result")
         if source != own and step_of(earlier[source]).mode is Mode.TWO_PHASE:
             raise Misdeclared(place, f"step.takes.{field}", f"{source!r} is two-phase, which gives no result")
         if source != own and rules_of(earlier[source]).before is None:

@@ -11,7 +11,12 @@ those of `participant.branch`, with the same cure.
 | tcc | run | confirm | undo, if it has run |
 | saga | run | | undo, if it has run |
 | pivot | run, as the last one | | |
+| source | find out, once its time has come | | |
 | forward | | run | |
+
+A *source* is run by the service that sends a message, in its own process and whenever it likes: its row at the
+participant is the record of that commit. To find out is to prevent: it has committed, or never will. So the sender may
+die between its commit and the word that it has committed, and nobody waits for it.
 
 - *Saga*: Garcia-Molina & Salem, "Sagas", SIGMOD 1987; compensatable, pivot and retriable steps: Mehrotra, Rastogi,
   Silberschatz & Korth, "A Transaction Model for Multidatabase Systems", ICDCS 1992.
@@ -32,6 +37,7 @@ from types import MappingProxyType
 from coordinator.ledger.records import BranchRecord, Mode, StepRecord
 
 __all__ = [
+    "DECIDING",
     "MODES",
     "NAME_CHARS_MAX",
     "SEPARATOR",
@@ -57,6 +63,7 @@ class Does(StrEnum):
     RUN = "run"  # its action
     CONFIRM = "confirm"
     UNDO = "undo"
+    FIND = "find out"  # whether its action has run by itself; if it has not, it never will
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,12 @@ MODES: Mapping[Mode, Rules] = MappingProxyType(
         Mode.TCC: Rules(Does.RUN, Does.CONFIRM, Does.UNDO),
         Mode.SAGA: Rules(Does.RUN, None, Does.UNDO),
         Mode.PIVOT: Rules(Does.RUN, None, None),
+        Mode.SOURCE: Rules(Does.FIND, None, None),
         Mode.FORWARD: Rules(None, Does.RUN, None),
     }
 )
+
+DECIDING = frozenset((Mode.PIVOT, Mode.SOURCE))  # one of these at most; what it has done cannot be undone
 
 
 def draw() -> str:

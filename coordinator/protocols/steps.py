@@ -9,9 +9,11 @@ of that has been refused for good, or is late. What each branch is asked before 
 - The pivot is called last. While it may have been called, there is no abort unless it has been prevented: its own
   answer is the decision, as that of the last agent of two-phase commit (Gray, "Notes on Data Base Operating Systems",
   1978, section 5.8.3.3).
+- A source is not called, but prevented: once its sender has said that it is done, or when it is late. So a sender that
+  says nothing more is asked back, at the deadline of whoever leads.
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
-- Behind the decision nothing may fail: what is refused then is begun anew until it is not, and a person is told.
+- Behind the decision nothing may fail: what is refused then is begun anew until it is not; see `protocols.stuck`.
 
 A new leader asks again whatever the record does not hold; see `protocols.two_phase`.
 """
@@ -24,16 +26,16 @@ from coordinator.effects import Haste, Step, Work
 from coordinator.facts import YES_STATES, BranchFacts, Expiry, Facts
 from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Decide, End, Heard, Progress
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Phase, Retry, StepRecord, TransactionRecord
-from coordinator.protocols.modes import Does, attempt_name, rules_of, step_of
+from coordinator.protocols.modes import DECIDING, Does, attempt_name, rules_of, step_of
 from coordinator.protocols.retry import Backoff, delay_s
 from coordinator.protocols.todo import BACKOFF, Todo
 from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, contradictions
 from participant.values import merged, packed
 from participant.wire import CONFLICT, BranchState, Verb
 
-__all__ = ["REFUSALS_MAX", "decide"]
+__all__ = ["decide"]
 
-REFUSALS_MAX = 5  # behind the decision; with so many, a person is told
+REFUSALS_MAX = 5  # behind the decision; with so many, a caller's haste does not last
 REFUSED_BACKOFF = Backoff(base_s=1.0, cap_s=15.0)  # between the attempts that follow, at least
 CONFLICTS_MAX = 4  # attempts that do not count, because other transactions were in the way
 
@@ -111,7 +113,7 @@ def _before(record: TransactionRecord, facts: Facts) -> _Steps:
 def _advance(record: TransactionRecord, todo: Todo) -> Step:
     """Before the decision: call what is due, record what has succeeded, and decide when all has, or cannot any more."""
     steps = _before(record, todo.facts)
-    pivot = next((each for each in steps.values() if each.step.mode is Mode.PIVOT), None)
+    pivot = next((each for each in steps.values() if each.step.mode in DECIDING), None)
     deadline = todo.facts.started_at + record.deadline_ms / 1000
     late = todo.now >= deadline or todo.facts.expiry is not None
     if pivot is not None and pivot.is_done:
@@ -137,13 +139,14 @@ def _verdict(
 ) -> Decide | None:
     """The decision that follows from what has succeeded, from what was refused, or from the time; else None.
 
-    That a branch has refused says that the pivot was not called, unless it is the pivot.
+    That a branch has refused says that the pivot was not called, unless it is the pivot. Who was prevented before it
+    was late, is a source.
     """
     gid = record.gid
     if all(each.is_done for each in steps.values()):
         return Decide(gid, Decision.COMMIT, BY_VOTES, at_ms=0, done=_settled_by_commit(record, steps))
     refused = next((each for each in steps.values() if _is_final(each, late)), None)
-    if refused is not None and refused.known.question is not Verb.PREVENT:
+    if refused is not None and (refused.known.question is not Verb.PREVENT or not late):
         reason = clean(refused.known.reason) or "refused"
         done = _settled_by_abort(record, steps)
         return Decide(gid, Decision.ABORT, BY_VOTES, 0, reason, refused.branch.branch, done)
@@ -160,7 +163,7 @@ def _verdict(
 def _is_final(each: _Before, late: bool) -> bool:
     """Whether a branch will not succeed any more. Of a pivot, only its own no says so."""
     if each.is_misunderstood:
-        return each.step.mode is not Mode.PIVOT
+        return each.step.mode not in DECIDING
     return each.is_refused and (late or each.is_last)
 
 
@@ -219,6 +222,8 @@ def _is_due(each: _Before, steps: _Steps, todo: Todo) -> bool:
     others = (other for other in steps if other != name) if step.mode is Mode.PIVOT else step.after
     if not all(steps[other].is_done for other in others):
         return False
+    if each.does is Does.FIND:
+        return todo.facts.submitted
     if not all(steps[source].step.done for _, source in step.takes if source != name):
         return False
     return _is_rested(name, each.does, step.attempt, _window(step.retry), todo)
@@ -239,9 +244,22 @@ def _is_rested(name: str, does: Does, attempt: int, window: Backoff, todo: Todo)
     return todo.now >= due_at
 
 
+def _is_time(step: StepRecord, todo: Todo) -> bool:
+    """Whether a step may begin, so long after the decision; what was refused has begun before."""
+    if step.not_before_ms == 0 or step.settling > 1:
+        return True
+    seen_at = todo.now if todo.facts.decided_at is None else todo.facts.decided_at
+    due_at = seen_at + step.not_before_ms / 1000
+    if todo.now < due_at:
+        todo.wake(due_at)
+    return todo.now >= due_at
+
+
 def _call_before(record: TransactionRecord, each: _Before, todo: Todo) -> None:
     if each.does is Does.PREPARE:
         todo.call(each.attempt, each.known, Verb.PREPARE)
+    elif each.does is Does.FIND:
+        todo.call(each.attempt, each.known, Verb.PREVENT)
     else:
         work = Work(each.branch.action or "", _body(record, each.branch))
         todo.call(each.attempt, each.known, Verb.COMMIT, one_phase=True, work=work)
@@ -334,13 +352,9 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
     known = todo.facts.of(attempt)
     if known.state in _SETTLED:
         return True
-    if step.settling > REFUSALS_MAX:
-        who = f"branch {branch.branch} at {branch.participant}"
-        why = clean(todo.facts.of(attempt_name(branch.branch, does, step.settling - 1)).reason) or "no reason is known"
-        todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does} ({why}): it needs a person")
     if known.state is BranchState.ABORTED:
         todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
-    elif _is_rested(branch.branch, does, step.settling, _window_behind(step), todo):
+    elif _is_time(step, todo) and _is_rested(branch.branch, does, step.settling, _window_behind(step), todo):
         action = {Does.RUN: branch.action, Does.CONFIRM: step.confirm, Does.UNDO: step.undo}[does]
         body = _body(record, branch, None if does is Does.RUN else own)
         todo.call(attempt, known, Verb.COMMIT, one_phase=True, work=Work(action or "", body))

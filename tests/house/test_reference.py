@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "nodes": config.Node,
     "timing": config.Timing,
     "limits": config.Limits,
+    "alarms": config.Alarms,
     "raft": config.Raft,
     "participant": ParticipantConfig,
 }

@@ -315,6 +315,7 @@ any_step = st.builds(
     settling=st.just(1),
     done=st.just(False),
     result=st.just(b""),
+    not_before_ms=numbers,
 )
 any_command = st.one_of(
     st.builds(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from coordinator.effects import Call, CallEnded, Event, ProposalEnded, Propose
+from coordinator.effects import Call, CallEnded, Event, ProposalEnded, Propose, Work
 from coordinator.facts import Expiry, Facts
 from coordinator.ledger.commands import BY_EXPIRY, Command, decode, encode
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
@@ -43,6 +43,7 @@ class Fates:
     crash: float = 0.05
     late: float = 0.02
     cancel: float = 0.0
+    sends: float = 0.1  # the sender of a source goes on: it commits, then it submits
     refusals: Mapping[str, int] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
 
@@ -69,6 +70,9 @@ class StepWorld:
         self.bodies: dict[str, object] = {}
         self.asked = Counter[str]()
         self._decided: Decision | None = None
+        self._source = next((b.branch for b in self.branches if step_of(b).mode is Mode.SOURCE), None)
+        self._has_sent = False
+        self._decided_at = 0.0
         self._drive()
 
     @property
@@ -86,15 +90,19 @@ class StepWorld:
             if self.over:
                 break
             self._happen()
-        calm, self.fates = Fates(0, 0, 0, 0, refusals=self.fates.refusals, foreign=self.fates.foreign), self.fates
-        self.fates = calm
+        fates = self.fates
+        self.fates = Fates(0, 0, 0, 0, sends=fates.sends, refusals=fates.refusals, foreign=fates.foreign)
         for _ in range(STEPS_MAX):
             if self.over:
+                if self._source is not None and not self._has_sent:
+                    self._send(self._source)  # too late
                 return
             self._happen()
         raise AssertionError(f"no end: {self.record}, {self.requests}, {self.proposals}, wakes at {self.wake_at}")
 
     def _happen(self) -> None:
+        if self._source is not None and self.record is not None and self.chance.random() < self.fates.sends:
+            self._send(self._source)
         roll = self.chance.random()
         if roll < self.fates.crash:
             self._crash()
@@ -148,6 +156,8 @@ class StepWorld:
         record = self.record
         if record is not None and record.decision is not None:
             assert self._decided in (None, record.decision), "a decision is final"
+            if self._decided is None:
+                self._decided_at = self.now
             self._decided = record.decision
 
     def _deliver(self, index: int) -> None:
@@ -171,6 +181,8 @@ class StepWorld:
     def _drive(self) -> None:
         if self.facts is None:
             return
+        if self.record is not None and self.record.decision is not None:
+            self.facts.saw_decision(self.now)
         step = decide(self.plan, self.record, self.facts, self.now)
         for effect in step.effects:
             self.facts.note(effect)
@@ -205,10 +217,20 @@ class StepWorld:
             else:
                 result = f"result of {name}"
                 self.ran.append(name)
+                self._audit_time(name)
                 self.bodies[name] = body
         reason = "no" if state is BranchState.ABORTED else ""
         self.rows[name] = branch.move(ask, state, at_ms=0, digest=digest, reason=reason).giving(result)
         return self.rows[name].answer()
+
+    def _send(self, source: str) -> None:
+        """The sender commits its own transaction; once it has, it says so to whoever leads, or is not heard."""
+        if not self._has_sent:
+            self._has_sent = True
+            self._participate(Call(source, Verb.COMMIT, True, Work("send", b"")))
+        elif self.facts is not None and self.chance.random() >= self.fates.lost:
+            self.facts.submitted = True
+            self._drive()
 
     def _work(self, call: Call) -> tuple[str, object, bytes]:
         if call.work is not None:
@@ -246,8 +268,14 @@ class StepWorld:
                 assert name not in self.rows or self.rows[name].state is BranchState.ABORTED
             case Mode.TCC | Mode.SAGA:
                 assert undone is has_run, f"{name} ran: {has_run}, undone: {undone}"
-            case Mode.PIVOT | Mode.FORWARD:
+            case Mode.PIVOT | Mode.SOURCE | Mode.FORWARD:
                 assert not has_run, f"{name} has run, and all was aborted"
+
+    def _audit_time(self, name: str) -> None:
+        """What runs now, does not run too early."""
+        delay_ms = next(step_of(b).not_before_ms for b in self.branches if b.branch == name_of(name))
+        assert delay_ms == 0 or self._decided is Decision.COMMIT
+        assert self.now >= self._decided_at + delay_ms / 1000 or delay_ms == 0, f"{name} has run too early"
 
     def _audit_order(self, branches: Sequence[BranchRecord], committed: bool) -> None:
         places = {_what(name): place for place, name in enumerate(self.ran)}

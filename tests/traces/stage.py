@@ -88,19 +88,23 @@ class Stage:
     def steps(self, *words: str) -> None:
         """steps a=saga b=saga>a c=pivot d=forward [attempts=3] [deadline=10s]: a client posts a transaction of steps.
 
-        `>` names those that a step comes after. A bank does what it is asked, unless it is told to `refuse`.
+        `>` names those that a step comes after, `@5s` says how long after the decision it begins. A bank does what it
+        is asked, unless it is told to `refuse`.
         """
         options = dict(word.split("=") for word in words)
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
         retry = Retry(int(options.pop("attempts", "1")), 1_000, 1_000)
         branches = []
         for name, how in options.items():
-            mode, *after = how.split(">")
+            kind, *after = how.split(">")
+            mode, _, delay = kind.partition("@")
+            delay_ms = int(_seconds(delay or "0s") * 1_000)
             rules = MODES[Mode(mode)]
             undo = "undo" if rules.on_abort is Does.UNDO else None
             confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
-            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry)
-            branches.append(BranchRecord(name, f"bank-{name}", "do", b"", step=step))
+            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry, not_before_ms=delay_ms)
+            action = None if step.mode is Mode.SOURCE else "do"
+            branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))
         self._client_waits = True
         self._plan = Plan(GID, repr(words).encode(), Path.STEPS, tuple(branches), deadline_ms)
         self._facts = Facts(self._now)
@@ -109,6 +113,16 @@ class Stage:
     def refuse(self, *names: str) -> None:
         """refuse b b:undo: what these attempts ask for will be refused."""
         self._wills.update(dict.fromkeys(names, "no"))
+
+    def commit(self, name: str) -> None:
+        """commit a: the sender commits its source by itself."""
+        self._say(f"{name} is {self._participate(Call(name, Verb.COMMIT, one_phase=True)).state}")
+
+    def submit(self) -> None:
+        """The sender tells the leader that its source is done."""
+        if self._facts is not None:
+            self._facts.submitted = True
+            self._drive()
 
     def apply(self) -> None:
         """The oldest proposal is applied."""
@@ -243,6 +257,8 @@ class Stage:
         self._reply()
         if self._facts is None:
             return
+        if self._record is not None and self._record.decision is not None:
+            self._facts.saw_decision(self._now)
         step = decide(self._plan, self._record, self._facts, self._now)
         for effect in step.effects:
             self._facts.note(effect)

@@ -150,7 +150,10 @@ def test_a_mistake_in_a_variable_names_the_variable(file: Path) -> None:
     ("variable", "said"),
     [
         ("COMMITD_LIMIT__IN_FLIGHT_MAX", "COMMITD_LIMIT__IN_FLIGHT_MAX: no such section; did you mean limits?"),
-        ("COMMITD_X__Y", "COMMITD_X__Y: no such section; there are cluster, nodes, participants, timing, limits, raft"),
+        (
+            "COMMITD_X__Y",
+            "COMMITD_X__Y: no such section; there are cluster, nodes, participants, timing, limits, alarms, raft",
+        ),
     ],
 )
 def test_a_variable_that_means_no_section_is_a_mistake_and_not_ignored(file: Path, variable: str, said: str) -> None:

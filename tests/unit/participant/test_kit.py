@@ -12,9 +12,11 @@ import pytest
 import participant
 from participant import Participant
 from participant.config import ParticipantConfig
-from participant.errors import ConfigError
+from participant.errors import ConfigError, NotRunning
+from participant.ids import BranchKey
 from participant.rm.memory import Memory
 from participant.stock import stock
+from participant.wire import BranchState, Operation, Verb
 from tests.support.disk import SimDisk
 
 
@@ -76,3 +78,25 @@ def test_the_wire_contract_loads_no_database_and_no_server() -> None:
     """A coordinator imports it; red if `participant/__init__.py` imports the kit."""
     code = "import sys, participant.wire; sys.exit(any(m in sys.modules for m in ('apsw', 'aiohttp', 'asyncio')))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+async def test_a_service_commits_a_branch_by_itself_once_and_not_after_it_was_prevented(shop: Participant) -> None:
+    """The source of a message. Seen red with a commit that names no branch of its own."""
+
+    @shop.action("put")
+    async def put(tx: Any, body: Any) -> int:
+        count: int = (await tx.get("count") or 0) + 1
+        await tx.put("count", count)
+        return count
+
+    with pytest.raises(NotRunning):
+        await shop.commit("g1", "b1", "put")
+    async with shop.running():
+        service = shop._current().service
+        first = await shop.commit("g1", "b1", "put")
+        assert (first.state, first.result) == (BranchState.COMMITTED, 1)
+        assert await shop.commit("g1", "b1", "put") == first
+        assert await service.perform(Operation(Verb.PREVENT, BranchKey("g1", "b1"))) == first
+        await service.perform(Operation(Verb.PREVENT, BranchKey("g2", "b1")))
+        assert (await shop.commit("g2", "b1", "put")).state is BranchState.ABORTED
+        assert (await shop.commit("g3", "b1", "put")).result == 2

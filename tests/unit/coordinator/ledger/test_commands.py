@@ -30,6 +30,8 @@ STEPS = Begin(
     at_ms=5,
     trace="00-1-2-01",
 )
+DELAY = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 2, 3), not_before_ms=500)
+DELAYED = Begin("t1", b"", Path.STEPS, (BranchRecord("b3", "bank-a", "say", b"", step=DELAY),), 1, 2)
 BEGIN = Begin(
     gid="t1",
     digest=b"\x01\x02",
@@ -65,6 +67,10 @@ GOLDEN: list[tuple[Command, str]] = [
             "980205a27431c40201029196a26232a662616e6b2d61a3747279c40180c096a374636391a26231a7636f6e6669726da66361"
             "6e63656c9192a4726f6f6da26231930364cd2710cd271005a930302d312d322d3031"
         ),
+    ),
+    (
+        DELAYED,
+        "970205a27431c4009196a26233a662616e6b2d61a3736179c400c097a7666f727761726490c0c09093010203cd01f40102",
     ),
     (Progress("t1", "b2", 1, Heard.DONE, b"\x07"), "970206a27431a2623201a4646f6e65c40107"),
     (Progress("t1", "b2", 2, Heard.UNSETTLED), "970206a27431a2623202a9756e736574746c6564c400"),

@@ -315,7 +315,8 @@ def test_a_step_keeps_its_attempts_and_its_result() -> None:
     refused = accepted(ledger.execute(Progress("t", "a", 1, Heard.REFUSED)))
     assert (refused.phase, refused.revision) == (Phase.PREPARING, 2)
     accepted(ledger.execute(Progress("t", "a", 2, Heard.DONE, b"\x2a")))
-    assert first_step(ledger)[-4:] == (2, 1, True, b"\x2a")
+    step = first_step(ledger)
+    assert (step.attempt, step.settling, step.done, step.result) == (2, 1, True, b"\x2a")
     other = ledger.get("t")
     assert other is not None
     assert other.branches[1].step is not None

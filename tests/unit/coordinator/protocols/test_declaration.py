@@ -34,6 +34,7 @@ def step(mode: str, **more: Any) -> dict[str, Any]:
     return {"step": {"mode": mode, **actions, **more}}
 
 
+SOURCE = {**step("source"), "action": None}
 SAGA, PIVOT, FORWARD, TCC, TWO_PHASE = (step(mode) for mode in ("saga", "pivot", "forward", "tcc", "two-phase"))
 
 
@@ -61,6 +62,19 @@ SAGA, PIVOT, FORWARD, TCC, TWO_PHASE = (step(mode) for mode in ("saga", "pivot",
         ([SAGA, step("two-phase", takes={"x": "b1"})], "branches.1.step.takes", "one vote"),
         ([step("two-phase", retry={"attempts_max": 2})], "branches.0.step.retry.attempts_max", "one vote"),
         ([step("saga", retry={"base_ms": 10, "cap_ms": 5})], "branches.0.step.retry.cap_ms", "less than base_ms"),
+        ([step("source")], "branches.0.action", "its sender runs it"),
+        ([SOURCE, SAGA], "branches.1.step.mode", "a source decides alone"),
+        ([SAGA, SOURCE], "branches.1.step.mode", "a source decides alone"),
+        ([SOURCE, SOURCE], "branches.1.step.mode", "a source decides alone"),
+        ([SOURCE, step("saga", after=["b1"])], "branches.1.step.after", "is the source, with which it is decided"),
+        ([{**SOURCE, "body": 1}], "branches.0.body", "a body needs an action"),
+        (
+            [{**step("source", retry={"attempts_max": 2}), "action": None}],
+            "branches.0.step.retry.attempts_max",
+            "is asked once",
+        ),
+        ([step("pivot", not_before_ms=1)], "branches.0.step.not_before_ms", "only a forward branch can be delayed"),
+        ([PIVOT, step("forward", not_before_ms=86_400_001)], "branches.1.step.not_before_ms", "less than or equal to"),
         ([step("saga", retry={"attempts_max": 0})], "branches.0.step.retry.attempts_max", "greater than or equal to 1"),
         ([SAGA, {**step("saga", takes={"x": "b1"}), "body": [1]}], "branches.1.body", "must be a map"),
     ],
@@ -85,6 +99,9 @@ def test_whose_result_is_taken_comes_before() -> None:
 
 
 def test_another_step_is_another_request() -> None:
-    digests = [digest_of(declared(SAGA, branch)) for branch in (SAGA, step("saga", undo="other"), FORWARD, {})]
+    digests = [
+        digest_of(declared(SAGA, branch))
+        for branch in (SAGA, step("saga", undo="other"), FORWARD, step("forward", not_before_ms=1), {})
+    ]
     assert len(set(digests)) == len(digests)
     assert digest_of(declared(SAGA, SAGA)) == digests[0]

@@ -1,0 +1,71 @@
+"""Which open transactions a person should look at, and why. Pure.
+
+Nothing follows from it for the transaction: what is decided is tried on for ever, ever more rarely. The times are wall
+clocks of leaders, present and past, so they are good for an alarm and for no decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from coordinator.ledger.records import Decision, TransactionRecord
+from coordinator.protocols.modes import rules_of
+
+__all__ = ["Kind", "Stuck", "Thresholds", "stuck"]
+
+
+class Kind(StrEnum):
+    """What is wrong with it."""
+
+    REFUSED = "refused"  # behind the decision, a participant refuses what it must do
+    LATE = "late"  # it should have been decided, or ended, long ago
+
+
+class Stuck(NamedTuple):
+    """`why` is for people."""
+
+    kind: Kind
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """`late_ms`: undecided for so long after its deadline, or open for so long after its decision. `refusals`: of one
+    branch behind the decision."""
+
+    late_ms: int = 60_000
+    refusals: int = 5
+
+
+def stuck(record: TransactionRecord, thresholds: Thresholds, now_ms: int) -> Stuck | None:
+    """What is wrong with a transaction at `now_ms`; None if nothing is."""
+    if record.finished:
+        return None
+    return _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
+
+
+def _refused(record: TransactionRecord, refusals_max: int) -> Stuck | None:
+    commits = record.decision is Decision.COMMIT
+    for branch in record.branches:
+        if branch.step is None or branch.ended or branch.step.settling <= refusals_max:
+            continue
+        rules = rules_of(branch)
+        does = rules.on_commit if commits else rules.on_abort
+        who = f"branch {branch.branch} at {branch.participant}"
+        return Stuck(Kind.REFUSED, f"{who} has refused {branch.step.settling - 1} times to {does}")
+    return None
+
+
+def _late(record: TransactionRecord, late_ms: int, now_ms: int) -> Stuck | None:
+    is_decided = record.decision is not None
+    delays = [branch.step.not_before_ms for branch in record.branches if branch.step is not None and not branch.ended]
+    due_at_ms = record.begun_at_ms + record.deadline_ms if not is_decided else record.decided_at_ms
+    late_by_ms = now_ms - due_at_ms - (max(delays, default=0) if is_decided else 0)
+    if late_by_ms < late_ms:
+        return None
+    if not is_decided:
+        return Stuck(Kind.LATE, f"undecided {late_by_ms // 1000} s after its deadline")
+    open_ = ", ".join(f"{branch.branch} at {branch.participant}" for branch in record.branches if not branch.ended)
+    return Stuck(Kind.LATE, f"decided {late_by_ms // 1000} s ago, and not confirmed by {open_}")
