@@ -18,6 +18,7 @@ A new leader asks again whatever the record does not hold; see `protocols.two_ph
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from coordinator.effects import Haste, Step, Work
@@ -155,13 +156,18 @@ def _settled_by_commit(record: TransactionRecord, steps: _Steps) -> tuple[str, .
 def _settled_by_abort(record: TransactionRecord, steps: _Steps) -> tuple[str, ...]:
     """The branches to which nothing is owed once it is decided to abort: they have refused, or were never called."""
     settled = {branch.branch for branch in record.branches if rules_of(branch).on_abort is None}
-    settled |= {name for name, each in steps.items() if each.is_refused or each.known.state is BranchState.READ_ONLY}
-    unreached = {name for name, each in steps.items() if each.is_refused}
-    while more := {
-        name for name, each in steps.items() if name not in unreached and unreached.intersection(each.step.after)
-    }:
-        unreached |= more
-    return tuple(branch.branch for branch in record.branches if branch.branch in settled | unreached)
+    settled |= {name for name, each in steps.items() if each.known.state is BranchState.READ_ONLY}
+    settled |= _with_followers(record, (name for name, each in steps.items() if each.is_refused))
+    return tuple(branch.branch for branch in record.branches if branch.branch in settled)
+
+
+def _with_followers(record: TransactionRecord, names: Iterable[str]) -> set[str]:
+    """These branches, and all that come after one of them, be it through others."""
+    found = set(names)
+    for branch in record.branches:  # each stands behind what it comes after
+        if not found.isdisjoint(step_of(branch).after):
+            found.add(branch.branch)
+    return found
 
 
 def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide | None, todo: Todo) -> bool:
@@ -265,10 +271,11 @@ def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settle
                 if other.branch in step_of(branch).after
             )
         case Does.UNDO:
+            later = _with_followers(record, (branch.branch,)) - {branch.branch}
             return all(
                 other.branch in settled or rules_of(other).on_abort is None
                 for other in record.branches
-                if branch.branch in step_of(other).after
+                if other.branch in later
             )
     return True
 

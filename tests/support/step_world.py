@@ -25,7 +25,7 @@ from participant.ids import BranchKey
 from participant.values import digest_of, unpacked
 from participant.wire import Answer, BranchState, Verb
 
-__all__ = ["Fates", "StepWorld"]
+__all__ = ["Fates", "StepWorld", "all_before"]
 
 GID = "t"
 STEPS_MAX = 5_000  # of a run to its end without faults
@@ -248,7 +248,7 @@ class StepWorld:
     def _audit_order(self, branches: Sequence[BranchRecord], committed: bool) -> None:
         places = {_what(name): place for place, name in enumerate(self.ran)}
         for branch in branches:
-            for other in step_of(branch).after:
+            for other in all_before(branches, branch):
                 mine, its = places.get((branch.branch, "")), places.get((other, ""))
                 if mine is not None:
                     assert its is not None, f"{branch.branch} ran without {other}"
@@ -271,6 +271,19 @@ class StepWorld:
             assert isinstance(body, dict)
             given = str(body[field_]).removeprefix("result of ")
             assert _what(given) == (source, ""), f"{attempt} was given {body}"
+
+
+def all_before(branches: Sequence[BranchRecord], branch: BranchRecord) -> set[str]:
+    """What a branch comes after, be it through others."""
+    steps = {each.branch: step_of(each) for each in branches}
+    found: set[str] = set()
+    waiting = [*steps[branch.branch].after]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(steps[name].after)
+    return found
 
 
 def _what(attempt: str) -> tuple[str, str]:
