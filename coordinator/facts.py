@@ -108,10 +108,10 @@ class Expiry:
 class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
-    most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
+    most one at a time; but each branch may have its own progress on its way (`proposal_of`). `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
     """
 
-    __slots__ = ("_branches", "expiry", "overdue", "proposal", "started_at")
+    __slots__ = ("_branches", "_progress", "expiry", "overdue", "proposal", "started_at")
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
@@ -119,6 +119,7 @@ class Facts:
         self.overdue = False
         self.proposal = Asking()
         self._branches: dict[str, BranchFacts] = {}
+        self._progress: dict[str, Asking] = {}
 
     def of(self, branch: str) -> BranchFacts:
         """The facts about one branch; blank ones if nothing has happened yet."""
@@ -127,9 +128,20 @@ class Facts:
             known = self._branches[branch] = BranchFacts()
         return known
 
+    def proposal_of(self, command: Command) -> Asking:
+        """The facts about proposals like this one."""
+        if not isinstance(command, Progress):
+            return self.proposal
+        return self._progress.setdefault(command.branch, Asking())
+
+    @property
+    def is_proposing(self) -> bool:
+        """Whether some proposal is under way."""
+        return self.proposal.in_flight or any(asking.in_flight for asking in self._progress.values())
+
     def awaits_others(self, branch: str) -> bool:
         """Whether something is under way, other than about this branch, that will come back."""
-        if self.proposal.in_flight:
+        if self.is_proposing:
             return True
         return any(known.in_flight and name != branch for name, known in self._branches.items())
 
@@ -143,7 +155,7 @@ class Facts:
             case Call(branch=branch, verb=verb):
                 self.of(branch).start(verb)
             case Propose(command=command):
-                self.proposal.start(question_of(command))
+                self.proposal_of(command).start(question_of(command))
                 self.overdue |= isinstance(command, Decide) and command.by != BY_VOTES
 
     def fold(self, event: Event, now: float, draw: float) -> None:
@@ -153,4 +165,4 @@ class Facts:
             branch.end(event.verb, now, draw)
             branch.hear(event)
         else:
-            self.proposal.end(question_of(event.command), now, draw)
+            self.proposal_of(event.command).end(question_of(event.command), now, draw)

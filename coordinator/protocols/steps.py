@@ -184,7 +184,7 @@ def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide 
             todo.propose(Progress(record.gid, name, step.attempt, Heard.REFUSED), Haste.NOW)
         elif each.is_done and not step.done:
             is_taken = name in taken
-            if is_taken or (verdict is None and not todo.facts.proposal.in_flight):
+            if is_taken or (verdict is None and not todo.facts.is_proposing):
                 kept = packed(each.known.result, "result") if is_taken else b""
                 haste = Haste.SOON if is_taken else Haste.LATER
                 todo.propose(Progress(record.gid, name, step.attempt, Heard.DONE, kept), haste)

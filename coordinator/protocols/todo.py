@@ -30,7 +30,7 @@ class Todo:
 
     def propose(self, command: Command, haste: Haste) -> None:
         """Put it into the log, unless that is under way."""
-        if self._due(self.facts.proposal, question_of(command)):
+        if self._due(self.facts.proposal_of(command), question_of(command)):
             self.effects.append(Propose(command, haste))
 
     def call(
