@@ -11,7 +11,8 @@ of that has been refused for good, or is late. What each branch is asked before 
   1978, section 5.8.3.3).
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
-- Behind the decision nothing may fail: what is refused then is begun anew until it is not, and a person is told.
+- Behind the decision nothing may fail: what is refused then is begun anew until it is not, and a person is told. What
+  is prepared at a participant is told first, because what else is to be done there may need its rows.
 
 A new leader asks again whatever the record does not hold; see `protocols.two_phase`.
 """
@@ -30,11 +31,11 @@ from coordinator.protocols.retry import Backoff, delay_s
 from coordinator.protocols.todo import BACKOFF, BACKOFF_DECIDED, Todo
 from coordinator.protocols.two_phase import SETTLED, Plan, begin_of, clean, contradictions
 from participant.values import merged, packed
-from participant.wire import BranchState, Verb
+from participant.wire import CONFLICT, BranchState, Verb
 
 __all__ = ["REFUSALS_MAX", "decide"]
 
-REFUSALS_MAX = 5  # behind the decision; with so many, a person is told
+REFUSALS_MAX = 5  # behind the decision; with so many, one after the other, a person is told
 
 _DONE = Step(done=True)
 _SETTLED = frozenset((BranchState.COMMITTED, BranchState.READ_ONLY))
@@ -248,7 +249,7 @@ def _settle(record: TransactionRecord, todo: Todo) -> Step:
     commits = record.phase is Phase.COMMITTING
     settled = {branch.branch for branch in record.branches if branch.ended}
     confirmed: list[str] = []
-    for branch in record.branches if commits else reversed(record.branches):  # each stands behind what it comes after
+    for branch in _in_turn(record, commits):
         does = rules_of(branch).on_commit if commits else rules_of(branch).on_abort
         if branch.ended or does is None:
             continue
@@ -261,8 +262,23 @@ def _settle(record: TransactionRecord, todo: Todo) -> Step:
     return todo.step()
 
 
+def _in_turn(record: TransactionRecord, commits: bool) -> list[BranchRecord]:
+    """Each behind those that it waits for, which stand before it in the record, or behind it if all is undone."""
+    in_order = record.branches if commits else reversed(record.branches)
+    return sorted(in_order, key=lambda branch: not _is_prepared(branch))
+
+
+def _is_prepared(branch: BranchRecord) -> bool:
+    return rules_of(branch).before is Does.PREPARE
+
+
 def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settled: set[str]) -> bool:
-    """Whether it is the turn of this branch."""
+    """Whether it is the turn of this branch. What is prepared at the same participant goes first: it may hold its rows."""
+    if does not in _VERBS and any(
+        _is_prepared(other) and other.participant == branch.participant and other.branch not in settled
+        for other in record.branches
+    ):
+        return False
     match does:
         case Does.RUN:
             return all(
@@ -311,7 +327,7 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
     known = todo.facts.of(attempt)
     if known.state in _SETTLED:
         return True
-    if step.settling > REFUSALS_MAX:
+    if _needs_person(branch, does, todo.facts):
         who = f"branch {branch.branch} at {branch.participant}"
         todo.contradictions.append(f"{who} has refused {step.settling - 1} times to {does}: it needs a person")
     if known.state is BranchState.ABORTED:
@@ -321,3 +337,13 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
         body = _body(record, branch, None if does is Does.RUN else own)
         todo.call(attempt, known, Verb.COMMIT, one_phase=True, work=Work(action or "", body))
     return False
+
+
+def _needs_person(branch: BranchRecord, does: Does, facts: Facts) -> bool:
+    """Whether the last attempts, as far as this leader has heard of them, were refused, and not for a conflict: that
+    ends by itself."""
+    settling = step_of(branch).settling
+    if settling <= REFUSALS_MAX:
+        return False
+    last = (facts.of(attempt_name(branch.branch, does, n)) for n in range(settling - REFUSALS_MAX, settling))
+    return all(known.state is BranchState.ABORTED and not known.reason.startswith(CONFLICT) for known in last)
