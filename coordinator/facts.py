@@ -108,7 +108,8 @@ class Expiry:
 class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
-    most one at a time; but each branch may have its own progress on its way (`proposal_of`). `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
+    most one at a time; but each branch may have its own progress on its way (`proposal_of`). `overdue`: it has proposed
+    to abort without a vote, and nobody knows yet what the log will say.
     """
 
     __slots__ = ("_branches", "_progress", "expiry", "overdue", "proposal", "started_at")

@@ -273,7 +273,7 @@ def _is_prepared(branch: BranchRecord) -> bool:
 
 
 def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settled: set[str]) -> bool:
-    """Whether it is the turn of this branch. What is prepared at the same participant goes first: it may hold its rows."""
+    """Whether it is the turn of this branch. What is prepared at the same participant goes first: it may hold rows."""
     if does not in _VERBS and any(
         _is_prepared(other) and other.participant == branch.participant and other.branch not in settled
         for other in record.branches

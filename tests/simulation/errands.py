@@ -133,7 +133,10 @@ _ORDER = (Mode.PIVOT, Mode.FORWARD)  # behind all others
 
 
 def draw_errand(rng: Random, gid: str, legs: list[Leg], able: list[str]) -> tuple[list[Leg], list[Branch]]:
-    """The same transfer in steps of any mixture, and its legs with the banks that take them. `able`: see `takes_steps`."""
+    """The same transfer in steps of any mixture, and its legs with the banks that take them.
+
+    `able`: the banks that take steps.
+    """
     modes: list[Mode] = []
     for _, action, _, _ in legs:
         choice = [mode for known, mode in _ACTIONS if known == action and not (mode is Mode.PIVOT and mode in modes)]
