@@ -2,8 +2,8 @@
 
 Ledger, `decide`, facts and the participants' table are the real ones. What must come about sooner or later (`moves`):
 a request is delivered, and answered if somebody waits; the oldest proposal is applied; the deadline passes. What need
-not (`faults`), each as often as `Budget` allows: the leader dies, and its last proposals with it; it is cut off from the
-log, does not know it, and goes on asking participants and hearing them; a call or a proposal is given up, and comes
+not (`faults`), each as often as `Budget` allows: the leader dies, and its last proposals with it; it is cut off from
+the log, does not know it, and goes on asking participants and hearing them; a call or a proposal is given up, and comes
 about never, or later; a request is under way a second time. If nothing is recorded when the leader dies, the client
 posts again, or does not.
 
@@ -261,7 +261,6 @@ class SmallWorld:
             if step.done:
                 self.leader = None
 
-
     def _propose(self, effect: Propose) -> None:
         place = len(self.proposals)
         while effect.haste is Haste.NOW and place and self.proposals[place - 1].waits:
@@ -272,7 +271,7 @@ class SmallWorld:
 def search(branches: tuple[BranchRecord, ...], budget: Budget, refusals: dict[str, int] | None = None) -> Census:
     """Visit every world. Raises Found with the schedule that leads to the first that breaks a promise.
 
-    Depth first, with the path on a stack: a world that is met again on its own path means that it can go round for ever.
+    Depth first, with the path on a stack: a world that is met again on its own path means that it goes round for ever.
     """
     first = SmallWorld(branches, refusals or {}, budget)
     seen = {first.key(): OPEN}

@@ -274,6 +274,7 @@ class SystemWorld(World):
         """The ledger of a replica changed."""
         self.decisions.recorded(name, record)
         self.tally.recorded(record)
+        self.steps.recorded(record)
         if log.leadership.role is Role.LEADER and record.branches:
             if record.decision is not None:
                 self.faults.moment("decided", name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -118,6 +118,16 @@ def undoes_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "_is_free", eager)
 
 
+def undoes_before_what_comes_later_through_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step waits for what comes directly after it only."""
+
+    def direct(record: TransactionRecord, names: Iterable[str]) -> set[str]:
+        found = set(names)
+        return found | {b.branch for b in record.branches if not found.isdisjoint(step_of(b).after)}
+
+    monkeypatch.setattr(steps, "_with_followers", direct)
+
+
 BREAKS: Mapping[str, Break] = MappingProxyType(
     {
         "undo without preventing": undoes_without_preventing,
@@ -126,5 +136,6 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
         "the decision before the results": decides_before_the_results_are_recorded,
         "a call before the record": calls_before_the_record_is_there,
         "undo in any order": undoes_in_any_order,
+        "undo in the order of neighbours only": undoes_before_what_comes_later_through_others,
     }
 )

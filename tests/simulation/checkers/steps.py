@@ -1,7 +1,8 @@
 """Transactions of steps: what takes effect when, and that at the end all of it has, or all of it is undone.
 
-At every moment: nothing runs before some ledger holds the record of the steps, nothing is confirmed or runs behind the
-decision before that is recorded as a commit, and nothing is undone before it is recorded as an abort. At rest: each
+At every moment: nothing runs before some ledger holds the record of the steps, nor anew before the refusal of the
+attempt before it is recorded; nothing is confirmed or runs behind the decision before that is recorded as a commit, and
+nothing is undone before it is recorded as an abort. At rest: each
 action has taken effect once or not at all, as the decision says; each came after those that it had to come after, and
 was undone before they were.
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.client.outcomes import Branch as Asked
-from coordinator.ledger.records import Decision, Mode
+from coordinator.ledger.records import Decision, Mode, TransactionRecord
 from participant.branch import Branch
 from participant.ids import BranchKey
 from participant.wire import BranchState
@@ -39,6 +40,7 @@ class Steps:
         self._decisions = decisions
         self._intended: dict[str, dict[str, _Step]] = {}
         self._unchecked: list[str] = []
+        self._begun: dict[tuple[str, str], tuple[int, int]] = {}  # the attempts before and behind the decision
         self.ends: dict[tuple[Mode, Decision], int] = {}  # steps that have run in a transaction that ended so
 
     def intended(self, gid: str, branches: Sequence[Asked]) -> None:
@@ -56,6 +58,14 @@ class Steps:
         self._intended[gid] = steps
         self._unchecked.append(gid)
 
+    def recorded(self, record: TransactionRecord) -> None:
+        """Some replica holds this record now."""
+        for branch in record.branches:
+            if branch.step is not None:
+                before, behind = self._begun.get((record.gid, branch.branch), (1, 1))
+                latest = max(before, branch.step.attempt), max(behind, branch.step.settling)
+                self._begun[record.gid, branch.branch] = latest
+
     def owns(self, key: BranchKey) -> bool:
         """Whether this branch of a participant is an attempt of a step, which ends otherwise than its transaction."""
         step = self._intended.get(key.gid, {}).get(_split(key.branch)[0])
@@ -65,12 +75,14 @@ class Steps:
         """A step is about to have run, well or not; its row is durable a moment later."""
         if after.state is not BranchState.COMMITTED:
             return
-        name, what = _split(after.key.branch)
+        name, what, attempt = _split(after.key.branch)
         step = self._intended[after.key.gid][name]
         who = f"{after.key} at {participant}"
         decided = self._decisions.of(after.key.gid)
         if not self._decisions.is_begun(after.key.gid):
             self._findings.report("nothing runs before it is recorded", who)
+        elif attempt > self._begun[after.key.gid, name][bool(what) or step.mode is Mode.FORWARD]:
+            self._findings.report("no attempt begins before the refusal of the last is recorded", who)
         elif what == "undo" and decided is not Decision.ABORT:
             self._findings.report("nothing is undone before it is aborted", f"{who}, recorded is {decided}")
         elif (what == "confirm" or step.mode is Mode.FORWARD) and decided is not Decision.COMMIT:
@@ -121,7 +133,8 @@ class Steps:
                 self._findings.report("steps are undone in the opposite order", f"{gid}: {other} before {name}")
 
 
-def _split(attempt: str) -> tuple[str, str]:
-    """The branch, and what of it, from what an attempt is called."""
+def _split(attempt: str) -> tuple[str, str, int]:
+    """The branch, what of it, and how often it was begun, from what an attempt is called."""
     name, *more = attempt.split(":")
-    return name, next((word for word in more if not word.isdigit()), "")
+    what = next((word for word in more if not word.isdigit()), "")
+    return name, what, next((int(word) for word in more if word.isdigit()), 1)
