@@ -104,9 +104,9 @@ class Expiry:
 class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
-    most one at a time. `overdue`: it has proposed to abort without a vote, and nobody knows yet what the log will say.
-    `submitted`: the sender has said here that its source is done. `decided_at`: when this driver first saw the decision
-    in the record.
+    most one at a time, beside the notes of steps (`asking_of`). `overdue`: it has proposed to abort without a vote, and
+    nobody knows yet what the log will say. `submitted`: the sender has said here that its source is done.
+    `decided_at`: when this driver first saw the decision in the record.
     """
 
     __slots__ = (
@@ -148,9 +148,14 @@ class Facts:
             asking = self._notes[command] = Asking()
         return asking
 
+    @property
+    def is_proposing(self) -> bool:
+        """Whether some proposal is under way."""
+        return self.proposal.in_flight or any(asking.in_flight for asking in (self._notes or {}).values())
+
     def awaits_others(self, branch: str) -> bool:
         """Whether something is under way, other than about this branch, that will come back."""
-        if self.proposal.in_flight:
+        if self.is_proposing:
             return True
         return any(known.in_flight and name != branch for name, known in self._branches.items())
 

@@ -78,7 +78,7 @@ class Driver:
 
     def changed(self) -> None:
         """The record has changed. Our own proposal's end, which is near, wakes us anyway."""
-        if not self._facts.proposal.in_flight:
+        if not self._facts.is_proposing:
             self.wake()
 
     def expire(self, expiry: Expiry) -> None:

@@ -13,13 +13,15 @@ of that has been refused for good, or is late. What each branch is asked before 
   says nothing more is asked back, at the deadline of whoever leads.
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
-- Behind the decision nothing may fail: what is refused then is begun anew until it is not; see `protocols.stuck`.
+- Behind the decision nothing may fail: what is refused then is begun anew until it is not; see `protocols.stuck`. What
+  is prepared at a participant is told first, because what else is to be done there may need its rows.
 
 A new leader asks again whatever the record does not hold; see `protocols.two_phase`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from coordinator.effects import Haste, Step, Work
@@ -85,8 +87,9 @@ class _Before(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether there is no attempt after this one. Some more are free if others were in the way."""
-        free = CONFLICTS_MAX if self.known.reason.startswith(CONFLICT) else 0
+        """Whether there is no attempt after this one. Some more are free if others were in the way of an action; a vote is
+        asked for once, and by its name the branch asks how it is to end."""
+        free = CONFLICTS_MAX if self.does is Does.RUN and self.known.reason.startswith(CONFLICT) else 0
         return self.step.attempt >= self.step.retry.attempts_max + free
 
     @property
@@ -179,13 +182,18 @@ def _settled_by_commit(record: TransactionRecord, steps: _Steps) -> tuple[str, .
 def _settled_by_abort(record: TransactionRecord, steps: _Steps) -> tuple[str, ...]:
     """The branches to which nothing is owed once it is decided to abort: they have refused, or were never called."""
     settled = {branch.branch for branch in record.branches if rules_of(branch).on_abort is None}
-    settled |= {name for name, each in steps.items() if each.is_refused or each.has_only_read}
-    unreached = {name for name, each in steps.items() if each.is_refused}
-    while more := {
-        name for name, each in steps.items() if name not in unreached and unreached.intersection(each.step.after)
-    }:
-        unreached |= more
-    return tuple(branch.branch for branch in record.branches if branch.branch in settled | unreached)
+    settled |= {name for name, each in steps.items() if each.has_only_read}
+    settled |= _with_followers(record, (name for name, each in steps.items() if each.is_refused))
+    return tuple(branch.branch for branch in record.branches if branch.branch in settled)
+
+
+def _with_followers(record: TransactionRecord, names: Iterable[str]) -> set[str]:
+    """These branches, and all that come after one of them, be it through others."""
+    found = set(names)
+    for branch in record.branches:  # each stands behind what it comes after
+        if not found.isdisjoint(step_of(branch).after):
+            found.add(branch.branch)
+    return found
 
 
 def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide | None, todo: Todo) -> bool:
@@ -285,7 +293,7 @@ def _settle(record: TransactionRecord, todo: Todo) -> Step:
     commits = record.phase is Phase.COMMITTING
     settled = {branch.branch for branch in record.branches if branch.ended}
     confirmed: list[str] = []
-    for branch in record.branches if commits else reversed(record.branches):  # each stands behind what it comes after
+    for branch in _in_turn(record, commits):
         does = rules_of(branch).on_commit if commits else rules_of(branch).on_abort
         if branch.ended or does is None:
             continue
@@ -297,8 +305,23 @@ def _settle(record: TransactionRecord, todo: Todo) -> Step:
     return todo.step()
 
 
+def _in_turn(record: TransactionRecord, commits: bool) -> list[BranchRecord]:
+    """Each behind those that it waits for, which stand before it in the record, or behind it if all is undone."""
+    in_order = record.branches if commits else reversed(record.branches)
+    return sorted(in_order, key=lambda branch: not _is_prepared(branch))
+
+
+def _is_prepared(branch: BranchRecord) -> bool:
+    return rules_of(branch).before is Does.PREPARE
+
+
 def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settled: set[str]) -> bool:
-    """Whether it is the turn of this branch."""
+    """Whether it is the turn of this branch. What is prepared at the same participant goes first: it may hold rows."""
+    if does not in _VERBS and any(
+        _is_prepared(other) and other.participant == branch.participant and other.branch not in settled
+        for other in record.branches
+    ):
+        return False
     match does:
         case Does.RUN:
             return all(
@@ -307,10 +330,11 @@ def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settle
                 if other.branch in step_of(branch).after
             )
         case Does.UNDO:
+            later = _with_followers(record, (branch.branch,)) - {branch.branch}
             return all(
                 other.branch in settled or rules_of(other).on_abort is None
                 for other in record.branches
-                if branch.branch in step_of(other).after
+                if other.branch in later
             )
     return True
 

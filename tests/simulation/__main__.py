@@ -19,13 +19,14 @@ from itertools import cycle
 from tests.simulation.checkers.findings import Violation
 from tests.simulation.raft_world import RaftWorld
 from tests.simulation.seeds import remember
-from tests.simulation.system_world import SystemWorld, pressed
+from tests.simulation.system_world import SystemWorld, pressed, stepwise
 from tests.simulation.world import World
 
 _WORLDS: dict[str, Callable[[int], World]] = {
     "raft": RaftWorld,
     "system": SystemWorld,
     "pressed": partial(SystemWorld, harder=pressed),
+    "steps": partial(SystemWorld, harder=stepwise),
 }
 _EVENTS_SHOWN = 30
 

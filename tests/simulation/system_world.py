@@ -40,6 +40,8 @@ from tests.simulation.bank import ACTIONS, INITIAL, Kind, draw_kinds
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.money import Money
+from tests.simulation.checkers.steps import Effect, Steps
+from tests.simulation.errands import EFFECTS, errands
 from tests.simulation.faults import FaultPlan
 from tests.simulation.machines import Machine
 from tests.simulation.rpc import Flaws, Rpc
@@ -50,7 +52,7 @@ from tests.simulation.web import SimOutcomeSource, SimParticipants
 from tests.simulation.worker import SimWorker
 from tests.simulation.world import PROGRESS_S, SECRET, TIMING, World, members_of
 
-__all__ = ["Settings", "SystemWorld", "pressed"]
+__all__ = ["Settings", "SystemWorld", "pressed", "stepwise"]
 
 _REPLICAS = ["r1", "r2", "r3"]
 _BANKS = ["bank-a", "bank-b", "bank-c", "bank-d"]
@@ -75,6 +77,7 @@ class Settings:
     snapshot_entries: int
     flaws: Flaws
     faults: FaultPlan
+    steps_only: bool = False
 
     @classmethod
     def draw(cls, rng: Random) -> Settings:
@@ -103,6 +106,11 @@ def pressed(settings: Settings) -> Settings:
     return replace(settings, clients=3, tellers=4, think_s=1.0, flaws=flaws, faults=faults)
 
 
+def stepwise(settings: Settings) -> Settings:
+    """As `pressed`, with transactions of steps only."""
+    return replace(pressed(settings), steps_only=True)
+
+
 class SystemWorld(World):
     """One run of one seed; `harder` may change what the seed chose."""
 
@@ -111,7 +119,8 @@ class SystemWorld(World):
         self.settings = harder(Settings.draw(self.rng))
         self.rpc = Rpc(self.loop, self.links)
         self.decisions = Decisions(self.findings)
-        self.branches = Branches(self.findings, self.decisions)
+        self.steps = Steps(self.findings, self.decisions)
+        self.branches = Branches(self.findings, self.decisions, self.steps)
         self.money = Money(self.findings, INITIAL)
         self.tally = Tally(self.decisions, self.settings.kinds)
         self._banks = list(self.settings.kinds)
@@ -169,10 +178,17 @@ class SystemWorld(World):
     def _check(self) -> None:
         self.decisions.check()
         balances: dict[str, int] = {}
+        effects: dict[tuple[str, str, str], Effect] = {}
         for name in self._banks:
             store: Any = self._resources[name]._engine._store
             self.branches.check(name, list(store._branches.values()))
-            balances |= {f"{name}/{account}": msgpack.unpackb(value) for account, value in store._rows.items()}
+            for row, packed in store._rows.items():
+                if row.startswith(EFFECTS):
+                    gid, branch, what = row.removeprefix(EFFECTS).split("/")
+                    effects[gid, branch, what] = tuple(msgpack.unpackb(packed))
+                else:
+                    balances[f"{name}/{row}"] = msgpack.unpackb(packed)
+        self.steps.check(effects)
         self.money.check(self._committed(), balances)
 
     def _committed(self) -> list[str]:
@@ -245,7 +261,7 @@ class SystemWorld(World):
         await memory.open()
         self._watch(name, memory)
         self._resources[name] = memory
-        service = ParticipantService(name, memory, ACTIONS)
+        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time))
         kind = self.settings.kinds[name]
         ParticipantApi(self.rpc, service, kind, partial(self._said, name), self._struck(name))
         source = SimOutcomeSource(self.rpc, name, _REPLICAS)
@@ -258,6 +274,7 @@ class SystemWorld(World):
         """The ledger of a replica changed."""
         self.decisions.recorded(name, record)
         self.tally.recorded(record)
+        self.steps.recorded(record)
         if log.leadership.role is Role.LEADER and record.branches:
             if record.decision is not None:
                 self.faults.moment("decided", name)
@@ -312,7 +329,8 @@ class SystemWorld(World):
                     self.settings.kinds,
                     _REPLICAS,
                     lambda: self.working,
-                    (self.findings, self.decisions, self.money),
+                    (self.findings, self.decisions, self.money, self.steps),
                     self.trace,
+                    steps_only=self.settings.steps_only,
                 )
                 group.create_task(teller.run(self.settings.think_s))

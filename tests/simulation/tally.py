@@ -56,12 +56,12 @@ class Tally:
         for record in ledger.unfinished():
             if record.decision is None:
                 self.taken_over[record.path.value] += 1
-                if record.path is not Path.CLASSIC:
+                if record.path.is_implied:
                     self.after_telling += self._decisions.was_told(record.gid)
 
     def _path_of(self, record: TransactionRecord) -> str:
         preventable = any(self._kinds[branch.participant].prevent for branch in record.branches)
         if record.path is Path.CLASSIC and preventable:
             return "mixed"
-        alone = len(record.branches) == 1 and record.path is not Path.ONE_PHASE
+        alone = len(record.branches) == 1 and record.path not in (Path.ONE_PHASE, Path.STEPS)
         return f"{record.path.value} alone" if alone else record.path.value

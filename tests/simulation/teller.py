@@ -24,12 +24,14 @@ from coordinator.errors import (
     Unavailable,
     WorkFailed,
 )
-from coordinator.ledger.records import Decision
+from coordinator.ledger.records import Decision, Path
 from coordinator.wire import Outcome
 from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
 from tests.simulation.checkers.money import Money
+from tests.simulation.checkers.steps import Steps
+from tests.simulation.errands import Leg, draw_errand, takes_steps
 from tests.simulation.rpc import Rpc
 from tests.simulation.trace import Trace
 from tests.simulation.web import SimSession, url_of
@@ -41,7 +43,6 @@ _ACCOUNTS = 6
 _REMEMBERED_S = 600.0  # how long after its begin a transaction is asked for; well within every retention
 _GIVES_UP = 0.1
 
-_Leg = tuple[str, str, str, int]  # bank, action, account, amount
 _Decided = {Committed: Decision.COMMIT, Aborted: Decision.ABORT}
 _Viewed = {Outcome.COMMITTED: Decision.COMMIT, Outcome.ABORTED: Decision.ABORT}
 
@@ -57,15 +58,18 @@ class Teller:
         banks: Mapping[str, Kind],
         replicas: list[str],
         working: Callable[[], bool],
-        checkers: tuple[Findings, Decisions, Money],
+        checkers: tuple[Findings, Decisions, Money, Steps],
         trace: Trace,
+        *,
+        steps_only: bool = False,
     ) -> None:
         self._name = name
         self._rng = rng
         self._kinds = banks
         self._banks = list(banks)
         self._working = working
-        self._findings, self._decisions, self._money = checkers
+        self._findings, self._decisions, self._money, self._steps = checkers
+        self._steps_only = steps_only
         self._trace = trace
         self._count = 0
         self._loop = asyncio.get_running_loop()
@@ -81,7 +85,9 @@ class Teller:
         """Work until it is enough, then end what is open."""
         while self._working():
             await asyncio.sleep(min(self._rng.expovariate(1.0) * think_s, THINK_MAX_S))
-            match self._rng.randrange(14):
+            match 14 if self._steps_only else self._rng.randrange(17):
+                case 14 | 15 | 16:
+                    await asyncio.gather(*(self._errand() for _ in range(self._rng.choice((1, 1, 3)))))
                 case 0 | 1:
                     await self._look()
                 case 2 | 3 | 9:
@@ -108,7 +114,7 @@ class Teller:
     def _account(self) -> str:
         return f"a{self._rng.randrange(_ACCOUNTS)}"
 
-    def _legs(self) -> list[_Leg]:
+    def _legs(self) -> list[Leg]:
         """A transfer with two, three or four branches; now and then one of them only looks."""
         amount = self._rng.choice((1, 5, 5, 50, 50, 5_000))
         shape = self._rng.choice(((-1, 1), (-1, 1), (-1, 1, 0), (-2, 1, 1), (-1, -1, 2), (-1, -1, 1, 1)))
@@ -124,7 +130,7 @@ class Teller:
         prevent = self._rng.choice((True, True, None, None, False))
         return [name for name, kind in self._kinds.items() if prevent in (None, kind.prevent)]
 
-    def _intend(self, gid: str, legs: list[_Leg], *more: list[_Leg]) -> None:
+    def _intend(self, gid: str, legs: list[Leg], *more: list[Leg]) -> None:
         """Tell the checkers what is going to be asked for under `gid`, maybe in several ways with the same changes."""
         self._money.intended(gid, _changes(legs))
         paths = [path_over((bank for bank, *_ in request), self._kinds) for request in (legs, *more)]
@@ -142,6 +148,25 @@ class Teller:
                 await self._read(gid)
             case 4:  # it has ended, and must not begin again
                 await self._commit(gid, _branches(legs))
+
+    async def _errand(self) -> None:
+        """A transfer that goes step by step; an operator may want it aborted meanwhile."""
+        gid = self._gid()
+        able = [name for name, kind in self._kinds.items() if takes_steps(kind)]
+        legs, branches = draw_errand(self._rng, gid, self._legs(), able)
+        self._money.intended(gid, _changes(legs))
+        self._decisions.intended(gid, self._loop.time(), Path.STEPS)
+        self._steps.intended(gid, branches)
+        if self._rng.random() < 0.1:
+            await asyncio.gather(self._commit(gid, branches), self._resolve(gid))
+        elif await self._commit(gid, branches) is not None:
+            match self._rng.randrange(8):
+                case 0:
+                    await self._reuse(gid)
+                case 1 | 2:
+                    await self._read(gid)
+                case 3:  # it has ended, and must not begin again
+                    await self._commit(gid, branches)
 
     async def _move(self) -> None:
         """One branch: if its bank can, it decides."""
@@ -277,11 +302,11 @@ class Teller:
         self._decisions.answered(gid, _Decided[type(ended)])
 
 
-def _branches(legs: list[_Leg]) -> list[Branch]:
+def _branches(legs: list[Leg]) -> list[Branch]:
     return [Branch(bank, action, {"account": account, "amount": amount}) for bank, action, account, amount in legs]
 
 
-def _changes(legs: list[_Leg]) -> dict[str, int]:
+def _changes(legs: list[Leg]) -> dict[str, int]:
     changes: dict[str, int] = {}
     for bank, action, account, amount in legs:
         sign = {"debit": -1, "credit": 1, "look": 0}[action]

@@ -29,7 +29,7 @@ from tests.simulation.hasty import act_before_it_is_logged
 from tests.simulation.seeds import runs_of
 from tests.simulation.system_world import SystemWorld, pressed
 
-_PATHS = {"classic", "classic alone", "mixed", "one-phase", "staged", "staged alone"}
+_PATHS = {"classic", "classic alone", "mixed", "one-phase", "staged", "staged alone", "steps"}
 _World = partial(SystemWorld, harder=pressed)
 
 

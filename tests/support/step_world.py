@@ -1,14 +1,12 @@
 """A transaction of steps in a small world with chance: its leader, the log, its participants, messages in between.
 
 Ledger, `decide`, facts and the participants' table are the real ones. Messages are late, lost, doubled; leaders die
-with their proposals, or with them in the log; time passes. What has run at the participants is written down in order,
-and `audit` says what must be true of that when all is over.
+with their proposals, or with them in the log; time passes. `step_scene` says what must be true when all is over.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -20,17 +18,13 @@ from coordinator.ledger.table import Ledger
 from coordinator.protocols.modes import name_of, step_of
 from coordinator.protocols.protocol import decide
 from coordinator.protocols.two_phase import Plan
-from participant.branch import Ask, Branch, Verdict, judge
-from participant.ids import BranchKey
-from participant.values import digest_of, unpacked
-from participant.wire import Answer, BranchState, Verb
+from participant.wire import Answer, Verb
+from tests.support.step_scene import GID, StepScene
 
 __all__ = ["Fates", "StepWorld"]
 
-GID = "t"
 STEPS_MAX = 5_000  # of a run to its end without faults
 IDLE = 0.1  # how often time passes although something is under way
-_ASKS = {Verb.PREPARE: Ask.PREPARE, Verb.ABORT: Ask.ABORT, Verb.PREVENT: Ask.PREVENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +59,7 @@ class StepWorld:
         self.alarms: list[str] = []
         self.proposals: list[Command] = []
         self.requests: list[tuple[int, Call]] = []
-        self.rows: dict[str, Branch] = {}
-        self.ran: list[str] = []  # the attempts whose action has taken effect, in order
-        self.bodies: dict[str, object] = {}
-        self.asked = Counter[str]()
+        self.scene = StepScene(self.branches, self.fates.refusals, self.fates.foreign)
         self._decided: Decision | None = None
         self._source = next((b.branch for b in self.branches if step_of(b).mode is Mode.SOURCE), None)
         self._has_sent = False
@@ -167,7 +158,7 @@ class StepWorld:
         if self.chance.random() < self.fates.lost:
             answer = None
         else:
-            answer = self._participate(call)
+            answer = self.scene.act(call)
             if self.chance.random() < self.fates.lost:
                 answer = None
         if term == self.term:
@@ -197,31 +188,17 @@ class StepWorld:
             self.facts = None
 
     def _participate(self, call: Call) -> Answer:
-        """The participant: its table, and an action that is refused as often as it is fated."""
-        name = call.branch
-        branch = self.rows.get(name) or Branch(BranchKey(GID, name))
-        ask = _ASKS.get(call.verb, Ask.COMMIT_ONE_PHASE if call.one_phase else Ask.COMMIT)
-        action, body, digest = self._work(call)
-        assert not branch.is_bound_to_another(digest), f"{name} is called with another body"
-        rule = judge(branch.state, ask)
-        if rule.verdict not in (Verdict.RUN, Verdict.EMPTY):
-            assert rule.verdict is not Verdict.CONTRADICTION, f"{ask} of {name}, which is {branch.state}"
-            return branch.answer(rule.why)
-        state, result = rule.next[0], None
-        if ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE) and action in self.fates.foreign:
-            return Answer(BranchState.UNKNOWN, "what?")
-        if ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE):
-            self.asked[action] += 1
-            if self.asked[action] <= self.fates.refusals.get(action, 0):
-                state = BranchState.ABORTED
-            else:
-                result = f"result of {name}"
-                self.ran.append(name)
-                self._audit_time(name)
-                self.bodies[name] = body
-        reason = "no" if state is BranchState.ABORTED else ""
-        self.rows[name] = branch.move(ask, state, at_ms=0, digest=digest, reason=reason).giving(result)
-        return self.rows[name].answer()
+        before = len(self.scene.ran)
+        answer = self.scene.act(call)
+        for name in self.scene.ran[before:]:
+            self._audit_time(name)
+        return answer
+
+    def _audit_time(self, name: str) -> None:
+        """What runs now, does not run too early."""
+        delay_ms = next(step_of(b).not_before_ms for b in self.branches if b.branch == name_of(name))
+        assert delay_ms == 0 or self._decided is Decision.COMMIT
+        assert self.now >= self._decided_at + delay_ms / 1000 or delay_ms == 0, f"{name} has run too early"
 
     def _send(self, source: str) -> None:
         """The sender commits its own transaction; once it has, it says so to whoever leads, or is not heard."""
@@ -232,80 +209,8 @@ class StepWorld:
             self.facts.submitted = True
             self._drive()
 
-    def _work(self, call: Call) -> tuple[str, object, bytes]:
-        if call.work is not None:
-            return call.work.action, unpacked(call.work.body), digest_of(call.work.action, call.work.body)
-        branch = next(b for b in self.branches if b.branch == name_of(call.branch))
-        return branch.action or "", unpacked(branch.body), b""
-
-    # When all is over
-
     def audit(self) -> None:
         """What must be true now, whatever has happened."""
         record = self.record
         assert record is not None
-        assert record.finished
-        counts = Counter(_what(name) for name in self.ran)
-        assert all(count == 1 for count in counts.values()), f"something has taken effect twice: {self.ran}"
-        for branch in record.branches:
-            self._audit_branch(branch, record.decision is Decision.COMMIT, counts)
-        self._audit_order(self.branches, record.decision is Decision.COMMIT)
-        assert not any(row.state is BranchState.PREPARED for row in self.rows.values()), "a branch is left prepared"
-
-    def _audit_branch(self, branch: BranchRecord, committed: bool, counts: Counter[tuple[str, str]]) -> None:
-        name, mode = branch.branch, step_of(branch).mode
-        has_run, confirmed, undone = (bool(counts[name, what]) for what in ("", "confirm", "undo"))
-        if committed:
-            assert has_run, f"{name} has not run"
-            assert not undone, f"{name} was undone"
-            assert confirmed is (mode is Mode.TCC), f"{name} confirmed: {confirmed}"
-            if mode is Mode.TWO_PHASE:
-                assert self.rows[name].state is BranchState.COMMITTED
-            return
-        assert not confirmed, f"{name} was confirmed"
-        match mode:
-            case Mode.TWO_PHASE:
-                assert name not in self.rows or self.rows[name].state is BranchState.ABORTED
-            case Mode.TCC | Mode.SAGA:
-                assert undone is has_run, f"{name} ran: {has_run}, undone: {undone}"
-            case Mode.PIVOT | Mode.SOURCE | Mode.FORWARD:
-                assert not has_run, f"{name} has run, and all was aborted"
-
-    def _audit_time(self, name: str) -> None:
-        """What runs now, does not run too early."""
-        delay_ms = next(step_of(b).not_before_ms for b in self.branches if b.branch == name_of(name))
-        assert delay_ms == 0 or self._decided is Decision.COMMIT
-        assert self.now >= self._decided_at + delay_ms / 1000 or delay_ms == 0, f"{name} has run too early"
-
-    def _audit_order(self, branches: Sequence[BranchRecord], committed: bool) -> None:
-        places = {_what(name): place for place, name in enumerate(self.ran)}
-        for branch in branches:
-            for other in step_of(branch).after:
-                mine, its = places.get((branch.branch, "")), places.get((other, ""))
-                if mine is not None:
-                    assert its is not None, f"{branch.branch} ran without {other}"
-                    assert its < mine, f"{branch.branch} ran before {other}"
-                my_undo, its_undo = places.get((branch.branch, "undo")), places.get((other, "undo"))
-                if my_undo is not None and its_undo is not None:
-                    assert my_undo < its_undo, f"{other} was undone before {branch.branch}"
-            for field_, source in step_of(branch).takes:
-                self._audit_result(branch.branch, field_, source)
-            own, undo = places.get((branch.branch, "")), places.get((branch.branch, "undo"))
-            assert undo is None or (own is not None and own < undo)
-        assert committed or not any(what == "confirm" for _, what in places)
-
-    def _audit_result(self, name: str, field_: str, source: str) -> None:
-        """Who has run with a result, has run with the right one."""
-        for attempt, body in self.bodies.items():
-            what = _what(attempt)
-            if what[0] != name or (source == name and what[1] == ""):
-                continue
-            assert isinstance(body, dict)
-            given = str(body[field_]).removeprefix("result of ")
-            assert _what(given) == (source, ""), f"{attempt} was given {body}"
-
-
-def _what(attempt: str) -> tuple[str, str]:
-    """The branch, and what of it: "", "confirm" or "undo"."""
-    name, *more = attempt.split(":")
-    return name, next((word for word in more if not word.isdigit()), "")
+        self.scene.audit(record)

@@ -13,6 +13,7 @@ from participant.ids import BranchKey
 from participant.wire import Answer, BranchState
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
+from tests.simulation.checkers.steps import Steps
 
 __all__ = ["Branches"]
 
@@ -22,13 +23,17 @@ _PROMISES = FINAL | {BranchState.PREPARED}
 
 
 class Branches:
-    def __init__(self, findings: Findings, decisions: Decisions) -> None:
+    def __init__(self, findings: Findings, decisions: Decisions, steps: Steps) -> None:
         self._findings = findings
         self._decisions = decisions
+        self._steps = steps
         self._said: dict[tuple[str, BranchKey], BranchState] = {}
 
     def moves(self, participant: str, before: Branch | None, after: Branch) -> None:
         """A branch is about to change; its row is durable a moment later."""
+        if self._steps.owns(after.key):
+            self._steps.moves(participant, after)
+            return
         was = BranchState.UNKNOWN if before is None else before.state
         if was is BranchState.PREPARED and after.state is not was:
             decided = self._decisions.due(after.key, participant)
@@ -53,6 +58,8 @@ class Branches:
     def check(self, participant: str, branches: list[Branch]) -> None:
         """At rest: every branch that `participant` knows."""
         for branch in branches:
+            if self._steps.owns(branch.key):
+                continue
             decided = self._decisions.due(branch.key, participant)
             if branch.state in (BranchState.PREPARED, BranchState.WORKING):
                 self._findings.report("nothing stays in doubt", f"{branch.key} at {participant} is {branch.state}")

@@ -49,6 +49,10 @@ class Decisions:
             return Decision.ABORT
         return self._decided.get(key.gid)
 
+    def is_begun(self, gid: str) -> bool:
+        """Whether some ledger holds its branches."""
+        return gid in self._begun
+
     def was_told(self, gid: str) -> bool:
         """Whether somebody may have heard how it ended."""
         return gid in self._told
@@ -149,7 +153,7 @@ class Decisions:
     def _check_implied(self, gid: str, what: str) -> None:
         """No ledger holds the decision: may it be known?"""
         path, _ = self._begun.get(gid, (None, None))
-        if path is None or path is Path.CLASSIC:
+        if path is None or not path.is_implied:
             promise = "an answer is recorded before it is given"
             self._findings.report(promise, f"{gid}: {what}, recorded is no decision, the path is {path}")
 

@@ -1,0 +1,115 @@
+"""Transactions of steps in worlds small enough to be searched completely.
+
+Goal: no order of deliveries, with a leader that dies or is cut off, a call or a proposal that is given up, a request
+that comes twice, a deadline at any moment and refusals, lets an action take effect twice, leaves one undone or
+unconfirmed, or in the wrong order, lets nobody know its results, or goes on for ever; and both ends can be reached.
+The canaries break one rule each, and the search must find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from coordinator.ledger.records import BranchRecord, Mode, Retry, StepRecord
+from coordinator.protocols.declaration import check
+from tests.exhaustive.step_world import Budget, Found, search
+from tests.support.broken_steps import BREAKS
+
+BOTH_ENDS = {"committed", "aborted"}
+
+
+def steps(*words: str, attempts: int = 1) -> tuple[BranchRecord, ...]:
+    """`a=saga`; `b=tcc>a`: after it; `c=pivot<b`: and with its result. `own`: each takes its own."""
+    branches = []
+    for word in words:
+        name, _, how = word.partition("=")
+        takes = "<" in how
+        kind, _, after = how.partition("<" if takes else ">")
+        mode = Mode(kind)
+        step = StepRecord(
+            mode,
+            (after,) if after else (),
+            f"confirm-{name}" if mode is Mode.TCC else None,
+            f"undo-{name}" if mode in (Mode.TCC, Mode.SAGA) else None,
+            ((("own", name),) if mode in (Mode.TCC, Mode.SAGA) else ()) + ((("from", after),) if takes else ()),
+            Retry(1 if mode is Mode.TWO_PHASE else attempts, 100, 100),
+        )
+        branches.append(BranchRecord(name, f"bank-{name}", f"do-{name}", b"", step=step))
+    check(branches)
+    return tuple(branches)
+
+
+MIXTURES = {
+    "saga and pivot": steps("a=saga", "b=pivot<a"),
+    "saga": steps("a=saga", "b=saga<a"),
+    "tcc": steps("a=tcc", "b=tcc"),
+    "two-phase and saga": steps("a=two-phase", "b=saga"),
+    "message": steps("a=pivot", "b=forward<a"),
+    "tcc and messages": steps("a=tcc", "b=forward<a", "c=forward>b"),
+}
+THROUGH_ANOTHER = steps("a=saga", "b=two-phase>a", "c=saga>b")
+BUDGETS = {
+    "crash": Budget(crashes=1),
+    "loss": Budget(losses=1),
+    "copy": Budget(copies=1),
+    "cut": Budget(cuts=1),
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+@pytest.mark.parametrize("branches", MIXTURES.values(), ids=MIXTURES)
+def test_one_fault_at_any_moment(branches: tuple[BranchRecord, ...], budget: Budget) -> None:
+    census = search(branches, budget)
+    assert census.worlds > 100
+    assert census.ends == BOTH_ENDS
+
+
+@pytest.mark.parametrize("name", ["saga and pivot", "saga", "message"])
+def test_a_crash_and_a_call_or_a_proposal_that_is_given_up(name: str) -> None:
+    census = search(MIXTURES[name], Budget(crashes=1, losses=1))
+    assert census.worlds > 1_000
+    assert census.ends == BOTH_ENDS
+
+
+@pytest.mark.parametrize("refusals", [{"do-a": 1}, {"do-b": 1}, {"undo-a": 1}], ids=str)
+def test_a_step_that_is_begun_anew(refusals: Mapping[str, int]) -> None:
+    """Before the decision or behind it, with a crash."""
+    census = search(steps("a=saga", "b=pivot<a", attempts=2), Budget(crashes=1), refusals)
+    assert census.worlds > 500
+    assert census.ends == BOTH_ENDS
+
+
+def test_what_is_refused_for_good_aborts_all() -> None:
+    assert search(steps("a=saga", "b=tcc>a", "c=pivot"), Budget(crashes=1), {"do-c": 1}).ends == {"aborted"}
+    assert search(MIXTURES["saga and pivot"], Budget(cuts=1), {"do-b": 1}).ends == {"aborted"}
+
+
+def test_what_comes_after_a_two_phase_branch_is_undone_before_what_comes_before_it() -> None:
+    assert search(THROUGH_ANOTHER, Budget()).ends == BOTH_ENDS
+
+
+# Canaries
+
+WHERE = {
+    "undo without preventing": (MIXTURES["saga"], Budget(crashes=1), {}),
+    "the pivot is not prevented": (MIXTURES["saga and pivot"], Budget(), {}),
+    "the next attempt before the record of the last": (
+        steps("a=saga", "b=pivot", attempts=2),
+        Budget(crashes=1),
+        {"do-a": 1},
+    ),
+    "the decision before the results": (MIXTURES["message"], Budget(crashes=1, losses=1), {}),
+    "a call before the record": (MIXTURES["saga"], Budget(crashes=1), {}),
+    "undo in any order": (MIXTURES["saga"], Budget(), {}),
+    "undo in the order of neighbours only": (THROUGH_ANOTHER, Budget(), {}),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    BREAKS[name](monkeypatch)
+    branches, budget, refusals = WHERE[name]
+    with pytest.raises(Found):
+        search(branches, budget, refusals)

@@ -1,0 +1,46 @@
+"""Sagas, TCC, messages and mixtures in the whole system: real replicas, banks on the real engine, and every fault that
+the simulator has, waiting for the worst moments. And proof that the checkers would notice a broken rule."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from coordinator.ledger.records import Decision, Mode
+from tests.simulation.canaries import is_found
+from tests.simulation.seeds import runs_of
+from tests.simulation.system_world import SystemWorld, stepwise
+from tests.support.broken_steps import BREAKS
+
+_World = partial(SystemWorld, harder=stepwise)
+_PROMISES = {
+    "undo without preventing": "all steps or none",
+    "the pivot is not prevented": "all steps or none",
+    "the next attempt before the record of the last": "no attempt begins before the refusal of the last is recorded",
+    "the decision before the results": "an action raised what it should not",
+    "a call before the record": "nothing runs before it is recorded",
+    "undo in any order": "steps are undone in the opposite order",
+    "undo in the order of neighbours only": "steps are undone in the opposite order",
+}
+
+
+@pytest.mark.parametrize(("seed", "hours"), runs_of("steps"))
+def test_every_step_takes_effect_once_or_is_undone(seed: int, hours: float) -> None:
+    """In its order, whatever fails; and all comes to its end when the faults stop."""
+    _World(seed).run(hours)
+
+
+def test_every_mode_is_committed_undone_and_taken_over() -> None:
+    """Otherwise the tests of this file would show nothing."""
+    world = _World(3)
+    world.run(0.25)
+    assert {mode for mode, decision in world.steps.ends if decision is Decision.COMMIT} == set(Mode)
+    assert {mode for mode, decision in world.steps.ends if decision is Decision.ABORT} == {Mode.SAGA, Mode.TCC}
+    assert world.tally.taken_over["steps"] > 50
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_canary_a_broken_rule_of_steps_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    BREAKS[name](monkeypatch)
+    assert is_found(_World, _PROMISES[name])
