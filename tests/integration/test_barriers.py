@@ -23,7 +23,7 @@ from participant.barriers.mariadb import MariaDBBarrier
 from participant.barriers.postgres import PostgresBarrier
 from participant.barriers.redis import RedisBarrier
 from participant.barriers.sqlite import SQLiteBarrier
-from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaError, StepError
+from participant.errors import ConfigError, Reject, ResourceBusy, ResourceUnreachable, SchemaError, StepError
 from participant.testing.servers import Postgres, Redis
 from tests.support.barriers import FREE, SHOPS, Books, MariaDBShop, PostgresShop, RedisShop, Shop, SQLiteShop, step_of
 from tests.support.eavesdropper import Eavesdropper
@@ -224,6 +224,57 @@ async def test_mariadb_leaves_a_connection_as_it_was(maria: Any) -> None:
         await MariaDBBarrier().run(maria, step_of("h", "try"), fails)
     [settings] = await _say(maria, "SELECT @@autocommit, @@innodb_lock_wait_timeout, @@in_transaction")
     assert tuple(settings) == (1, 17, 0)
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "mariadb-serializable", "mariadb-aiomysql"])
+async def test_mariadb_forgets_while_a_function_runs_and_new_branches_come(kind: str, mariadb_dsn: str) -> None:
+    """Nobody waits for anybody. Seen red with one DELETE that searches, and without the index that it is told."""
+    brief = BarrierLimits(lock_wait_s=1, retention_s=0.001)
+    async with _open_shop(kind, mariadb_dsn) as shop, shop.connection() as mine, shop.connection() as theirs:
+        await _say(mine, "SET SESSION innodb_lock_wait_timeout = 1")
+        for number in range(3):
+            await MariaDBBarrier().run(mine, step_of(f"old{number}", "action"), _nothing)
+        await asyncio.sleep(0.02)
+        entered, may_end = asyncio.Event(), asyncio.Event()
+
+        async def works(_: Any) -> None:
+            entered.set()
+            await may_end.wait()
+
+        slow = asyncio.ensure_future(MariaDBBarrier().run(theirs, step_of("old1-and-a-half", "action"), works))
+        await entered.wait()
+        try:
+            assert await MariaDBBarrier(brief).forget(mine) == 3
+            assert await MariaDBBarrier(brief).run(mine, step_of("old2", "action"), _nothing) == Done()
+        finally:
+            may_end.set()
+        assert await slow == Done()
+
+
+@contextlib.asynccontextmanager
+async def _open_shop(kind: str, dsn: str) -> AsyncIterator[MariaDBShop]:
+    shop = SHOPS[kind](dsn)
+    assert isinstance(shop, MariaDBShop)
+    async with shop.opened():
+        yield shop
+
+
+async def test_mariadb_does_not_forget_a_branch_that_goes_on(mariadb_dsn: str) -> None:
+    """Its compensation is at work, and will have changed its row by then. Whoever forgets is told to come again."""
+    brief = BarrierLimits(retention_s=0.001)
+    async with _open_shop("mariadb", mariadb_dsn) as shop, shop.connection() as mine, shop.connection() as theirs:
+        await _say(mine, "SET SESSION innodb_lock_wait_timeout = 1")
+        await MariaDBBarrier().run(mine, step_of("g", "action"), _nothing)
+        await asyncio.sleep(0.02)
+
+        async def forgets(_: Any) -> None:
+            with pytest.raises(ResourceBusy, match="come again"):
+                await MariaDBBarrier(brief).forget(mine)
+
+        assert await MariaDBBarrier().run(theirs, step_of("g", "compensate"), forgets) == Done()
+        await _say(mine, "START TRANSACTION")
+        with pytest.raises(StepError, match="outside of a transaction"):
+            await MariaDBBarrier(brief).forget(mine)
 
 
 # ── SQLite ──────────────────────────────────────────────────────────────────────────────────────────────────────────
