@@ -429,6 +429,55 @@ async def test_redis_takes_back_what_a_failing_script_has_written(redis: Redis, 
         assert 900 < await client.ttl("had") <= 1_000
 
 
+@pytest.mark.parametrize("command", ["restore", "dump", "command", "pexpire", "eval"])
+async def test_redis_refuses_a_user_who_may_not_put_back_what_a_step_has_written(redis: Redis, command: str) -> None:
+    """Seen red without the probe. It leaves nothing."""
+    async with _client(redis.url) as admin, _user(redis.url, admin) as client:
+        await admin.execute_command("ACL SETUSER", "app", f"-{command}")
+        for is_loss_allowed in (False, True):
+            with pytest.raises(ConfigError, match="could not take back"):
+                await RedisBarrier.open(client, allow_loss=is_loss_allowed)
+        assert await admin.keys() == []
+
+
+async def test_redis_says_so_for_ever_when_it_could_not_put_back_what_a_step_has_written(redis: Redis) -> None:
+    """The right was taken away since `open`. Seen red with an error in `undo` let through: every repeat wrote again."""
+    lua = "redis.call('INCR', KEYS[1]) redis.call('SET', KEYS[2], 1) error('on purpose')"
+    async with _client(redis.url) as admin, _user(redis.url, admin) as client:
+        await admin.set("had", 10)
+        barrier = await RedisBarrier.open(client)
+        await admin.execute_command("ACL SETUSER", "app", "-restore")
+        for step in (TRY, step_of("g", "compensate")):
+            with capture_logs() as logs, pytest.raises(StepError, match="may be half done"):
+                await barrier.run(step, lua, ["had", "new"])
+            assert [(line["event"], line["log_level"]) for line in logs] == [("barrier.undo_failed", "error")]
+            assert isinstance(await barrier.run(step, lua, ["had", "new"]), Contradiction)
+            await admin.delete("commitd:g/b")
+            await barrier.run(step_of("g", "action"), "return 1")
+        assert await admin.get("had") == b"12"
+        assert await admin.get("new") is None
+
+
+async def test_redis_does_not_tell_a_user_to_come_again_who_may_not(redis: Redis) -> None:
+    async with _client(redis.url) as admin, _user(redis.url, admin) as client:
+        barrier = await RedisBarrier.open(client)
+        for right in ("-hget", "-evalsha", "resetkeys"):
+            await admin.execute_command("ACL SETUSER", "app", right)
+            with pytest.raises(StepError, match="cannot be done"):
+                await barrier.run(TRY, "return 1")
+            await admin.execute_command("ACL SETUSER", "app", "~*", "+@all")
+
+
+@contextlib.asynccontextmanager
+async def _user(url: str, admin: Client) -> AsyncIterator[Client]:
+    await admin.execute_command("ACL SETUSER", "app", "reset", "on", "nopass", "~*", "+@all")
+    try:
+        async with Client.from_url(url, username="app", password="") as client:
+            yield client
+    finally:
+        await admin.execute_command("ACL DELUSER", "app")
+
+
 async def test_redis_says_what_does_not_compile_and_hides_its_own_names(redis: Redis) -> None:
     async with _client(redis.url) as client:
         barrier = await RedisBarrier.open(client)
