@@ -56,7 +56,7 @@ class RedisBarrier:
         """Look at the server. Raises ConfigError if it may lose what it has answered, its version is too old, or it
         does not let this user put back what a step has written. Raises ResourceBusy, ResourceUnreachable: come again.
 
-        `allow_loss` makes what may be lost a warning in the log: for who wants
+        In a cluster each primary is looked at. `allow_loss` makes what may be lost a warning in the log: for who wants
         that, and for servers whose provider shows no settings and vouches for them.
         """
         try:
@@ -166,15 +166,25 @@ def _is_in_vain(error: ResponseError) -> bool:
 
 
 async def _losses(client: Client) -> list[str]:
-    version = str((await client.info("server"))["redis_version"])
+    """Why it may lose what it has answered; a cluster, because one of its primaries may."""
+    if not isinstance(client, RedisCluster):
+        return await _losses_of(client, {})
+    losses = []
+    for node in client.get_primaries():
+        losses += [f"{node.name}: {loss}" for loss in await _losses_of(client, {"target_nodes": node})]
+    return losses
+
+
+async def _losses_of(client: Client, where: Mapping[str, Any]) -> list[str]:
+    version = str((await client.info("server", **where))["redis_version"])
     if int(version.partition(".")[0]) < VERSION_MIN:
         raise ConfigError(f"Redis {version} is too old: {VERSION_MIN} or newer is needed")
     try:
         settings: dict[Any, Any] = {}
-        for pattern in ("append*", "maxmemory*"):
-            settings |= await client.config_get(pattern)
+        for pattern in ("append*", "no-appendfsync-on-rewrite", "maxmemory*"):
+            settings |= await client.config_get(pattern, **where)
     except ResponseError:
-        if not (await client.info("persistence")).get("aof_enabled"):
+        if not (await client.info("persistence", **where)).get("aof_enabled"):
             return ["Redis writes nothing to the disk that a power cut would leave: `appendonly yes`"]
         return ["Redis does not show its settings to this user: whether `appendfsync always` is set is unknown"]
     losses = []
@@ -182,6 +192,11 @@ async def _losses(client: Client) -> list[str]:
         losses.append(
             f"a power cut would take answers back, because appendonly is {settings['appendonly']} and appendfsync is "
             f"{settings['appendfsync']}: set `appendonly yes` and `appendfsync always` in redis.conf"
+        )
+    if settings["no-appendfsync-on-rewrite"] != "no":
+        losses.append(
+            "a power cut would take back what was answered while Redis rewrites its file or saves, because "
+            "no-appendfsync-on-rewrite is yes: set `no-appendfsync-on-rewrite no` in redis.conf"
         )
     if settings["maxmemory"] != "0" and settings["maxmemory-policy"] != "noeviction":
         losses.append(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +337,7 @@ async def _client(url: str) -> AsyncIterator[Client]:
     ("settings", "why"),
     [
         ({"appendfsync": "everysec"}, "appendfsync always"),
+        ({"no-appendfsync-on-rewrite": "yes"}, "no-appendfsync-on-rewrite no"),
         ({"appendonly": "no"}, "appendonly yes"),
         ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "noeviction"),
     ],
@@ -500,22 +501,61 @@ async def test_redis_forgets_what_has_ended_after_the_retention_and_what_was_tri
 
 async def test_redis_keeps_row_and_keys_together_in_a_cluster() -> None:
     """A cluster of one, which refuses scripts across slots as any other does."""
+    async with _cluster([(0, 16_383)]) as [server], RedisCluster.from_url(server.url) as cluster:
+        barrier = await RedisBarrier.open(cluster)
+        lua = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])"
+        assert await barrier.run(TRY, lua, ["{mug}:stock"], [7], tag="mug") == Done("7")
+        assert await barrier.run(TRY, lua, ["{mug}:stock"], [7], tag="mug") == Done("7")
+        with pytest.raises(StepError, match="has not the tag"):
+            await barrier.run(TRY, lua, ["stock"], [7], tag="mug")
+        with pytest.raises(StepError, match="needs the `tag`"):
+            await barrier.run(TRY, lua, ["{mug}:stock"], [7])
+
+
+async def test_redis_looks_at_each_primary_of_a_cluster() -> None:
+    """Seen red with one of them asked, and without a probe on each."""
+    async with (
+        _cluster([(0, 8_191), (8_192, 16_383)]) as servers,
+        RedisCluster.from_url(servers[0].url) as cluster,
+    ):
+        await RedisBarrier.open(cluster)
+        for server in servers:
+            async with Client.from_url(server.url) as client:
+                await client.config_set("no-appendfsync-on-rewrite", "yes")
+                with pytest.raises(ConfigError, match=f"{server.port}: .* no-appendfsync-on-rewrite is yes"):
+                    await RedisBarrier.open(cluster)
+                await client.config_set("no-appendfsync-on-rewrite", "no")
+                await client.execute_command("ACL SETUSER", "default", "-restore")
+                with pytest.raises(ConfigError, match="could not take back"):
+                    await RedisBarrier.open(cluster)
+                await client.execute_command("ACL SETUSER", "default", "+restore")
+        await RedisBarrier.open(cluster)
+
+
+@contextlib.asynccontextmanager
+async def _cluster(slots: Sequence[tuple[int, int]]) -> AsyncIterator[list[Redis]]:
+    """One primary for each range of slots, when all of them know each other."""
+    async with contextlib.AsyncExitStack() as stack:
+        servers, clients, buses = [], [], [_free_port() for _ in slots]
+        for bus in buses:
+            server = await stack.enter_async_context(_redis({"cluster-enabled": "yes", "cluster-port": str(bus)}))
+            servers.append(server)
+            clients.append(await stack.enter_async_context(Client.from_url(server.url)))
+        for client, (first, last) in zip(clients, slots, strict=True):
+            await client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+        for server, bus in zip(servers[1:], buses[1:], strict=True):
+            await clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
+        for _ in range(400):
+            infos = [await client.execute_command("CLUSTER INFO") for client in clients]
+            if all(info["cluster_state"] == "ok" and info["cluster_slots_ok"] == "16384" for info in infos):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError(f"the cluster did not come together: {infos}")
+        yield servers
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        bus = probe.getsockname()[1]
-    async with _redis({"cluster-enabled": "yes", "cluster-port": str(bus)}) as server:
-        async with Client.from_url(server.url) as client:
-            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
-            for _ in range(200):
-                if b"cluster_state:ok" in await client.execute_command("CLUSTER INFO", NEVER_DECODE=True):
-                    break
-                await asyncio.sleep(0.05)
-        async with RedisCluster.from_url(server.url) as cluster:
-            barrier = await RedisBarrier.open(cluster)
-            lua = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])"
-            assert await barrier.run(TRY, lua, ["{mug}:stock"], [7], tag="mug") == Done("7")
-            assert await barrier.run(TRY, lua, ["{mug}:stock"], [7], tag="mug") == Done("7")
-            with pytest.raises(StepError, match="has not the tag"):
-                await barrier.run(TRY, lua, ["stock"], [7], tag="mug")
-            with pytest.raises(StepError, match="needs the `tag`"):
-                await barrier.run(TRY, lua, ["{mug}:stock"], [7])
+        return int(probe.getsockname()[1])
