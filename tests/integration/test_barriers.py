@@ -142,6 +142,24 @@ async def test_postgres_leaves_a_connection_as_it_was(pg: asyncpg.Connection) ->
     assert not pg.is_in_transaction()
 
 
+@pytest.mark.parametrize("scope", ["LOCAL", "SESSION"])
+async def test_postgres_waits_for_the_disk_whatever_a_function_has_set(pg: asyncpg.Connection, scope: str) -> None:
+    """A trigger at the commit says what is true then. Seen red with the setting made before the function only."""
+    await pg.execute("""
+        CREATE TABLE seen (level text);
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON shop INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look();
+    """)
+
+    async def works(connection: asyncpg.Connection) -> None:
+        await connection.execute(WRITE)
+        await connection.execute(f"SET {scope} synchronous_commit = off")
+
+    assert await PostgresBarrier().run(pg, TRY, works) == Done()
+    assert await pg.fetchval("SELECT level FROM seen") == "on"
+
+
 async def test_postgres_says_what_is_missing(postgres_dsn: str) -> None:
     connection = await asyncpg.connect(postgres_dsn)
     with pytest.raises(SchemaError, match="call `open`"):
