@@ -3,7 +3,8 @@
 Redis runs a script as a whole, but takes nothing back when it fails halfway. So this one remembers each key before the
 first write to it (DUMP), and puts it back if the user's part raises an error or refuses. Redis itself says which
 commands write, and which keys (COMMAND INFO, COMMAND GETKEYS). A write to a key that was not named is refused, because
-in a cluster it would be elsewhere, and so is what neither reads nor writes, because it could not be taken back.
+in a cluster it would be elsewhere, and so is what neither reads nor writes, or writes into another database or server,
+because it could not be taken back.
 
 What is written goes into the append-only file as one unit, with the row of the branch.
 """
@@ -95,11 +96,22 @@ local function class_of(name, first)
   return first and class_of(full .. '|' .. string.lower(first)) or 'other'
 end
 
+-- Into another database, or another server: nothing remembers what was there.
+local function leaves(name, ...)
+  local full = string.lower(name)
+  if full == 'move' or full == 'migrate' then return true end
+  for i = 3, full == 'copy' and select('#', ...) or 0 do
+    if string.lower(tostring((select(i, ...)))) == 'db' then return true end
+  end
+  return false
+end
+
 local function guarded(call)
   return function(name, ...)
     local class = class_of(name, ...)
     if class == 'other' then error(name .. ' neither reads nor writes keys, and could not be taken back', 0) end
     if class == 'write' then
+      if leaves(name, ...) then error(name .. ' writes elsewhere, and could not be taken back', 0) end
       for _, key in ipairs(redis.call('COMMAND', 'GETKEYS', name, ...)) do
         if not is_named[key] then error(name .. ' writes ' .. key .. ', which is not among the keys of the step', 0) end
         remember(key)

@@ -497,6 +497,28 @@ async def _user(url: str, admin: Client) -> AsyncIterator[Client]:
         await admin.execute_command("ACL DELUSER", "app")
 
 
+@pytest.mark.parametrize(
+    "lua",
+    [
+        "redis.call('COPY', KEYS[1], KEYS[2], 'DB', 1, 'REPLACE') reject('no')",
+        "redis.call('copy', KEYS[1], KEYS[2], 'replace', 'db', 1) reject('no')",
+        "redis.pcall('MOVE', KEYS[1], 1) reject('no')",
+        "redis.call('MIGRATE', '127.0.0.1', 1, KEYS[1], 1, 10) reject('no')",
+    ],
+)
+async def test_redis_lets_no_step_write_where_it_could_not_put_back(redis: Redis, lua: str) -> None:
+    """Seen red without the check: what it had copied or moved to another database stayed there."""
+    async with _client(redis.url) as client, Client.from_url(redis.url.replace("/0", "/1")) as other:
+        await client.set("mine", 1)
+        await other.set("theirs", 2)
+        barrier = await RedisBarrier.open(client)
+        with pytest.raises(StepError, match="writes elsewhere"):
+            await barrier.run(TRY, lua, ["mine", "theirs"])
+        assert (await client.keys(), await client.get("mine")) == ([b"mine"], b"1")
+        assert (await other.keys(), await other.get("theirs")) == ([b"theirs"], b"2")
+        assert await barrier.run(TRY, "return redis.call('COPY', KEYS[1], KEYS[2])", ["mine", "new"]) == Done(1)
+
+
 async def test_redis_says_what_does_not_compile_and_hides_its_own_names(redis: Redis) -> None:
     async with _client(redis.url) as client:
         barrier = await RedisBarrier.open(client)
