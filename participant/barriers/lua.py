@@ -3,7 +3,8 @@
 Redis runs a script as a whole, but takes nothing back when it fails halfway. So this one remembers each key before the
 first write to it (DUMP), and puts it back if the user's part raises an error or refuses. Redis itself says which
 commands write, and which keys (COMMAND INFO, COMMAND GETKEYS). A write to a key that was not named is refused, because
-in a cluster it would be elsewhere, and so is what neither reads nor writes, because it could not be taken back.
+in a cluster it would be elsewhere, and so is what neither reads nor writes, or writes into another database or server,
+because it could not be taken back.
 
 What is written goes into the append-only file as one unit, with the row of the branch.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from participant.barrier import FINAL, RESULT_BYTES_MAX, RULES, State, StepKind, Verdict
 
-__all__ = ["KEY_BYTES_MAX", "ROW_FIELDS", "script"]
+__all__ = ["KEY_BYTES_MAX", "PROBE", "ROW_FIELDS", "script"]
 
 KEY_BYTES_MAX = 1_048_576  # of a key that a step writes, as DUMP has it
 
@@ -53,10 +54,19 @@ end
 
 local before, classes = {}, {}
 
+-- As much as can be; what went wrong with the last key that could not be put back.
 local function undo()
+  local problem
   for key, was in pairs(before) do
-    if was then redis.call('RESTORE', key, was.ttl_ms, was.dump, 'REPLACE') else redis.call('DEL', key) end
+    local answer
+    if was then
+      answer = redis.pcall('RESTORE', key, was.ttl_ms, was.dump, 'REPLACE')
+    else
+      answer = redis.pcall('DEL', key)
+    end
+    if type(answer) == 'table' and answer.err then problem = key .. ': ' .. answer.err end
   end
+  return problem
 end
 
 local function remember(key)
@@ -86,11 +96,22 @@ local function class_of(name, first)
   return first and class_of(full .. '|' .. string.lower(first)) or 'other'
 end
 
+-- Into another database, or another server: nothing remembers what was there.
+local function leaves(name, ...)
+  local full = string.lower(name)
+  if full == 'move' or full == 'migrate' then return true end
+  for i = 3, full == 'copy' and select('#', ...) or 0 do
+    if string.lower(tostring((select(i, ...)))) == 'db' then return true end
+  end
+  return false
+end
+
 local function guarded(call)
   return function(name, ...)
     local class = class_of(name, ...)
     if class == 'other' then error(name .. ' neither reads nor writes keys, and could not be taken back', 0) end
     if class == 'write' then
+      if leaves(name, ...) then error(name .. ' writes elsewhere, and could not be taken back', 0) end
       for _, key in ipairs(redis.call('COMMAND', 'GETKEYS', name, ...)) do
         if not is_named[key] then error(name .. ' writes ' .. key .. ', which is not among the keys of the step', 0) end
         remember(key)
@@ -116,7 +137,11 @@ local is_done, problem = pcall(function()
   record(to, result, '')
 end)
 if is_done then return told('run') end
-undo()
+local left = undo()
+if left then
+  pcall(record, 'running', '', '')  -- for good, so that no repeat does the other half
+  return {'half undone', left}
+end
 local refusal = type(problem) == 'table' and problem.commitd_refused
 if refusal and may_refuse then
   record('refused', '', string.sub(refusal, 1, reason_chars_max))
@@ -124,6 +149,25 @@ if refusal and may_refuse then
 end
 if refusal then return {'must not refuse', refusal} end
 return {'failed', type(problem) == 'table' and problem.err or tostring(problem)}
+"""
+
+# Whether a script may do to a key what the barrier does. It says what it may not, and leaves nothing.
+PROBE = """
+local key = KEYS[1]
+local function try(command, ...)
+  local answer = redis.pcall(command, ...)
+  local problem = type(answer) == 'table' and answer.err
+  return problem and command .. ': ' .. problem, answer
+end
+local problem = try('HSET', key, 'state', 'new') or try('HGET', key, 'state') or try('HMGET', key, 'state')
+  or try('PTTL', key) or try('PEXPIRE', key, 1000) or try('PERSIST', key) or try('COMMAND', 'INFO', 'GET')
+  or try('COMMAND', 'GETKEYS', 'GET', key)
+if not problem then
+  local dump
+  problem, dump = try('DUMP', key)
+  problem = problem or try('RESTORE', key, 0, dump, 'REPLACE')
+end
+return try('DEL', key) or problem or ''
 """
 
 

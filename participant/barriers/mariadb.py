@@ -64,9 +64,16 @@ UPDATE commitd_barrier
        changed_at_ms = %s
  WHERE gid = %s AND branch = %s AND state = 'running'
 """
-_FORGET = """
-DELETE FROM commitd_barrier WHERE changed_at_ms < %s AND state IN ({states}) ORDER BY changed_at_ms LIMIT %s
+_ENDED = """
+SELECT gid, branch FROM commitd_barrier WHERE changed_at_ms < %s AND state IN ({states})
+ ORDER BY changed_at_ms LIMIT %s
 """
+_READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"  # for the next statement: it locks no gaps
+_FORGET = """
+DELETE ended FROM commitd_barrier AS ended FORCE INDEX (PRIMARY)
+ WHERE (gid, branch) IN ({keys}) AND changed_at_ms < %s AND state IN ({states})
+"""
+_KEYS_MAX = 500  # in one IN (…)
 _CHANGING = (Verdict.RUN, Verdict.EMPTY)
 _LOST_CODES = frozenset({1040, 1053, 1077, 1152, 1184, 1927})  # and all of 2000 to 2999, which are the client's own
 _DENIED = 1142
@@ -184,14 +191,25 @@ class MariaDBBarrier:
         return Row(step.key, State(state), *rest)
 
     async def forget(self, connection: Connection) -> int:
-        """Delete rows that are older than the retention; how many. There may be more of them until it is 0."""
-        if not connection.get_autocommit():
-            raise StepError("rows are forgotten on a connection with autocommit")
-        before_ms = wall_clock_ms() - self._limits.retention_ms
-        sql = _FORGET.format(states=", ".join(["%s"] * len(FINAL)))
-        with _reaching("forget branches in"):
-            affected, _ = await _ask(connection, sql, (before_ms, *sorted(FINAL), FORGET_ROWS_MAX))
-        return affected
+        """Delete rows that are older than the retention; how many. There may be more of them until it is 0.
+
+        By key: a search that deletes would wait for each function that runs, and new branches for it.
+        Raises StepError, ResourceBusy (come again), ResourceUnreachable, SchemaError.
+        """
+        if not connection.get_autocommit() or connection.get_transaction_status():
+            raise StepError("rows are forgotten on a connection with autocommit, outside of a transaction")
+        before_ms, states = wall_clock_ms() - self._limits.retention_ms, sorted(FINAL)
+        marks = ", ".join(["%s"] * len(states))
+        count = 0
+        with _asking("forget branches"):
+            _, keys = await _ask(connection, _ENDED.format(states=marks), (before_ms, *states, FORGET_ROWS_MAX))
+            for begin in range(0, len(keys), _KEYS_MAX):
+                some = keys[begin : begin + _KEYS_MAX]
+                sql = _FORGET.format(keys=", ".join(["(%s, %s)"] * len(some)), states=marks)
+                await _ask(connection, _READ_COMMITTED)
+                values = (*(part for key in some for part in key), before_ms, *states)
+                count += (await _ask(connection, sql, values))[0]
+        return count
 
 
 async def _work(
@@ -268,13 +286,13 @@ def _reaching(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _asking(step: Step) -> Iterator[None]:
+def _asking(what: Step | str) -> Iterator[None]:
     """What the errors of the barrier's own statements mean."""
-    with _reaching("do a step in"):
+    with _reaching("do a step in" if isinstance(what, Step) else f"{what} in"):
         try:
             yield
         except Exception as error:
             kind, why = _MEANINGS.get(_code(error), (None, ""))
             if kind is None:
                 raise
-            raise kind(f"{step}: {why}") from error
+            raise kind(f"{what}: {why}") from error

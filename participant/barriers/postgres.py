@@ -43,12 +43,11 @@ CREATE INDEX IF NOT EXISTS commitd_barrier_changed ON commitd_barrier (changed_a
 """
 _OPENING_LOCK = 0x636F6D6D69746401  # processes that open at once make the table one after the other
 
-# A commit must be on the disk when it is answered, whatever the session says.
-_SETTINGS = """
-SELECT set_config('lock_timeout', $1, true),
-       set_config('synchronous_commit', CASE level WHEN 'off' THEN 'on' ELSE level END, true)
-  FROM current_setting('synchronous_commit') AS level
+# A commit must be on the disk when it is answered, whatever the session says, and whatever the function has set.
+_DURABLE = """
+set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
 """
+_SETTINGS = f"SELECT set_config('lock_timeout', $1, true), {_DURABLE}"
 _CLAIM = """
 INSERT INTO commitd_barrier VALUES ($1, $2, 'running', '', '', '', '', '', 0) ON CONFLICT DO NOTHING RETURNING true
 """
@@ -57,10 +56,10 @@ SELECT state, digest, result, end_digest, end_result, reason, changed_at_ms FROM
  WHERE gid = $1 AND branch = $2 FOR UPDATE
 """
 _MARK = "UPDATE commitd_barrier SET state = 'running' WHERE gid = $1 AND branch = $2"
-_WRITE = """
+_WRITE = f"""
 UPDATE commitd_barrier SET state = $3, digest = $4, result = $5, end_digest = $6, end_result = $7, reason = $8,
-       changed_at_ms = $9 WHERE gid = $1 AND branch = $2 RETURNING true
-"""
+       changed_at_ms = $9 WHERE gid = $1 AND branch = $2 RETURNING {_DURABLE}
+"""  # noqa: S608 - of constants
 _FORGET = """
 DELETE FROM commitd_barrier WHERE (gid, branch) IN (
     SELECT gid, branch FROM commitd_barrier WHERE changed_at_ms < $1 AND state = ANY($2)

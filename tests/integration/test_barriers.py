@@ -1,10 +1,9 @@
-"""The barriers where they meet the world: functions that hold them wrong, lost answers, servers that may forget."""
+"""The barriers where they meet the world: functions that hold them wrong, lost answers. Redis has a file of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,22 +11,16 @@ from typing import Any
 
 import asyncpg
 import pytest
-from redis.asyncio import Redis as Client
-from redis.asyncio import RedisCluster
-from structlog.testing import capture_logs
 
 from participant.barrier import Contradiction, Done, Refused
 from participant.barriers.limits import BarrierLimits
-from participant.barriers.lua import KEY_BYTES_MAX
 from participant.barriers.mariadb import MariaDBBarrier
 from participant.barriers.postgres import PostgresBarrier
-from participant.barriers.redis import RedisBarrier
 from participant.barriers.sqlite import SQLiteBarrier
-from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaError, StepError
-from participant.testing.servers import Postgres, Redis
-from tests.support.barriers import FREE, SHOPS, Books, MariaDBShop, PostgresShop, RedisShop, Shop, SQLiteShop, step_of
+from participant.errors import ConfigError, Reject, ResourceBusy, ResourceUnreachable, SchemaError, StepError
+from participant.testing.servers import Postgres
+from tests.support.barriers import FREE, SHOPS, Books, MariaDBShop, PostgresShop, SQLiteShop, step_of
 from tests.support.eavesdropper import Eavesdropper
-from tests.support.step_for_ever import audit, work
 
 TRY = step_of("g", "try")
 WRITE = "UPDATE shop SET free = free - 1"
@@ -142,6 +135,24 @@ async def test_postgres_leaves_a_connection_as_it_was(pg: asyncpg.Connection) ->
     assert not pg.is_in_transaction()
 
 
+@pytest.mark.parametrize("scope", ["LOCAL", "SESSION"])
+async def test_postgres_waits_for_the_disk_whatever_a_function_has_set(pg: asyncpg.Connection, scope: str) -> None:
+    """A trigger at the commit says what is true then. Seen red with the setting made before the function only."""
+    await pg.execute("""
+        CREATE TABLE seen (level text);
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON shop INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look();
+    """)
+
+    async def works(connection: asyncpg.Connection) -> None:
+        await connection.execute(WRITE)
+        await connection.execute(f"SET {scope} synchronous_commit = off")
+
+    assert await PostgresBarrier().run(pg, TRY, works) == Done()
+    assert await pg.fetchval("SELECT level FROM seen") == "on"
+
+
 async def test_postgres_says_what_is_missing(postgres_dsn: str) -> None:
     connection = await asyncpg.connect(postgres_dsn)
     with pytest.raises(SchemaError, match="call `open`"):
@@ -226,6 +237,57 @@ async def test_mariadb_leaves_a_connection_as_it_was(maria: Any) -> None:
     assert tuple(settings) == (1, 17, 0)
 
 
+@pytest.mark.parametrize("kind", ["mariadb", "mariadb-serializable", "mariadb-aiomysql"])
+async def test_mariadb_forgets_while_a_function_runs_and_new_branches_come(kind: str, mariadb_dsn: str) -> None:
+    """Nobody waits for anybody. Seen red with one DELETE that searches, and without the index that it is told."""
+    brief = BarrierLimits(lock_wait_s=1, retention_s=0.001)
+    async with _open_shop(kind, mariadb_dsn) as shop, shop.connection() as mine, shop.connection() as theirs:
+        await _say(mine, "SET SESSION innodb_lock_wait_timeout = 1")
+        for number in range(3):
+            await MariaDBBarrier().run(mine, step_of(f"old{number}", "action"), _nothing)
+        await asyncio.sleep(0.02)
+        entered, may_end = asyncio.Event(), asyncio.Event()
+
+        async def works(_: Any) -> None:
+            entered.set()
+            await may_end.wait()
+
+        slow = asyncio.ensure_future(MariaDBBarrier().run(theirs, step_of("old1-and-a-half", "action"), works))
+        await entered.wait()
+        try:
+            assert await MariaDBBarrier(brief).forget(mine) == 3
+            assert await MariaDBBarrier(brief).run(mine, step_of("old2", "action"), _nothing) == Done()
+        finally:
+            may_end.set()
+        assert await slow == Done()
+
+
+@contextlib.asynccontextmanager
+async def _open_shop(kind: str, dsn: str) -> AsyncIterator[MariaDBShop]:
+    shop = SHOPS[kind](dsn)
+    assert isinstance(shop, MariaDBShop)
+    async with shop.opened():
+        yield shop
+
+
+async def test_mariadb_does_not_forget_a_branch_that_goes_on(mariadb_dsn: str) -> None:
+    """Its compensation is at work, and will have changed its row by then. Whoever forgets is told to come again."""
+    brief = BarrierLimits(retention_s=0.001)
+    async with _open_shop("mariadb", mariadb_dsn) as shop, shop.connection() as mine, shop.connection() as theirs:
+        await _say(mine, "SET SESSION innodb_lock_wait_timeout = 1")
+        await MariaDBBarrier().run(mine, step_of("g", "action"), _nothing)
+        await asyncio.sleep(0.02)
+
+        async def forgets(_: Any) -> None:
+            with pytest.raises(ResourceBusy, match="come again"):
+                await MariaDBBarrier(brief).forget(mine)
+
+        assert await MariaDBBarrier().run(theirs, step_of("g", "compensate"), forgets) == Done()
+        await _say(mine, "START TRANSACTION")
+        with pytest.raises(StepError, match="outside of a transaction"):
+            await MariaDBBarrier(brief).forget(mine)
+
+
 # ── SQLite ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -270,152 +332,3 @@ async def test_sqlite_leaves_a_connection_as_it_was(lite: sqlite3.Connection) ->
     SQLiteBarrier().run(lite, TRY, look)
     assert seen == [3]
     assert [lite.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "busy_timeout")] == [1, 17]
-
-
-# ── Redis ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextlib.asynccontextmanager
-async def _client(url: str) -> AsyncIterator[Client]:
-    async with Client.from_url(url) as client:
-        await client.flushall()
-        yield client
-
-
-@pytest.mark.parametrize(
-    ("settings", "why"),
-    [
-        ({"appendfsync": "everysec"}, "appendfsync always"),
-        ({"appendonly": "no"}, "appendonly yes"),
-        ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "noeviction"),
-    ],
-    ids=lambda value: str(value).replace(" ", "-"),
-)
-async def test_redis_refuses_a_server_that_may_forget_unless_that_is_wanted(settings: dict[str, str], why: str) -> None:
-    """Then it says so in the log. Seen red with the check left out."""
-    async with _redis(settings) as server, Client.from_url(server.url) as client:
-        with pytest.raises(ConfigError, match=why):
-            await RedisBarrier.open(client)
-        with capture_logs() as logs:
-            barrier = await RedisBarrier.open(client, allow_loss=True)
-        assert [(line["event"], line["log_level"]) for line in logs] == [("barrier.redis_may_lose", "warning")]
-        assert await barrier.run(TRY, "return 1") == Done(1)
-
-
-async def test_redis_refuses_a_server_that_does_not_show_its_settings_unless_that_is_wanted() -> None:
-    """As providers do. What it shows still counts."""
-    async with _redis({}) as server, Client.from_url(server.url) as admin:
-        await admin.execute_command("ACL SETUSER", "app", "on", "nopass", "~*", "+@all", "-config")
-        async with Client.from_url(server.url, username="app", password="") as client:
-            with pytest.raises(ConfigError, match="does not show its settings"):
-                await RedisBarrier.open(client)
-            await admin.config_set("appendonly", "no")
-            with pytest.raises(ConfigError, match="appendonly yes"):
-                await RedisBarrier.open(client)
-            assert await (await RedisBarrier.open(client, allow_loss=True)).run(TRY, "return 1") == Done(1)
-
-
-@contextlib.asynccontextmanager
-async def _redis(settings: dict[str, str]) -> AsyncIterator[Redis]:
-    async with Redis.running(settings=settings) as server:
-        yield server
-
-
-async def test_redis_keeps_its_answers_when_the_server_is_killed() -> None:
-    """SIGKILL in the middle of the work of four; what was answered is there again, and nothing is half done."""
-    async with _redis({}) as server:
-        said: list[str] = []
-        async with RedisShop(server.url).opened() as shop:
-            for _ in range(2):
-                enough = asyncio.Event()
-
-                def say(line: str, enough: asyncio.Event = enough) -> None:
-                    said.append(line)
-                    if len(said) % 100 == 0:
-                        enough.set()
-
-                working = asyncio.ensure_future(work(shop, len(said) + 1, say))
-                await enough.wait()
-                await server.kill()
-                await working
-                await server.start()
-            await _is_back(shop)
-            await audit(shop, said)
-
-
-async def _is_back(shop: Shop) -> None:
-    for _ in range(100):
-        try:
-            await shop.books()
-            return
-        except (OSError, ResourceUnreachable):
-            await asyncio.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("lua", "why"),
-    [
-        ("redis.call('SET', KEYS[1], 1) redis.call('HSET', KEYS[2], 'x', 1) redis.call('INCR', KEYS[2])", "WRONGTYPE"),
-        ("redis.call('DEL', KEYS[3]) error('on purpose')", "on purpose"),
-        ("redis.call('SET', KEYS[3], 'y') redis.call('SET', 'other', 1)", "not among the keys"),
-        ("redis.call('XGROUP', 'CREATE', KEYS[1], 'g', '$', 'MKSTREAM') error('on purpose')", "on purpose"),
-        ("redis.call('EXPIRE', KEYS[3], 1) redis.call('PUBLISH', 'x', 1)", "neither reads nor writes"),
-        ("redis.call('SET', KEYS[1], 1) forgotten = 1", "readonly table"),
-        ("redis.call('APPEND', KEYS[4], 'x')", str(KEY_BYTES_MAX)),
-    ],
-)
-async def test_redis_takes_back_what_a_failing_script_has_written(redis: Redis, lua: str, why: str) -> None:
-    """Redis alone would keep it. The time to live of a key is put back, too. Seen red without `undo`."""
-    async with _client(redis.url) as client:
-        await client.set("had", "x", ex=1_000)
-        # Redis compresses what repeats, so this does not.
-        await client.set("large", bytes(sum(divmod(i * 7919 ^ i >> 3, 251)) % 256 for i in range(2 * KEY_BYTES_MAX)))
-        barrier = await RedisBarrier.open(client)
-        with pytest.raises(StepError, match=why):
-            await barrier.run(TRY, lua, ["one", "two", "had", "large"])
-        assert sorted(await client.keys()) == [b"had", b"large"]
-        assert await client.get("had") == b"x"
-        assert 900 < await client.ttl("had") <= 1_000
-
-
-async def test_redis_says_what_does_not_compile_and_hides_its_own_names(redis: Redis) -> None:
-    async with _client(redis.url) as client:
-        barrier = await RedisBarrier.open(client)
-        with pytest.raises(StepError, match="compiling script"):
-            await barrier.run(TRY, "end")
-        with pytest.raises(StepError, match="nonexistent global variable 'undo'"):
-            await barrier.run(TRY, "return undo")
-        assert await barrier.run(TRY, "return {#KEYS, ARGV[1]}", [], ["a"]) == Done([0, "a"])
-
-
-async def test_redis_forgets_what_has_ended_after_the_retention_and_what_was_tried_never(redis: Redis) -> None:
-    """Seen red without PERSIST, and without PEXPIRE."""
-    async with _client(redis.url) as client:
-        barrier = await RedisBarrier.open(client, BarrierLimits(retention_s=1_000))
-        await barrier.run(step_of("g", "try"), "return 1")
-        assert await client.ttl("commitd:g/b") == -1
-        await barrier.run(step_of("g", "confirm"), "return 1")
-        assert 900 < await client.ttl("commitd:g/b") <= 1_000
-
-
-async def test_redis_keeps_row_and_keys_together_in_a_cluster() -> None:
-    """A cluster of one, which refuses scripts across slots as any other does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        bus = probe.getsockname()[1]
-    async with _redis({"cluster-enabled": "yes", "cluster-port": str(bus)}) as server:
-        async with Client.from_url(server.url) as client:
-            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
-            for _ in range(200):
-                if b"cluster_state:ok" in await client.execute_command("CLUSTER INFO", NEVER_DECODE=True):
-                    break
-                await asyncio.sleep(0.05)
-        async with RedisCluster.from_url(server.url) as cluster:
-            barrier = await RedisBarrier.open(cluster)
-            lua = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])"
-            assert await barrier.run(TRY, lua, ["{mug}:stock"], [7], tag="mug") == Done("7")
-            assert await barrier.run(TRY, lua, ["{mug}:stock"], [7], tag="mug") == Done("7")
-            with pytest.raises(StepError, match="has not the tag"):
-                await barrier.run(TRY, lua, ["stock"], [7], tag="mug")
-            with pytest.raises(StepError, match="needs the `tag`"):
-                await barrier.run(TRY, lua, ["{mug}:stock"], [7])
