@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import asyncmy
 import pytest
 from asyncmy import errors
+from structlog.testing import capture_logs
 
 from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb import MariaDB, Transaction
+from participant.rm.mariadb.connections import Dsn
 from participant.testing import servers
 from participant.wire import CONFLICT, BranchState
 from tests.support.databases import mariadb_database
@@ -311,6 +313,32 @@ async def test_an_end_that_the_row_does_not_bear_out_is_not_believed(
 
 async def _say_yes(_office: object, _statement: str) -> bool:
     return True
+
+
+@pytest.mark.parametrize("verb", ["outcome", "commit", "abort"])
+async def test_a_mislaid_branch_is_not_answered_as_one_that_never_was(
+    mariadb_dsn: str, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Goal: what the server has, and does not list until it is started again, is neither *unknown* nor aborted.
+
+    Its row is there as that of a transaction that has not ended is: such a one stands for it. Seen red without the look
+    at what is uncommitted.
+    """
+    monkeypatch.setattr("participant.rm.mariadb.office.FINISH_ATTEMPTS", 3)
+    async with _open(mariadb_dsn) as manager:
+        with closing(await asyncmy.connect(**Dsn(mariadb_dsn).parameters)) as server:
+            cursor = server.cursor()
+            await cursor.execute("BEGIN")
+            await cursor.execute(f"INSERT INTO commitd_branch VALUES ('{ONE.gid}', 'b', 'committed', '', '', 1, '')")
+            with (
+                capture_logs() as lines,
+                pytest.raises(ResourceUnreachable, match="has branch gid-1/b, and neither lists nor shows it"),
+            ):
+                await getattr(manager, verb)(ONE)
+            assert "mariadb.branch_mislaid" in {line["event"] for line in lines}
+            await cursor.execute("ROLLBACK" if verb == "abort" else "COMMIT")  # as its start anew lets it be ended
+        ended = BranchState.ABORTED if verb == "abort" else BranchState.COMMITTED
+        assert (await getattr(manager, verb)(ONE)).state is ended
 
 
 async def test_work_in_which_the_server_dies_is_not_voted_on() -> None:
