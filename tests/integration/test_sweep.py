@@ -181,10 +181,10 @@ async def test_a_database_that_no_participant_has_used_is_an_error_and_stays_as_
     assert errors["a"].startswith("no participant has used this database")
     assert errors["b"].startswith("no participant has used this database")
     assert errors["c"] == f"there is no file {tmp_path}/none.db"
-    assert errors["d"].startswith("cannot open the database")
+    assert errors["d"].startswith("cannot connect to the database: ")
     assert errors["e"] == ""
-    assert errors["f"].startswith("cannot open the database: database ")
-    assert errors["g"].startswith("cannot open the database: (1049, ")
+    assert errors["f"].startswith("dsn: the server refuses it: database ")
+    assert errors["g"].startswith("dsn: the server refuses it: (1049, ")
     assert not (tmp_path / "none.db").exists()
     connection = await asyncpg.connect(postgres_dsn)
     assert await connection.fetchval("SELECT to_regclass('commitd_branch')") is None
