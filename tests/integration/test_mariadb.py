@@ -442,6 +442,7 @@ async def test_a_branch_that_is_aborted_while_it_waits_leaves_no_session_behind(
         assert not listed
         await manager.commit(ONE)
 
+
 EARLIER = """
 CREATE TABLE commitd_branch (gid VARBINARY(64) NOT NULL, branch VARBINARY(64) NOT NULL, state VARBINARY(16) NOT NULL,
     digest VARBINARY(16) NOT NULL, reason VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL, changed_at_ms BIGINT NOT NULL,
@@ -449,12 +450,14 @@ CREATE TABLE commitd_branch (gid VARBINARY(64) NOT NULL, branch VARBINARY(64) NO
 """
 
 
-async def test_a_table_of_an_earlier_release_is_refused_with_the_statements_that_mend_it(mariadb: servers.MariaDB, mariadb_dsn: str) -> None:
+async def test_a_table_of_an_earlier_release_is_refused_with_the_statements_that_mend_it(
+    mariadb: servers.MariaDB, mariadb_dsn: str
+) -> None:
     """Seen red without the look: it was opened, and its first branch failed on a column that is not there."""
     use = f"USE {mariadb_dsn.rpartition('/')[2]}"
     old = "INSERT INTO commitd_branch VALUES ('old', 'b', 'committed', '', '', 1)"
     await _run(mariadb, use, EARLIER, old)
-    with pytest.raises(SchemaError, match="is an earlier release's; .* while no branch is prepared:") as refused:
+    with pytest.raises(SchemaError, match=r"is an earlier release's; .* while no branch is prepared:") as refused:
         await MariaDB(mariadb_dsn).open()
     with pytest.raises(SchemaError):
         await MariaSweep(mariadb_dsn).open()
@@ -471,5 +474,5 @@ async def test_a_table_of_a_release_that_is_newer_is_left_alone(mariadb: servers
         pass
     database = mariadb_dsn.rpartition("/")[2]
     await _run(mariadb, f"ALTER TABLE {database}.commitd_branch ADD COLUMN more TEXT")
-    with pytest.raises(SchemaError, match="changed_at_ms, result, more, and this release needs .*, result: use"):
+    with pytest.raises(SchemaError, match=r"changed_at_ms, result, more, and this release needs .*, result: use"):
         await MariaDB(mariadb_dsn).open()

@@ -16,6 +16,7 @@ from participant.rm.server.columns import check_columns, lines_of
 __all__ = ["check_owners", "check_server", "find_table", "make_table", "synchronous_level"]
 
 VERSION_MIN = 15
+SCHEMA_TIMEOUT_S = 600.0  # for the user's schema, which may make an index
 
 _OPENING_LOCK = 0x636F6D6D69746400  # "commitd": processes that open at once make the tables one after the other
 
@@ -84,7 +85,7 @@ async def make_table(connection: Connection, schema: str) -> tuple[str, str]:
                 await connection.execute(_TABLE)
             await _check_columns(connection)
             if schema:
-                await connection.execute(schema)
+                await connection.execute(schema, timeout=SCHEMA_TIMEOUT_S)
             oids, table = await connection.fetchrow(_NAME)
             return str(oids), str(table)
     except asyncpg.InsufficientPrivilegeError as error:
