@@ -116,18 +116,22 @@ class HttpOutcomeSource:
     ) -> Outcome | None:
         if self._session is None:
             return None
-        url = URL(f"{replica.rstrip('/')}/v1/transactions/{key.gid}/outcome")
+        url = URL(f"{replica.rstrip('/')}/v1/transactions/{key.gid}")
         try:
             async with (
                 asyncio.timeout(INQUIRY_TIMEOUT_S),
                 self._session.request(
-                    method, url, json=question, headers=headers, max_redirects=REDIRECTS_MAX
+                    method,
+                    url if question is None else url / "outcome",
+                    json=question,
+                    headers=headers,
+                    max_redirects=REDIRECTS_MAX,
                 ) as response,
             ):
                 data = await read_bounded(response.content, ANSWER_BYTES_MAX)
+                if question is None:
+                    return self._read_record(key, response.status, data)
                 outcome = _outcome_of(key, response.status, data)
-                if outcome is None and method == "GET" and _is_unrecorded(response.status, data):
-                    return Outcome.ABORTED
                 if response.status == HTTPStatus.CONFLICT:
                     _LOG.warning(
                         "inquiry.contradicted", replica=replica, gid=key.gid, branch=key.branch, why=_why(data)
@@ -136,6 +140,24 @@ class HttpOutcomeSource:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             _LOG.info("inquiry.unanswered", replica=replica, gid=key.gid, why=str(error) or type(error).__name__)
             return None
+
+    def _read_record(self, key: BranchKey, status: int, data: bytes) -> Outcome | None:
+        """What its coordinator would say of a branch, by the same rule: rolled back is what is no part of its
+        transaction, and what another participant asks for is not answered.
+        """
+        if _is_unrecorded(status, data):
+            return Outcome.ABORTED
+        outcome, branches = _outcome_of(key, status, data), _document(data).get("branches")
+        if outcome is None or not isinstance(branches, list):
+            return None
+        owners = [each.get("participant") for each in branches if each.get("branch") == key.branch]
+        if not owners:
+            return outcome if not branches else Outcome.ABORTED
+        if owners == [self._participant]:
+            return outcome
+        why = f"the branch belongs to {owners[0]}, not to {self._participant}"
+        _LOG.warning("inquiry.contradicted", gid=key.gid, branch=key.branch, why=why)
+        return None
 
 
 def _is_unrecorded(status: int, data: bytes) -> bool:

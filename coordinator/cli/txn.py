@@ -87,13 +87,12 @@ def resolve(
     What each participant holds is shown before; what came of it, after. Exit status 6 if a participant had ended its
     branch otherwise.
     """
-    decision = _decision(commit, abort)
+    decision, who = _decision(commit, abort), operator or _login_name()
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter("is needed where nobody can be asked", param_hint="--yes")
     render.print_table(render.examination_table(ask(url, lambda client: client.examine(gid))), aside=True)
     if not yes and not typer.confirm(f"{decision.value} {gid}?", err=True):
         raise typer.Exit(Exit.FAILED)
-    who = operator or getpass.getuser()
     shown = ask(url, lambda client: _resolved(client, gid, decision, who, reason))
     _print(shown, as_json)
     if any(each.damage is not None for each in shown.held or ()):
@@ -105,6 +104,14 @@ def _decision(commit: bool, abort: bool) -> Decision:
     if commit is abort:
         raise typer.BadParameter("say which of both", param_hint="--commit or --abort")
     return Decision.COMMIT if commit else Decision.ABORT
+
+
+def _login_name() -> str:
+    """Raises BadParameter for a user whom the system has no name for, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise typer.BadParameter("is needed: this user has no name here", param_hint="--operator") from None
 
 
 async def _resolved(client: Client, gid: str, decision: Decision, operator: str, reason: str) -> ShownView:

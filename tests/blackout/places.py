@@ -75,10 +75,10 @@ async def served(
         server = (_CarelessPostgres if drops_syncs else Postgres)(folder, port, programs=programs)
     if is_new:
         server.folder.mkdir()
-        server._give_away(server.folder)
-        await server.make()
-    (server.folder / "data" / "postmaster.pid").unlink(missing_ok=True)  # it names the server of the other disk
-    await server.start()
+        await server.set_up()
+    else:
+        (server.folder / "data" / "postmaster.pid").unlink(missing_ok=True)  # it names the server of the other disk
+        await server.start()
     try:
         if is_new and isinstance(server, MariaDB):
             await run_on_mariadb(server, f"CREATE DATABASE {_DATABASE}")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import asyncmy
 import pytest
 from asyncmy import errors
+from structlog.testing import capture_logs
 
 from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb import MariaDB, Transaction
+from participant.rm.mariadb.connections import Dsn
+from participant.rm.mariadb.sweep import MariaSweep
 from participant.testing import servers
 from participant.wire import CONFLICT, BranchState
 from tests.support.databases import mariadb_database
@@ -323,6 +326,32 @@ async def _say_yes(_office: object, _statement: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("verb", ["outcome", "commit", "abort"])
+async def test_a_mislaid_branch_is_not_answered_as_one_that_never_was(
+    mariadb_dsn: str, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Goal: what the server has, and does not list until it is started again, is neither *unknown* nor aborted.
+
+    Its row is there as that of a transaction that has not ended is: such a one stands for it. Seen red without the look
+    at what is uncommitted.
+    """
+    monkeypatch.setattr("participant.rm.mariadb.office.FINISH_ATTEMPTS", 3)
+    async with _open(mariadb_dsn) as manager:
+        with closing(await asyncmy.connect(**Dsn(mariadb_dsn).parameters)) as server:
+            cursor = server.cursor()
+            await cursor.execute("BEGIN")
+            await cursor.execute(f"INSERT INTO commitd_branch VALUES ('{ONE.gid}', 'b', 'committed', '', '', 1, '')")
+            with (
+                capture_logs() as lines,
+                pytest.raises(ResourceUnreachable, match="has branch gid-1/b, and neither lists nor shows it"),
+            ):
+                await getattr(manager, verb)(ONE)
+            assert "mariadb.branch_mislaid" in {line["event"] for line in lines}
+            await cursor.execute("ROLLBACK" if verb == "abort" else "COMMIT")  # as its start anew lets it be ended
+        ended = BranchState.ABORTED if verb == "abort" else BranchState.COMMITTED
+        assert (await getattr(manager, verb)(ONE)).state is ended
+
+
 async def test_work_in_which_the_server_dies_is_not_voted_on() -> None:
     """Goal: it is unknown, and runs again; a no would abort a transaction for nothing that it has done.
 
@@ -422,3 +451,38 @@ async def test_a_branch_that_is_aborted_while_it_waits_leaves_no_session_behind(
         listed = await _run(mariadb, "SELECT info FROM information_schema.processlist WHERE info LIKE 'INSERT INTO n%'")
         assert not listed
         await manager.commit(ONE)
+
+
+EARLIER = """
+CREATE TABLE commitd_branch (gid VARBINARY(64) NOT NULL, branch VARBINARY(64) NOT NULL, state VARBINARY(16) NOT NULL,
+    digest VARBINARY(16) NOT NULL, reason VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL, changed_at_ms BIGINT NOT NULL,
+    PRIMARY KEY (gid, branch), KEY commitd_branch_changed (changed_at_ms)) ENGINE=InnoDB
+"""
+
+
+async def test_a_table_of_an_earlier_release_is_refused_with_the_statements_that_mend_it(
+    mariadb: servers.MariaDB, mariadb_dsn: str
+) -> None:
+    """Seen red without the look: it was opened, and its first branch failed on a column that is not there."""
+    use = f"USE {mariadb_dsn.rpartition('/')[2]}"
+    old = "INSERT INTO commitd_branch VALUES ('old', 'b', 'committed', '', '', 1)"
+    await _run(mariadb, use, EARLIER, old)
+    with pytest.raises(SchemaError, match=r"is an earlier release's; .* while no branch is prepared:") as refused:
+        await MariaDB(mariadb_dsn).open()
+    with pytest.raises(SchemaError):
+        await MariaSweep(mariadb_dsn).open()
+    statements = str(refused.value).partition(":\n")[2].splitlines()
+    assert len(statements) == 2
+    await _run(mariadb, use, *statements)
+    async with _open(mariadb_dsn) as manager:
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        assert (await manager.commit(ONE)).state is BranchState.COMMITTED
+
+
+async def test_a_table_of_a_release_that_is_newer_is_left_alone(mariadb: servers.MariaDB, mariadb_dsn: str) -> None:
+    async with _open(mariadb_dsn):
+        pass
+    database = mariadb_dsn.rpartition("/")[2]
+    await _run(mariadb, f"ALTER TABLE {database}.commitd_branch ADD COLUMN more TEXT")
+    with pytest.raises(SchemaError, match=r"changed_at_ms, result, more, and this release needs .*, result: use"):
+        await MariaDB(mariadb_dsn).open()

@@ -17,6 +17,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.postgres import PostgreSQL, Transaction
 from participant.rm.postgres.connections import LOST
+from participant.rm.postgres.sweep import PostgresSweep
 from participant.testing.servers import Postgres
 from participant.wire import CONFLICT, Answer, BranchState
 from tests.support.databases import postgres_database
@@ -45,6 +46,14 @@ async def _open(dsn: str, **options: Any) -> AsyncIterator[PostgreSQL]:
         yield manager
     finally:
         await manager.close()
+
+
+async def _run(dsn: str, statements: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
 
 
 async def _numbers(dsn: str) -> dict[str, int]:
@@ -437,3 +446,47 @@ async def test_two_that_want_each_others_rows_both_end(postgres_dsn: str) -> Non
     assert answers[0] in committed, "the older one is never the victim of patience"
     assert all(answer.reason.startswith(CONFLICT) for answer in answers if answer not in committed)
     assert await _numbers(postgres_dsn) == {"x": 1 + len(committed), "y": 1 + len(committed)}
+
+
+EARLIER = """
+CREATE TABLE commitd_branch (gid text COLLATE "C" NOT NULL, branch text COLLATE "C" NOT NULL, state text NOT NULL,
+    digest bytea NOT NULL, reason text NOT NULL, changed_at_ms bigint NOT NULL, PRIMARY KEY (gid, branch));
+INSERT INTO commitd_branch VALUES ('old', 'b', 'committed', '', '', 1)
+"""
+
+
+async def test_a_table_of_an_earlier_release_is_refused_with_the_statements_that_mend_it(postgres_dsn: str) -> None:
+    """Seen red without the look: it was opened, and its first branch failed on a column that is not there."""
+    await _run(postgres_dsn, EARLIER)
+    with pytest.raises(SchemaError, match=r"is an earlier release's; .* while no branch is prepared:") as refused:
+        await PostgreSQL(postgres_dsn).open()
+    with pytest.raises(SchemaError):
+        await PostgresSweep(postgres_dsn).open()
+    await _run(postgres_dsn, str(refused.value).partition(":\n")[2])
+    async with _open(postgres_dsn) as manager:
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.PREPARED
+        assert (await manager.commit(ONE)).state is BranchState.COMMITTED
+
+
+async def test_a_table_of_a_release_that_is_newer_is_left_alone(postgres_dsn: str) -> None:
+    async with _open(postgres_dsn):
+        pass
+    await _run(postgres_dsn, "ALTER TABLE commitd_branch ADD COLUMN more text")
+    with pytest.raises(SchemaError, match=r"changed_at_ms, result, more, and this release needs .*, result: use"):
+        await PostgreSQL(postgres_dsn).open()
+
+
+@pytest.mark.parametrize(
+    "last", [b"pg_is_in_recovery", b"pg_advisory_xact_lock", b"CREATE TABLE IF NOT EXISTS numbers"]
+)
+async def test_a_server_that_falls_silent_while_it_is_opened_is_not_waited_for(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, last: bytes
+) -> None:
+    """Seen red without a limit for its answers."""
+    monkeypatch.setattr("participant.rm.postgres.backend.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("participant.rm.postgres.server.SCHEMA_TIMEOUT_S", 0.3)
+    async with Eavesdropper.at(postgres_dsn) as wire:
+        wire.fall_silent_after(last)
+        with pytest.raises(ResourceUnreachable, match="cannot open the database: TimeoutError"):
+            await asyncio.wait_for(PostgreSQL(wire.dsn, schema=SCHEMA).open(), 10.0)
+        await asyncio.sleep(0.5)  # the driver also asks the server to cancel, and gives that up as late

@@ -26,6 +26,7 @@ from participant.resource import Call
 from participant.rm.mariadb import MariaDB
 from participant.rm.postgres import PostgreSQL
 from participant.rm.sqlalchemy import SQLAlchemy
+from participant.rm.sweep import ForeignLister
 from participant.testing import servers
 from participant.wire import Answer, BranchState
 
@@ -197,7 +198,7 @@ async def test_a_flush_that_fails_without_the_database_spoils_the_branch_as_well
     answer = await manager.prepare(ONE, _call(careless))
     assert answer == Answer(
         BranchState.ABORTED,
-        "its session was rolled back, because a flush failed or it was closed, and the action went on",
+        "its session was rolled back, because a flush failed or it was closed or invalidated, and the action went on",
     )
     assert await manager.read(_call(_accounts)) == {}
 
@@ -387,6 +388,27 @@ async def test_a_session_that_was_closed_votes_no(manager: SQLAlchemy) -> None:
     answer = await manager.prepare(ONE, _call(action, {"name": "bob", "cents": 1}))
     assert answer.state is BranchState.ABORTED
     assert "or it was closed" in answer.reason
+
+
+@pytest.mark.parametrize("what", ["session", "connection"])
+async def test_work_that_was_invalidated_votes_no(manager: SQLAlchemy, what: str) -> None:
+    """SQLAlchemy takes it for lost with its connection. Seen red with a close that does nothing: it voted yes."""
+
+    async def action(session: AsyncSession, body: Any) -> None:
+        await _open_account(session, body)
+        await session.flush()
+        await (session if what == "session" else await session.connection()).invalidate()
+
+    answer = await manager.prepare(ONE, _call(action, {"name": "bob", "cents": 1}))
+    assert answer.state is BranchState.ABORTED
+    assert "closed or invalidated" in answer.reason
+
+
+async def test_what_others_have_prepared_is_listed_as_without_sessions(dsn: str) -> None:
+    """A participant looks for it, and logs what is old. Seen red without the method."""
+    async with _open(dsn) as manager:
+        assert isinstance(manager, ForeignLister)
+        assert await manager.foreign() == []
 
 
 async def test_a_session_is_of_no_use_after_its_action(manager: SQLAlchemy) -> None:

@@ -18,7 +18,7 @@ from coordinator.wire import BranchRequest, TransactionRequest
 from participant import Participant, watch
 from participant.errors import ConfigError
 from participant.ids import BranchKey
-from participant.outcomes import HttpOutcomeSource
+from participant.outcomes import HttpOutcomeSource, Outcome
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Dsn
 from participant.rm.mariadb.names import Names
@@ -141,6 +141,34 @@ async def test_nothing_changes_for_silence_or_in_a_dry_run_or_while_a_branch_is_
         assert made.replicas["n1"].ledger.get("lost") is None, "nobody has inquired"
 
 
+async def test_a_dry_run_says_of_strange_branches_what_the_sweep_would_do(tmp_path: Path) -> None:
+    """One that is no part of its transaction, and one of another participant, for whom the database was taken.
+
+    Seen red with the outcome of the transaction in the place of the branch's: both would have been committed.
+    """
+    database = _database("sqlite", str(tmp_path))
+    async with remote("sqlite", str(tmp_path)) as (made, shop):
+        shop.is_cut_off = True
+        assert (await made.replicas["n1"].transactions.begin(_order("paid", 1), 10.0)).decision is Decision.COMMIT
+        await shop.kill()
+        source = HttpOutcomeSource(NAME, [made.urls["n1"]])
+        other = HttpOutcomeSource("bank", [made.urls["n1"]])
+        for each in (source, other):
+            await each.start()
+        try:
+            for asked, branch in ((source, "b1"), (source, "b9"), (source, "b2"), (other, "b1")):
+                key = BranchKey("paid", branch)
+                assert await asked.look(key) is await asked.inquire(key)
+            assert await source.look(BranchKey("paid", "b1")) is Outcome.COMMITTED
+            assert await source.look(BranchKey("paid", "b9")) is Outcome.ABORTED
+            assert await other.look(BranchKey("paid", "b1")) is None
+        finally:
+            for each in (source, other):
+                await each.stop()
+        dry = SweepSettings(grace_s=0.0, is_dry=True)
+        assert _fates(await _swept(database, made.urls["n1"], settings=dry))["paid"] is Fate.WOULD_COMMIT
+
+
 @pytest.mark.parametrize("kind", ["postgres", "mariadb"])
 async def test_a_branch_that_a_sweep_commits_is_remembered_for_a_whole_retention(kind: str, place: str) -> None:
     """Its row is as old as its vote. Forgotten early, the coordinator would be told that it is unknown.
@@ -181,10 +209,10 @@ async def test_a_database_that_no_participant_has_used_is_an_error_and_stays_as_
     assert errors["a"].startswith("no participant has used this database")
     assert errors["b"].startswith("no participant has used this database")
     assert errors["c"] == f"there is no file {tmp_path}/none.db"
-    assert errors["d"].startswith("cannot open the database")
+    assert errors["d"].startswith("cannot connect to the database: ")
     assert errors["e"] == ""
-    assert errors["f"].startswith("cannot open the database: database ")
-    assert errors["g"].startswith("cannot open the database: (1049, ")
+    assert errors["f"].startswith("dsn: the server refuses it: database ")
+    assert errors["g"].startswith("dsn: the server refuses it: (1049, ")
     assert not (tmp_path / "none.db").exists()
     connection = await asyncpg.connect(postgres_dsn)
     assert await connection.fetchval("SELECT to_regclass('commitd_branch')") is None

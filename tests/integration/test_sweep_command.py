@@ -55,7 +55,7 @@ async def test_it_ends_with_0_when_nothing_is_left_and_with_1_when_something_is(
 async def test_a_database_that_cannot_be_reached_is_a_line_and_status_1() -> None:
     status, shown, said = await _run(NOBODY, f"{NAME}=postgresql://u:secret@127.0.0.1:1/d")
     assert status == 1
-    assert "not swept: cannot open the database" in shown
+    assert "not swept: cannot connect to the database" in shown
     assert "secret" not in shown + said
     assert "Traceback" not in said
 

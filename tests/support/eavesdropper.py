@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Self
 
 from yarl import URL
@@ -20,6 +20,8 @@ class Eavesdropper:
     def __init__(self, dsn: str) -> None:
         self._server = URL(dsn)
         self._words: bytes | None = None
+        self._last_words: bytes | None = None
+        self._is_silent = False
         self._port = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,14 +50,25 @@ class Eavesdropper:
         """Let the next client that says this have no answer. Once."""
         self._words = words
 
+    def fall_silent_after(self, words: bytes) -> None:
+        """Once a client has said this, nobody has an answer any more, and no connection ends."""
+        self._last_words = words
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        with closing(writer), suppress(asyncio.CancelledError):  # whoever cancels waits for the end of it
+            await self._carry(reader, writer)
+        self._tasks.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection(self._server.host, self._server.port)
-        answers = asyncio.ensure_future(_pass_on(there[0], writer))
+        answers = asyncio.ensure_future(self._pass_on(there[0], writer))
         try:
             while data := await reader.read(65_536):
+                if self._last_words is not None and self._last_words in data:
+                    self._is_silent = True
                 if self._words is not None and self._words in data:
                     self._words = None
                     answers.cancel()
@@ -63,20 +76,18 @@ class Eavesdropper:
                     await asyncio.sleep(ANSWER_TIME_S)
                     return
                 there[1].write(data)
-        except (OSError, asyncio.CancelledError):
-            return  # whoever cancels waits for the end of it
+        except OSError:
+            return
         finally:
             answers.cancel()
-            writer.close()
             there[1].close()
-            self._tasks.discard(task)
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65_536):
-            writer.write(data)
-    except OSError:
-        return
-    finally:
-        writer.close()
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                if not self._is_silent:
+                    writer.write(data)
+        except OSError:
+            return
+        finally:
+            writer.close()

@@ -7,7 +7,8 @@ closed sooner if another branch needs a connection.
 
 While the server ends such a session, there is a moment in which it takes XA COMMIT from others, says yes, does nothing,
 and lists the branch no more until it is started again. So nobody ends a branch here before its session has ended, and
-a yes is believed only when the branch's row says the same.
+a yes is believed only when the branch's row says the same. A branch whose row is there for nobody to see, and which is
+not listed, is not *unknown*: what it will be is not known until that start.
 
 A branch's row can be read before the commit by a transaction that reads uncommitted rows; the digest comes from there.
 But such a row is no proof of a yes: that is XA RECOVER's to say.
@@ -21,7 +22,6 @@ from typing import Any
 
 from asyncmy import errors
 from asyncmy.constants import CLIENT
-from structlog import get_logger
 
 from participant.branch import Branch
 from participant.errors import ActionError, ConfigError, InvariantError, ResourceBusy, ResourceUnreachable
@@ -29,7 +29,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
 from participant.rm.mariadb.names import Names
-from participant.rm.mariadb.office import FINISH_ATTEMPTS, FINISH_PAUSE_S, Office
+from participant.rm.mariadb.office import FINISH_ATTEMPTS, FINISH_PAUSE_S, Office, mislaid
 from participant.rm.mariadb.server import check_server, find_table, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
 from participant.rm.mariadb.waits import Waits
@@ -39,8 +39,6 @@ from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
 __all__ = ["DETACH_AFTER_S", "MariaBackend"]
-
-_LOG = get_logger(__name__)
 
 DETACH_AFTER_S = 1.0  # how long a prepared branch keeps its connection
 ANSWER_TIMEOUT_S = 30  # what ends a branch, or asks for one; then the connection counts as lost
@@ -188,10 +186,7 @@ class MariaBackend:
     async def _check_finished(self, key: BranchKey, to: BranchState) -> None:
         """Raises ResourceUnreachable unless the row says what the server said."""
         if await self._office.is_true(key) is not (to is BranchState.COMMITTED):
-            _LOG.error(
-                "mariadb.branch_mislaid", branch=str(key), why="the server has it, and does not list it: restart it"
-            )
-            raise ResourceUnreachable(f"the database says that branch {key} has ended, and has not ended it")
+            raise mislaid(key, f"the database says that branch {key} has ended, and has not ended it")
 
     async def _finish_attached(self, statement: str, connection: Connection, timer: asyncio.TimerHandle) -> bool:
         timer.cancel()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from asyncmy import errors
+from structlog import get_logger
 
 from participant.branch import Branch
 from participant.errors import ResourceBusy, ResourceUnreachable
@@ -18,7 +19,9 @@ from participant.rm.server.pool import Pool
 from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
-__all__ = ["FINISH_ATTEMPTS", "FINISH_PAUSE_S", "Office"]
+__all__ = ["FINISH_ATTEMPTS", "FINISH_PAUSE_S", "Office", "mislaid"]
+
+_LOG = get_logger(__name__)
 
 FINISH_ATTEMPTS = 40  # while another process is at the branch, or has its connection
 FINISH_PAUSE_S = 0.05
@@ -76,26 +79,36 @@ class Office:
         return [Foreign(xid_of(*row), None) for row in rows if self._names.is_foreign(*row)]
 
     async def load(self, key: BranchKey) -> Branch:
+        found = None
         for _ in range(FINISH_ATTEMPTS):
-            branch, is_whole = await self._load(key)
-            if is_whole or await self.settle(branch, is_read_only=False):
-                return branch
+            found = await self._load(key)
+            if found is not None:
+                branch, is_whole = found
+                if is_whole or await self.settle(branch, is_read_only=False):
+                    return branch
             await asyncio.sleep(FINISH_PAUSE_S)
+        if found is None:
+            raise mislaid(key, f"the database has branch {key}, and neither lists nor shows it")
         raise ResourceBusy(f"another connection is about to end branch {key}")
 
-    async def _load(self, key: BranchKey) -> tuple[Branch, bool]:
-        """And whether its row is in its own place.
+    async def _load(self, key: BranchKey) -> tuple[Branch, bool] | None:
+        """And whether its row is in its own place. None if a row is there, and nobody says of what: a vote under way,
+        or a branch that the server has mislaid.
 
-        The list first: what leaves it between the two questions has its row by then.
+        The list first: what leaves it between the questions has its row by then.
         """
         gid, name = _bytes_of(key)
+        values = (gid, name, beside(key).branch.encode(), name)
         async with self.connection() as connection:
             is_listed = key in await self._listed(connection)
-            if is_listed:
-                await connection.execute(_UNCOMMITTED)
-            rows = await connection.fetch(_LOAD, (gid, name, beside(key).branch.encode(), name))
+            await connection.execute(_UNCOMMITTED)
+            rows = await connection.fetch(_LOAD, values)
+            if not rows:
+                return Branch(key), True
+            if not is_listed:
+                rows = await connection.fetch(_LOAD, values)
         if not rows:
-            return Branch(key), True
+            return None
         place, state, digest, reason, changed_at_ms, result = rows[0]
         if is_listed:
             return Branch(key, BranchState.PREPARED, bytes(digest)), True
@@ -202,6 +215,12 @@ class Office:
             raise
         finally:
             self._connections.release(connection)
+
+
+def mislaid(key: BranchKey, what: str) -> ResourceUnreachable:
+    """Log it, and what to raise."""
+    _LOG.error("mariadb.branch_mislaid", branch=str(key), why="the server has it, and does not list it: restart it")
+    return ResourceUnreachable(what)
 
 
 async def _wait_for_end_of(thread_id: int, connection: Connection) -> None:

@@ -17,24 +17,34 @@ from participant.errors import ConfigError, SchemaError
 from participant.resource import ResourceLimits
 from participant.rm.mariadb.connections import Connection
 from participant.rm.mariadb.waits import WAITS
+from participant.rm.server.columns import check_columns, lines_of
 
 __all__ = ["ServerFacts", "check_server", "find_table", "make_table"]
 
 _LOG = get_logger(__name__)
 
-_TABLE = """
+_COLUMNS = {
+    "gid": "VARBINARY(64) NOT NULL",
+    "branch": "VARBINARY(65) NOT NULL",
+    "state": "VARBINARY(16) NOT NULL",
+    "digest": "VARBINARY(16) NOT NULL",
+    "reason": "VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL",
+    "changed_at_ms": "BIGINT NOT NULL",
+    "result": "MEDIUMBLOB NOT NULL",
+}
+_TABLE = f"""
 CREATE TABLE IF NOT EXISTS commitd_branch (
-    gid           VARBINARY(64) NOT NULL,
-    branch        VARBINARY(65) NOT NULL,
-    state         VARBINARY(16) NOT NULL,
-    digest        VARBINARY(16) NOT NULL,
-    reason        VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL,
-    changed_at_ms BIGINT NOT NULL,
-    result        MEDIUMBLOB NOT NULL,
+{lines_of(_COLUMNS)}
     PRIMARY KEY (gid, branch),
     KEY commitd_branch_changed (changed_at_ms)
 ) ENGINE=InnoDB
 """
+_FOUND = """
+SELECT column_name, IF(data_type = 'bigint', data_type, column_type) FROM information_schema.columns
+ WHERE table_schema = database() AND table_name = 'commitd_branch' ORDER BY ordinal_position
+"""
+_ADD = "ALTER TABLE commitd_branch ADD COLUMN {name} {definition};"
+_CHANGE = "ALTER TABLE commitd_branch MODIFY {name} {definition};"
 _OTHER_ENGINES = """
 SELECT table_name, engine FROM information_schema.tables
  WHERE table_schema = database() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB' LIMIT 1
@@ -111,9 +121,20 @@ async def _may_see_waits(connection: Connection) -> bool:
 
 
 async def find_table(connection: Connection) -> None:
-    """Raises ConfigError where no participant has made our table."""
+    """Raises ConfigError where no participant has made our table; SchemaError if another release has."""
     if not await connection.fetch("SHOW TABLES LIKE 'commitd_branch'"):
         raise ConfigError("no participant has used this database: it has no table commitd_branch")
+    await _check_columns(connection)
+
+
+async def _check_columns(connection: Connection) -> None:
+    """Raises SchemaError."""
+    found = [(_text(name), _text(type_)) for name, type_ in await connection.fetch(_FOUND)]
+    check_columns(_COLUMNS, found, add=_ADD, change=_CHANGE)
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
 
 
 async def make_table(connection: Connection, schema: Sequence[str]) -> None:
@@ -123,6 +144,7 @@ async def make_table(connection: Connection, schema: Sequence[str]) -> None:
             await connection.execute(_TABLE)
     except errors.MySQLError as error:
         raise SchemaError(f"the table cannot be made ({error}); let its owner run, once:\n{_TABLE}") from error
+    await _check_columns(connection)
     try:
         await connection.execute("SET SESSION sql_notes = 0")  # the driver would log that a table is there already
         for statement in schema:

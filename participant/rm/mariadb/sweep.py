@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from asyncmy import errors
-
-from participant.errors import ResourceUnreachable
 from participant.resource import ResourceLimits
 from participant.rm.mariadb.backend import MariaBackend
 from participant.rm.server.sweep import ServerSweep
@@ -28,9 +25,3 @@ class MariaSweep(ServerSweep):
                 is_guest=True,
             )
         )
-
-    async def open(self) -> None:
-        try:
-            await super().open()
-        except errors.MySQLError as error:  # a wrong password, or no such database
-            raise ResourceUnreachable(f"cannot open the database: {error}") from error

@@ -95,7 +95,7 @@ class PostgresBackend:
     async def open(self) -> None:
         settings = self._settings()
         try:
-            connection = await connect(self._dsn, settings)
+            connection = await connect(self._dsn, settings, ANSWER_TIMEOUT_S)
         except asyncpg.PostgresError as error:
             raise ConfigError(f"dsn: the server refuses it: {error}") from error
         with unreachable("open"):
@@ -108,7 +108,7 @@ class PostgresBackend:
                     await check_owners(connection, self._names)
                 self._names.synchronous = settings["synchronous_commit"] = await synchronous_level(connection)
             finally:
-                await connection.close()
+                connection.terminate()  # a close would wait for a server that has fallen silent
         self._waits = Waits(self._names)
         self._working = self._pool(settings, self._connections_max, self._sql(VOTE_WRITTEN))
         self._ending = self._pool(settings, max(2, self._connections_max // 2), answer_s=ANSWER_TIMEOUT_S)

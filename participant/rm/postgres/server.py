@@ -11,26 +11,37 @@ import asyncpg
 from participant.errors import ConfigError, SchemaError
 from participant.rm.postgres.connections import Connection
 from participant.rm.postgres.names import Names
+from participant.rm.server.columns import check_columns, lines_of
 
 __all__ = ["check_owners", "check_server", "find_table", "make_table", "synchronous_level"]
 
 VERSION_MIN = 15
+SCHEMA_TIMEOUT_S = 600.0  # for the user's schema, which may make an index
 
 _OPENING_LOCK = 0x636F6D6D69746400  # "commitd": processes that open at once make the tables one after the other
 
-_TABLE = """
+_COLUMNS = {
+    "gid": 'text COLLATE "C" NOT NULL',
+    "branch": 'text COLLATE "C" NOT NULL',
+    "state": "text NOT NULL",
+    "digest": "bytea NOT NULL",
+    "reason": "text NOT NULL",
+    "changed_at_ms": "bigint NOT NULL",
+    "result": "bytea NOT NULL",
+}
+_TABLE = f"""
 CREATE TABLE IF NOT EXISTS commitd_branch (
-    gid           text COLLATE "C" NOT NULL,
-    branch        text COLLATE "C" NOT NULL,
-    state         text NOT NULL,
-    digest        bytea NOT NULL,
-    reason        text NOT NULL,
-    changed_at_ms bigint NOT NULL,
-    result        bytea NOT NULL,
+{lines_of(_COLUMNS)}
     PRIMARY KEY (gid, branch)
 );
 CREATE INDEX IF NOT EXISTS commitd_branch_changed ON commitd_branch (changed_at_ms);
 """
+_FOUND = """
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+ WHERE attrelid = 'commitd_branch'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_ADD = "ALTER TABLE commitd_branch ADD COLUMN {name} {definition} DEFAULT '';"
+_CHANGE = "ALTER TABLE commitd_branch ALTER COLUMN {name} TYPE {type};"
 
 _NAME = """
 SELECT pg_database.oid || '.' || pg_class.oid, format('%I.%I', nspname, relname)
@@ -72,8 +83,9 @@ async def make_table(connection: Connection, schema: str) -> tuple[str, str]:
             await connection.execute(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK})")
             if await connection.fetchval("SELECT to_regclass('commitd_branch')") is None:
                 await connection.execute(_TABLE)
+            await _check_columns(connection)
             if schema:
-                await connection.execute(schema)
+                await connection.execute(schema, timeout=SCHEMA_TIMEOUT_S)
             oids, table = await connection.fetchrow(_NAME)
             return str(oids), str(table)
     except asyncpg.InsufficientPrivilegeError as error:
@@ -85,13 +97,20 @@ async def make_table(connection: Connection, schema: str) -> tuple[str, str]:
 
 
 async def find_table(connection: Connection) -> tuple[str, str]:
-    """The oids and the full name of our table, where a participant has made it. Raises ConfigError."""
+    """The oids and the full name of our table, where a participant has made it. Raises ConfigError, SchemaError."""
     if await connection.fetchval("SELECT to_regclass('commitd_branch')") is None:
         raise ConfigError(
             "no participant has used this database: it has no table commitd_branch, or this role another search_path"
         )
+    await _check_columns(connection)
     oids, table = await connection.fetchrow(_NAME)
     return str(oids), str(table)
+
+
+async def _check_columns(connection: Connection) -> None:
+    """Raises SchemaError."""
+    found = [(str(name), str(type_)) for name, type_ in await connection.fetch(_FOUND)]
+    check_columns(_COLUMNS, found, add=_ADD, change=_CHANGE)
 
 
 async def check_owners(connection: Connection, names: Names) -> None:

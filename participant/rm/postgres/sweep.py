@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncpg
-
-from participant.errors import ResourceUnreachable
 from participant.resource import ResourceLimits
 from participant.rm.postgres.backend import PostgresBackend
 from participant.rm.server.sweep import ServerSweep
@@ -28,9 +25,3 @@ class PostgresSweep(ServerSweep):
                 is_guest=True,
             )
         )
-
-    async def open(self) -> None:
-        try:
-            await super().open()
-        except asyncpg.PostgresError as error:  # a wrong password, or no such database
-            raise ResourceUnreachable(f"cannot open the database: {error}") from error

@@ -37,10 +37,10 @@ class _InBranch:
         dbapi_connection.driver_connection.undo()
 
     def do_close(self, dbapi_connection: Any) -> None:
-        """The connection is the pool's of the resource manager."""
+        """Somebody invalidates it, and counts on what it did being lost. The connection is the resource manager's."""
+        dbapi_connection.driver_connection.undo()
 
-    def do_terminate(self, dbapi_connection: Any) -> None:
-        """The same."""
+    do_terminate = do_close
 
     def do_savepoint(self, connection: Connection, name: str) -> None:
         await_only(_line(connection).begin_savepoint(name))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from participant.errors import ConfigError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceStatus
-from participant.rm.server.manager import ServerManager
 from participant.rm.sqlalchemy.sessions import Sessions
+from participant.rm.sweep import Foreign
 from participant.wire import Answer
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class SQLAlchemy:
     """
 
     def __init__(self, resource: PostgreSQL | MariaDB) -> None:
-        self._resource: ServerManager = resource
+        self._resource = resource
         self._sessions = Sessions(_driver_of(resource))
         self.is_in_order = resource.is_in_order
 
@@ -76,6 +76,9 @@ class SQLAlchemy:
 
     async def failed(self) -> BaseException:
         return await self._resource.failed()
+
+    async def foreign(self) -> list[Foreign]:
+        return await self._resource.foreign()
 
     def _bound(self, call: Call) -> Call:
         return call._replace(function=self._sessions.bound(call.function))

@@ -118,7 +118,8 @@ def _check_whole(line: Line) -> None:
     if line.is_busy:
         raise Reject("its action has ended before one of its statements did: await each")
     if line.is_undone:
-        raise Reject("its session was rolled back, because a flush failed or it was closed, and the action went on")
+        why = "a flush failed or it was closed or invalidated"
+        raise Reject(f"its session was rolled back, because {why}, and the action went on")
 
 
 async def _connected() -> Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def test_a_resolution_that_contradicts_is_refused_with_status_1(background: Back
     assert [line.split()[-1] for line in held] == ["holds", "committed", "committed"]
     assert refused == "commitd: paid was decided before: commit, by votes"
     assert shown.stdout == ""
+
+
+def test_who_has_no_name_must_say_one_before_anything_is_asked(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user without an entry in the list of users. Seen red with the name looked for after the question."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)
+    shown = at(background, "txn", "resolve", "paid", "--commit", "--reason", "x", "--yes")
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "Invalid value for --operator: is needed" in shown.stderr
+    assert "holds" not in shown.stderr
 
 
 def test_a_resolution_that_repeats_the_record_is_fine(background: Background) -> None:
