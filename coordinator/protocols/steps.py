@@ -87,8 +87,8 @@ class _Before(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether there is no attempt after this one. Some more are free if others were in the way of an action; a vote is
-        asked for once, and by its name the branch asks how it is to end."""
+        """Whether there is no attempt after this one. Some more are free if others were in the way of an action. A vote
+        is asked for once: by the name of that attempt the branch asks how it is to end."""
         free = CONFLICTS_MAX if self.does is Does.RUN and self.known.reason.startswith(CONFLICT) else 0
         return self.step.attempt >= self.step.retry.attempts_max + free
 

@@ -35,7 +35,7 @@ def test_every_mode_is_committed_undone_and_taken_over() -> None:
     """Otherwise the tests of this file would show nothing."""
     world = _World(3)
     world.run(0.25)
-    assert {mode for mode, decision in world.steps.ends if decision is Decision.COMMIT} == set(Mode)
+    assert {mode for mode, decision in world.steps.ends if decision is Decision.COMMIT} == set(Mode) - {Mode.SOURCE}
     assert {mode for mode, decision in world.steps.ends if decision is Decision.ABORT} == {Mode.SAGA, Mode.TCC}
     assert world.tally.taken_over["steps"] > 50
 
