@@ -90,7 +90,8 @@ async def test_a_participant_that_cannot_be_reached_is_named_and_the_decision_st
         assert told["held"][0]["state"] is None
         assert "Cannot connect" in told["held"][0]["error"]
         await shop.start()
-        await recorded(made.replicas["n1"], "order", lambda record: record.phase is Phase.ABORTED)
+        is_over = lambda record: record.phase is Phase.ABORTED  # noqa: E731
+        await recorded(made.replicas["n1"], "order", is_over, wait_s=40.0)  # the pauses between two calls have grown
 
 
 async def test_a_branch_that_was_committed_by_hand_is_reported_as_damage_until_it_is_mended(postgres_dsn: str) -> None:

@@ -100,12 +100,14 @@ async def until(replica: Replica, holds: Callable[[Leadership], bool]) -> None:
         end()
 
 
-async def recorded(replica: Replica, gid: str, holds: Callable[[TransactionRecord], bool]) -> TransactionRecord:
+async def recorded(
+    replica: Replica, gid: str, holds: Callable[[TransactionRecord], bool], wait_s: float = WAIT_S
+) -> TransactionRecord:
     """Wait until the ledger of `replica` holds a record of `gid` as wanted."""
     changed = asyncio.Event()
     end = replica.ledger.subscribe(lambda _: changed.set())
     try:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(wait_s):
             while (record := replica.ledger.get(gid)) is None or not holds(record):
                 changed.clear()
                 await changed.wait()
