@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncmy
 from asyncmy import errors
 from yarl import URL
 
-from participant.errors import ActionError, ConfigError, ResourceUnreachable
+from participant.errors import ActionError, ConfigError
+from participant.rm.server.reach import Reaching
 
 __all__ = [
     "CHARSET",
@@ -61,24 +61,10 @@ class Result(NamedTuple):
     last_key: int
 
 
-class unreachable:  # noqa: N801 - it stands where a function of contextlib would, and is faster
-    """Raise ResourceUnreachable for whatever says that the server is not there."""
+class unreachable(Reaching):  # noqa: N801 - it stands where a function of contextlib would
+    __slots__ = ()
 
-    __slots__ = ("_what",)
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and is_loss(error):
-            raise ResourceUnreachable(
-                f"cannot {self._what} the database: {str(error) or type(error).__name__}"
-            ) from error
+    is_loss = staticmethod(is_loss)
 
 
 class Dsn:

@@ -11,6 +11,7 @@ import asyncpg
 
 from participant.errors import ResourceBusy, ResourceUnreachable
 from participant.rm.server.pool import Pool
+from participant.rm.server.reach import Reaching
 
 __all__ = ["LOST", "Connection", "Office", "Session", "connect", "unreachable"]
 
@@ -73,24 +74,12 @@ class Session:
             self.abandon()
 
 
-class unreachable:  # noqa: N801 - it stands where a function of contextlib would, and is faster
-    """Raise ResourceUnreachable for whatever says that the server is not there."""
+class unreachable(Reaching):  # noqa: N801 - it stands where a function of contextlib would
+    __slots__ = ()
 
-    __slots__ = ("_what",)
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, LOST):
-            raise ResourceUnreachable(
-                f"cannot {self._what} the database: {str(error) or type(error).__name__}"
-            ) from error
+    @staticmethod
+    def is_loss(error: BaseException) -> bool:
+        return isinstance(error, LOST)
 
 
 class Office:
