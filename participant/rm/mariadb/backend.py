@@ -17,7 +17,7 @@ But such a row is no proof of a yes: that is XA RECOVER's to say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asyncmy import errors
@@ -30,11 +30,12 @@ from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
 from participant.rm.mariadb.names import Names
 from participant.rm.mariadb.office import FINISH_ATTEMPTS, FINISH_PAUSE_S, Office, mislaid
-from participant.rm.mariadb.server import check_server, find_table, make_table
+from participant.rm.mariadb.server import check_server, find_table, make_schema, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
 from participant.rm.mariadb.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit
 from participant.rm.server.pool import Pool
+from participant.rm.server.schema import SCHEMA_LOCK_WAIT_S, SCHEMA_TIMEOUT_S
 from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
@@ -86,7 +87,7 @@ class MariaBackend:
         try:
             with unreachable("open"):
                 self._facts = await check_server(connection)
-                await (find_table(connection) if self._is_guest else make_table(connection, self._schema))
+                await (find_table(connection) if self._is_guest else make_table(connection))
         finally:
             connection.abandon()
         self._working = self._pool(self._facts.working(self._limits, self._isolation), self._connections_max)
@@ -94,14 +95,30 @@ class MariaBackend:
         self._office = Office(self._ending, self._names)
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
+    async def make_schema(self) -> bool:
+        if not self._schema:
+            return True
+        # The driver would log that a table is there already.
+        settings = f"SET SESSION sql_notes=0, innodb_lock_wait_timeout={SCHEMA_LOCK_WAIT_S}, "
+        settings += f"lock_wait_timeout={SCHEMA_LOCK_WAIT_S}"
+        connection = await self._connect(settings, lambda: None, SCHEMA_TIMEOUT_S)
+        try:
+            with unreachable("make the schema in"):
+                return await make_schema(connection, self._schema)
+        finally:
+            connection.abandon()
+
     def _pool(self, settings: str, size: int, answer_s: int | None = None) -> Pool[Connection]:
         async def reconnect() -> Connection:
-            try:
-                return await connect(self._dsn, settings, self._drop_idle, answer_s)
-            except errors.MySQLError as error:  # a password that was changed: it may be mended while this runs
-                raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
+            return await self._connect(settings, self._drop_idle, answer_s)
 
         return Pool(reconnect, size, on_want=self._detach_oldest)
+
+    async def _connect(self, settings: str, on_loss: Callable[[], None], answer_s: int | None) -> Connection:
+        try:
+            return await connect(self._dsn, settings, on_loss, answer_s)
+        except errors.MySQLError as error:  # a password that was changed: it may be mended while this runs
+            raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
 
     def _drop_idle(self) -> None:
         self._working.drop_idle()

@@ -15,11 +15,11 @@ from structlog import get_logger
 
 from participant.errors import ConfigError, SchemaError
 from participant.resource import ResourceLimits
-from participant.rm.mariadb.connections import Connection
+from participant.rm.mariadb.connections import Connection, error_code
 from participant.rm.mariadb.waits import WAITS
 from participant.rm.server.columns import check_columns, lines_of
 
-__all__ = ["ServerFacts", "check_server", "find_table", "make_table"]
+__all__ = ["ServerFacts", "check_server", "find_table", "make_schema", "make_table"]
 
 _LOG = get_logger(__name__)
 
@@ -49,6 +49,8 @@ _OTHER_ENGINES = """
 SELECT table_name, engine FROM information_schema.tables
  WHERE table_schema = database() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB' LIMIT 1
 """
+
+_WAITED = frozenset({1205, 1213})  # for too long; or the victim of a deadlock
 
 
 class ServerFacts(NamedTuple):
@@ -137,20 +139,28 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-async def make_table(connection: Connection, schema: Sequence[str]) -> None:
-    """Run the statements of the user's `schema`, and make our table if it is not there. Raises SchemaError."""
+async def make_table(connection: Connection) -> None:
+    """Make our table if it is not there. Raises SchemaError."""
     try:
         if not await connection.fetch("SHOW TABLES LIKE 'commitd_branch'"):
             await connection.execute(_TABLE)
     except errors.MySQLError as error:
         raise SchemaError(f"the table cannot be made ({error}); let its owner run, once:\n{_TABLE}") from error
     await _check_columns(connection)
+
+
+async def make_schema(connection: Connection, schema: Sequence[str]) -> bool:
+    """Run the statements of the user's `schema`, one by one; False if one had to wait for too long. Raises
+    SchemaError.
+    """
     try:
-        await connection.execute("SET SESSION sql_notes = 0")  # the driver would log that a table is there already
         for statement in schema:
             await connection.execute(statement)
     except errors.MySQLError as error:
+        if error_code(error) in _WAITED:
+            return False
         raise SchemaError(f"the schema cannot be made: {error}") from error
     others = await connection.fetch(_OTHER_ENGINES)
     if others:
         _LOG.warning("mariadb.engine", why="its changes cannot be undone", table=others[0][0], engine=others[0][1])
+    return True

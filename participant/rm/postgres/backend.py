@@ -19,12 +19,13 @@ from participant.branch import Branch
 from participant.errors import ActionError, ConfigError, InvariantError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
-from participant.rm.postgres.connections import Office, Session, connect, unreachable
+from participant.rm.postgres.connections import Connection, Office, Session, connect, unreachable
 from participant.rm.postgres.names import Names
 from participant.rm.postgres.server import (
     check_owners,
     check_server,
     find_table,
+    make_schema,
     make_table,
     synchronous_level,
 )
@@ -32,6 +33,7 @@ from participant.rm.postgres.unit import VOTE_WRITTEN, PostgresUnit, run_functio
 from participant.rm.postgres.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit, beside
 from participant.rm.server.pool import Pool
+from participant.rm.server.schema import SCHEMA_TIMEOUT_S
 from participant.rm.sweep import Foreign
 from participant.wire import BranchState
 
@@ -104,7 +106,7 @@ class PostgresBackend:
                 if self._is_guest:
                     self._names = Names(*await find_table(connection))
                 else:
-                    self._names = Names(*await make_table(connection, self._schema))
+                    self._names = Names(*await make_table(connection))
                     await check_owners(connection, self._names)
                 self._names.synchronous = settings["synchronous_commit"] = await synchronous_level(connection)
             finally:
@@ -112,6 +114,16 @@ class PostgresBackend:
         self._waits = Waits(self._names)
         self._working = self._pool(settings, self._connections_max, self._sql(VOTE_WRITTEN))
         self._ending = self._pool(settings, max(2, self._connections_max // 2), answer_s=ANSWER_TIMEOUT_S)
+
+    async def make_schema(self) -> bool:
+        if not self._schema:
+            return True
+        connection = await self._connect(self._settings(), SCHEMA_TIMEOUT_S)
+        try:
+            with unreachable("make the schema in"):
+                return await make_schema(connection, self._schema)
+        finally:
+            connection.terminate()
 
     def _settings(self) -> dict[str, str]:
         lock_timeout_s = self._limits.lock_wait_s + LOCK_TIMEOUT_MARGIN_S
@@ -128,10 +140,7 @@ class PostgresBackend:
         """`first` is run in each new session."""
 
         async def reconnect() -> Session:
-            try:
-                connection = await connect(self._dsn, settings, answer_s)
-            except asyncpg.PostgresError as error:  # a role that was changed: it may be mended while this runs
-                raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
+            connection = await self._connect(settings, answer_s)
             with unreachable("connect to"):
                 try:
                     if first:
@@ -142,6 +151,12 @@ class PostgresBackend:
             return Session(connection)
 
         return Pool(reconnect, size)
+
+    async def _connect(self, settings: dict[str, str], answer_s: float | None) -> Connection:
+        try:
+            return await connect(self._dsn, settings, answer_s)
+        except asyncpg.PostgresError as error:  # a role that was changed: it may be mended while this runs
+            raise ResourceUnreachable(f"cannot connect to the database: {error}") from error
 
     def _sql(self, text: str) -> str:
         return text.format(table=self._names.table)

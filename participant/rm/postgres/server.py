@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncpg
 
 from participant.errors import ConfigError, SchemaError
-from participant.rm.postgres.connections import Connection
+from participant.rm.postgres.connections import LOST, Connection
 from participant.rm.postgres.names import Names
 from participant.rm.server.columns import check_columns, lines_of
+from participant.rm.server.schema import SCHEMA_LOCK_WAIT_S
 
-__all__ = ["check_owners", "check_server", "find_table", "make_table", "synchronous_level"]
+__all__ = ["check_owners", "check_server", "find_table", "make_schema", "make_table", "synchronous_level"]
 
 VERSION_MIN = 15
-SCHEMA_TIMEOUT_S = 600.0  # for the user's schema, which may make an index
 
-_OPENING_LOCK = 0x636F6D6D69746400  # "commitd": processes that open at once make the tables one after the other
+# Processes that open at once make our table one after the other, and then their schemas. (1 is the barrier's.)
+_TABLE_LOCK = 0x636F6D6D69746400  # "commitd"
+_SCHEMA_LOCK = _TABLE_LOCK + 2
 
 _COLUMNS = {
     "gid": 'text COLLATE "C" NOT NULL',
@@ -76,24 +78,38 @@ async def synchronous_level(connection: Connection) -> str:
     return "on" if level == "off" else level
 
 
-async def make_table(connection: Connection, schema: str) -> tuple[str, str]:
-    """Run the user's `schema`, and make our table if it is not there; its oids and full name. Raises SchemaError."""
+async def make_table(connection: Connection) -> tuple[str, str]:
+    """Make our table if it is not there; its oids and full name. Raises SchemaError."""
     try:
         async with connection.transaction():
-            await connection.execute(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK})")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_TABLE_LOCK})")
             if await connection.fetchval("SELECT to_regclass('commitd_branch')") is None:
                 await connection.execute(_TABLE)
             await _check_columns(connection)
-            if schema:
-                await connection.execute(schema, timeout=SCHEMA_TIMEOUT_S)
             oids, table = await connection.fetchrow(_NAME)
             return str(oids), str(table)
     except asyncpg.InsufficientPrivilegeError as error:
         raise SchemaError(f"the role may not make a table ({error}); let its owner run, once:\n{_TABLE}") from error
-    except asyncpg.PostgresConnectionError:
+    except LOST:
         raise
     except asyncpg.PostgresError as error:
-        raise SchemaError(f"the tables cannot be made: {error}") from error
+        raise SchemaError(f"the table cannot be made: {error}") from error
+
+
+async def make_schema(connection: Connection, schema: str) -> bool:
+    """Run the user's `schema`, all of it or nothing; False if it had to wait for too long. Raises SchemaError."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{SCHEMA_LOCK_WAIT_S}s'")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+            await connection.execute(schema)
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+        return False
+    except LOST:
+        raise
+    except asyncpg.PostgresError as error:
+        raise SchemaError(f"the schema cannot be made: {error}") from error
+    return True
 
 
 async def find_table(connection: Connection) -> tuple[str, str]:

@@ -48,6 +48,9 @@ class Known:
         self.held: dict[BranchKey, Held] = {}  # oldest first
         self._suspects: dict[BranchKey, None] = {}
 
+    def __len__(self) -> int:
+        return len(self.open) + len(self.held)
+
     def is_anything(self, key: BranchKey) -> bool:
         """Whether there is a reason to ask the server before a branch runs."""
         return key in self.open or key in self.held or key in self._suspects

@@ -38,7 +38,8 @@ from participant.rm.server.backend import Backend, Conflict, Stale
 from participant.rm.server.known import Held, Known, Opened
 from participant.rm.server.lanes import Lanes
 from participant.rm.server.run import Run
-from participant.rm.server.saying import said
+from participant.rm.server.saying import ELSEWHERE, FULL, NO_SCHEMA, said
+from participant.rm.server.schema import Schema
 from participant.wire import Answer, BranchState
 
 __all__ = ["ServerManager"]
@@ -47,8 +48,6 @@ _LOG = get_logger(__name__)
 
 _VOTING = frozenset((Ask.PREPARE, Ask.COMMIT_ONE_PHASE))
 _CHANGED = "what it has read was changed by others meanwhile, again and again"
-_ELSEWHERE = Answer(BranchState.UNKNOWN, "another connection works on the branch; come again", retry=True)
-_FULL = Answer(BranchState.UNKNOWN, "too many branches are open; come again", retry=True)
 
 
 class ServerManager:
@@ -70,12 +69,15 @@ class ServerManager:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._backend.open()
+        self._schema = Schema(self._backend)
         try:
             await self._known.listed()
+            await self._schema.make()
         except BaseException:
             await self._backend.close()
             raise
         self._is_open = True
+        self._spawn(self._schema.insist())
         self._spawn(self._forget())
 
     async def close(self) -> None:
@@ -94,9 +96,8 @@ class ServerManager:
         await self._backend.close()
 
     async def failed(self) -> BaseException:
-        """Never: what is wrong with a server may pass, and nothing here would be different after a restart."""
-        never: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        return await never
+        """For the schema only: what else is wrong with a server may pass, and a restart would change nothing."""
+        return await self._schema.failed()
 
     # What may run an action, and wait for rows.
 
@@ -137,7 +138,7 @@ class ServerManager:
         if answer is None:  # somebody else's row, or transaction; perhaps that of an end of ours
             async with self._lanes.of(request.key):
                 branch = await self._known.truth(request.key)
-            answer = self._judged(branch, request) or _ELSEWHERE
+            answer = self._judged(branch, request) or ELSEWHERE
         return answer
 
     def _judged(self, branch: Branch, request: BranchRequest) -> Answer | None:
@@ -147,11 +148,10 @@ class ServerManager:
             raise BranchConflict(f"branch {branch.key} is bound to another action or body (a gid used twice?)")
         if rule.verdict is not Verdict.RUN:
             return said(branch, rule)
-        return _FULL if branch.state is BranchState.UNKNOWN and self._is_full() else None
-
-    def _is_full(self) -> bool:
+        if not self._schema.is_made:
+            return NO_SCHEMA
         branches_max = min(self._limits.branches_max, self._backend.branches_max)
-        return len(self._known.open) + len(self._known.held) >= branches_max
+        return FULL if branch.state is BranchState.UNKNOWN and len(self._known) >= branches_max else None
 
     async def _attempt(self, run: Run, branch: Branch) -> Answer | None:
         """Run and vote. None: the branch's row is taken."""
@@ -328,7 +328,7 @@ class ServerManager:
         answer = await self._end_as(branch, ask, reason)
         if answer is None:  # there is a row, or another process is at it
             answer = await self._end_as(await self._known.truth(key), ask, reason)
-        return answer or _ELSEWHERE
+        return answer or ELSEWHERE
 
     async def _end_as(self, branch: Branch, ask: Ask, reason: str) -> Answer | None:
         """Do what the table says of a branch in this state; None if it is not, or no longer, in it."""
