@@ -102,8 +102,8 @@ sim: $(VENV)/.ready-test ## Simulated clusters in virtual time; a power cut at e
 	@$(PYTEST) -n $(WORKERS) tests/simulation tests/power
 
 .PHONY: integration
-integration: $(VENV)/.ready-test ## Real processes on loopback, one test at a time
-	@$(PYTEST) tests/integration
+integration: $(VENV)/.ready-test ## Real processes on loopback
+	@$(PYTEST) -n $(WORKERS) --dist worksteal tests/integration
 
 .PHONY: chaos
 chaos: $(VENV)/.ready-test ## kill -9 and power cuts at random moments under load, the short form

@@ -2,12 +2,14 @@
 network. Ended, with everything that it started, by its process group.
 
 The pages use fixed ports (7001 to 7003, 8001 to 8003, 9001, 9002), because a reader does. Where the system allows it,
-the shell runs in a network namespace of its own, so that they are always free; elsewhere they must be.
+the shell runs in a network namespace of its own, so that they are always free; elsewhere they must be, and one terminal
+waits for another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import shutil
@@ -15,8 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from secrets import token_hex
@@ -77,35 +80,45 @@ async def terminal(directory: Path, variables: dict[str, str]) -> AsyncIterator[
     """A shell in `directory` with these variables and no others."""
     scripts = directory.parent / "blocks"
     scripts.mkdir()
-    shell = await asyncio.create_subprocess_exec(
-        *_alone(),
-        *("bash", "--norc", "--noprofile"),
-        cwd=directory,
-        env=variables,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield Terminal(shell, scripts)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)
-        async with asyncio.timeout(END_TIMEOUT_S):
-            await shell.communicate()  # also those that inherited its output have ended
+    own_network = _own_network()
+    with nullcontext() if own_network else _turn():
+        shell = await asyncio.create_subprocess_exec(
+            *own_network,
+            *("bash", "--norc", "--noprofile"),
+            cwd=directory,
+            env=variables,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield Terminal(shell, scripts)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await shell.communicate()  # also those that inherited its output have ended
 
 
 @cache
-def _alone() -> tuple[str, ...]:
+def _own_network() -> tuple[str, ...]:
     """What to begin a command with, to give it a network of its own; nothing where that is not possible."""
     unshare = shutil.which("unshare")
     for options in (["--net"], ["--net", "--map-root-user"]):
         command = [unshare or "unshare", *options, sys.executable, "-c", _LOOPBACK_UP]
         if unshare and subprocess.run([*command, "true"], capture_output=True, check=False, timeout=20).returncode == 0:
             return tuple(command)
-    for port in PORTS:
-        with socket.socket() as taken:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(("127.0.0.1", port))  # raises OSError if something else has it: end that first
     return ()
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """The ports of this machine, for one process of the tests at a time. Raises OSError if something else has one."""
+    with Path(tempfile.gettempdir(), "commitd-pages.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for port in PORTS:
+            with socket.socket() as taken:
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken.bind(("127.0.0.1", port))
+        yield
