@@ -16,7 +16,7 @@ from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaE
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb import MariaDB, Transaction
-from participant.rm.mariadb.connections import Dsn
+from participant.rm.mariadb.connections import Dsn, connect
 from participant.rm.mariadb.sweep import MariaSweep
 from participant.testing import servers
 from participant.wire import CONFLICT, BranchState
@@ -203,6 +203,17 @@ async def test_a_statement_that_outlives_its_action_is_never_voted_on(mariadb_ds
         await asyncio.gather(*left, return_exceptions=True)
         assert (await manager.work(BranchKey("gid-3", "b"), Call.of("seven", seven, None), 0)).result == 7
     assert await numbers() == {}
+
+
+async def test_of_several_statements_in_one_text_a_later_one_that_fails_is_heard(mariadb_dsn: str) -> None:
+    """A vote is such a text, and relies on the driver for it: its yes is the last statement."""
+    connection = await connect(Dsn(mariadb_dsn), "DO 0", lambda: None, 10)
+    try:
+        with pytest.raises(errors.ProgrammingError, match="nothing' doesn't exist"):
+            await connection.execute("DO 0; SELECT * FROM nothing; DO 0")
+        assert await connection.fetch("SELECT 2") == [(2,)]
+    finally:
+        connection.abandon()
 
 
 async def test_any_process_may_finish_what_another_has_prepared(mariadb_dsn: str, numbers: Any) -> None:

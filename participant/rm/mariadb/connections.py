@@ -126,7 +126,7 @@ class Connection:
         return not self._raw.connected
 
     async def execute(self, sql: str, values: Values = ()) -> int:
-        """Run a statement; how many rows it changed."""
+        """Run a statement; how many rows it changed. Of several in one text, the first one that fails is the last."""
         return (await self.run(sql, values)).affected
 
     async def fetch(self, sql: str, values: Values = ()) -> list[tuple[Any, ...]]:
@@ -154,7 +154,10 @@ class Connection:
         try:
             await getattr(cursor, method)(sql, values)
             rows = list(await cursor.fetchall()) if cursor.description is not None else None
-            return Result(max(0, cursor.rowcount), rows, cursor.description, cursor.lastrowid)
+            result = Result(max(0, cursor.rowcount), rows, cursor.description, cursor.lastrowid)
+            while await cursor.nextset():  # of several statements, the first that fails raises its error here
+                pass
+            return result
         except asyncio.CancelledError:
             self.may_be_at_work = True
             raise

@@ -46,7 +46,6 @@ class MariaUnit:
         self._branch = OpenBranch(key)
         self._has_written = False
         self._failure = ""
-        self._is_ended = False
         self.thread_id = connection.thread_id
 
     async def run(self, call: Call) -> Any:
@@ -84,28 +83,28 @@ class MariaUnit:
         return self._has_written or bool((await self._connected.fetch(_FUNCTIONS))[0][0])
 
     async def _vote(self, branch: Branch) -> Branch | None:
-        """The row is COMMITTED although it is not: it is seen when it is."""
+        """In one round trip. What keeps the row from being written ends everything: it is there, or locked.
+
+        The row is COMMITTED although it is not: it is seen when it is.
+        """
         connection, key = self._connected, branch.key
+        is_prepared = branch.state is BranchState.PREPARED
+        if branch.state is BranchState.COMMITTED:
+            insert, values = _INSERT_BOTH, (*_row(key, branch), *_row(beside(key), branch)[:-1])
+        else:
+            shown = branch._replace(state=BranchState.COMMITTED) if is_prepared else branch
+            insert, values = _INSERT, _row(key, shown)
+        end = f"XA PREPARE {self._xid}" if is_prepared else f"XA COMMIT {self._xid} ONE PHASE"
         try:
-            if branch.state is BranchState.COMMITTED:
-                await connection.execute(_INSERT_BOTH, (*_row(key, branch), *_row(beside(key), branch)[:-1]))
-            else:
-                is_prepared = branch.state is BranchState.PREPARED
-                shown = branch._replace(state=BranchState.COMMITTED) if is_prepared else branch
-                await connection.execute(_INSERT, _row(key, shown))
+            await connection.execute(f"{insert}; XA END {self._xid}; {end}", values)
         except errors.MySQLError as error:
             if error_code(error) in (_DUPLICATE, _LOCK_WAIT):
                 return None
             raise
-        await connection.execute(f"XA END {self._xid}")
-        self._is_ended = True
-        if branch.state is BranchState.PREPARED:
-            await connection.execute(f"XA PREPARE {self._xid}")
-            self._connection = None
+        self._connection = None
+        if is_prepared:
             self._home.attach(key, connection)
         else:
-            await connection.execute(f"XA COMMIT {self._xid} ONE PHASE")
-            self._connection = None
             self._home.release(connection)
         return branch
 
@@ -129,11 +128,10 @@ class MariaUnit:
             self._home.release(connection)
 
     async def _undo(self, connection: Connection) -> None:
-        """What the server has marked for rollback does not take XA END."""
+        """What the server has marked for rollback does not take XA END, nor does what has ended."""
         with unreachable("roll back in"):
             try:
-                if not self._is_ended:
-                    await connection.execute(f"XA END {self._xid}")
+                await connection.execute(f"XA END {self._xid}")
             except errors.MySQLError:
                 if connection.is_lost:
                     raise
