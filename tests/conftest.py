@@ -1,13 +1,24 @@
-"""The servers that any test may ask for; each starts when the first test does."""
+"""The servers that any test may ask for; each starts when the first test does. And logs that end with their test."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from participant.testing.servers import MariaDB, Nats, Postgres, Redis
 from tests.support.databases import for_the_run, mariadb_database, packaged_postgres, postgres_database
+
+
+@pytest.fixture(autouse=True)
+def _logs_end_with_their_test() -> Iterator[None]:
+    """A command that a test has run in this process has set logging up, for a stream that is closed by now."""
+    yield
+    root = logging.getLogger()
+    for handler in tuple(root.handlers):
+        if isinstance(handler, logging.StreamHandler) and handler.stream.closed:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

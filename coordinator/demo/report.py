@@ -16,6 +16,7 @@ from coordinator.demo.run import Result
 from coordinator.demo.strike import Struck
 from coordinator.shards import shard_of
 from coordinator.wire import Outcome
+from participant.wire import CONFLICT
 
 __all__ = ["ok", "summary", "table"]
 
@@ -107,7 +108,9 @@ def _bounded(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _kind(reason: str) -> str:
-    """A reason without the names in it, so that equal ones can be counted."""
+    """A reason without the names in it, so that equal ones can be counted. Whose row it was, matters to nobody here."""
+    if reason.startswith(CONFLICT):
+        return f"{CONFLICT}other transfers kept a row"
     return re.sub(r"'[^']*'", "…", reason) or "no reason given"
 
 

@@ -27,7 +27,7 @@ __all__ = ["ADMISSION", "TUNABLES", "WAIT_S", "Cluster", "cluster", "recorded", 
 
 ADMISSION = Admission()
 TUNABLES = Tunables(ride_along_s=0.0)
-WAIT_S = 5.0  # how long anything that must happen may take
+WAIT_S = 30.0  # how long anything that must happen may take
 
 
 def request(*names: str, gid: str | None = None, body: object = 1, deadline_ms: int = 10_000) -> TransactionRequest:

@@ -77,6 +77,19 @@ def test_the_table_counts_reasons_and_names_lines() -> None:
     assert "without a commit after kill-leader n2" in shown
 
 
+def test_conflicts_are_one_reason_whoever_they_were_with() -> None:
+    """On a slow machine there are so many that no other reason had a line left."""
+    conflicts = tuple(
+        replace(
+            RESULT.heard[0], outcome=Outcome.ABORTED, reason=f"conflict: accounts(…) stayed locked by line-{number}"
+        )
+        for number in range(2 * LISTED_MAX)
+    )
+    shown = " ".join(printed(replace(RESULT, heard=(*RESULT.heard, *conflicts))).split())
+    assert f"{len(conflicts)} conflict: other transfers kept a row" in shown
+    assert "unknown account …" in shown
+
+
 def test_a_long_list_is_cut_and_counted() -> None:
     """Goal: a file full of mistakes does not flood the terminal."""
     rejections = tuple(Rejection(number, "?", "is nothing") for number in range(100))
