@@ -75,6 +75,8 @@ def _outcomes(result: Result) -> Iterator[_Row]:
     yield "aborted", f"{reasons.total():,}", ""
     for reason, times in reasons.most_common(LISTED_MAX):
         yield "", f"{times:,}", reason
+    if len(reasons) > LISTED_MAX:
+        yield "", "", f"and {len(reasons) - LISTED_MAX:,} more reasons"
     rejections = result.file.rejections
     yield "rejected", f"{len(rejections):,}", ""
     for line in _bounded(f"line {reject.line}: {reject.why}" for reject in rejections):
@@ -110,7 +112,7 @@ def _bounded(lines: Iterable[str]) -> Iterator[str]:
 def _kind(reason: str) -> str:
     """A reason without the names in it, so that equal ones can be counted. Whose row it was, matters to nobody here."""
     if reason.startswith(CONFLICT):
-        return f"{CONFLICT}other transfers kept a row"
+        return f"{CONFLICT}with other transfers"
     return re.sub(r"'[^']*'", "…", reason) or "no reason given"
 
 

@@ -18,8 +18,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from secrets import token_hex
@@ -81,7 +81,7 @@ async def terminal(directory: Path, variables: dict[str, str]) -> AsyncIterator[
     scripts = directory.parent / "blocks"
     scripts.mkdir()
     own_network = _own_network()
-    with nullcontext() if own_network else _turn():
+    async with nullcontext() if own_network else _turn():
         shell = await asyncio.create_subprocess_exec(
             *own_network,
             *("bash", "--norc", "--noprofile"),
@@ -112,11 +112,12 @@ def _own_network() -> tuple[str, ...]:
     return ()
 
 
-@contextmanager
-def _turn() -> Iterator[None]:
+@asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
     """The ports of this machine, for one process of the tests at a time. Raises OSError if something else has one."""
-    with Path(tempfile.gettempdir(), "commitd-pages.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    lock = Path(tempfile.gettempdir(), f"commitd-pages-{os.getuid()}.lock")
+    with await asyncio.to_thread(lock.open, "w") as file:
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
         for port in PORTS:
             with socket.socket() as taken:
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -95,9 +95,9 @@ class MariaBackend:
         self._office = Office(self._ending, self._names)
         self._waits = Waits(self._office.connection, is_seen=self._facts.sees_waits)
 
-    async def make_schema(self) -> bool:
+    async def make_schema(self) -> str:
         if not self._schema:
-            return True
+            return ""
         # The driver would log that a table is there already.
         settings = f"SET SESSION sql_notes=0, innodb_lock_wait_timeout={SCHEMA_LOCK_WAIT_S}, "
         settings += f"lock_wait_timeout={SCHEMA_LOCK_WAIT_S}"

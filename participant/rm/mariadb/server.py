@@ -15,7 +15,7 @@ from structlog import get_logger
 
 from participant.errors import ConfigError, SchemaError
 from participant.resource import ResourceLimits
-from participant.rm.mariadb.connections import Connection, error_code
+from participant.rm.mariadb.connections import Connection, error_code, is_loss
 from participant.rm.mariadb.waits import WAITS
 from participant.rm.server.columns import check_columns, lines_of
 
@@ -50,7 +50,8 @@ SELECT table_name, engine FROM information_schema.tables
  WHERE table_schema = database() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB' LIMIT 1
 """
 
-_WAITED = frozenset({1205, 1213})  # for too long; or the victim of a deadlock
+_ALONE = "SELECT GET_LOCK(CONCAT('commitd.', SHA1(database())), 0)"  # until the session ends
+_WAITED = frozenset({1205, 1213, 1317})  # for too long; the victim of a deadlock; ended by somebody
 
 
 class ServerFacts(NamedTuple):
@@ -145,22 +146,26 @@ async def make_table(connection: Connection) -> None:
         if not await connection.fetch("SHOW TABLES LIKE 'commitd_branch'"):
             await connection.execute(_TABLE)
     except errors.MySQLError as error:
+        if is_loss(error):
+            raise
         raise SchemaError(f"the table cannot be made ({error}); let its owner run, once:\n{_TABLE}") from error
     await _check_columns(connection)
 
 
-async def make_schema(connection: Connection, schema: Sequence[str]) -> bool:
-    """Run the statements of the user's `schema`, one by one; False if one had to wait for too long. Raises
-    SchemaError.
-    """
+async def make_schema(connection: Connection, schema: Sequence[str]) -> str:
+    """Run the statements of the user's `schema`, one by one; what one had to wait for, or "". Raises SchemaError."""
     try:
+        if await connection.fetch(_ALONE) != [(1,)]:
+            return "another process makes the schema"
         for statement in schema:
             await connection.execute(statement)
+        others = await connection.fetch(_OTHER_ENGINES)
     except errors.MySQLError as error:
+        if is_loss(error):
+            raise
         if error_code(error) in _WAITED:
-            return False
+            return str(error)
         raise SchemaError(f"the schema cannot be made: {error}") from error
-    others = await connection.fetch(_OTHER_ENGINES)
     if others:
         _LOG.warning("mariadb.engine", why="its changes cannot be undone", table=others[0][0], engine=others[0][1])
-    return True
+    return ""

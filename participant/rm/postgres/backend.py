@@ -115,9 +115,9 @@ class PostgresBackend:
         self._working = self._pool(settings, self._connections_max, self._sql(VOTE_WRITTEN))
         self._ending = self._pool(settings, max(2, self._connections_max // 2), answer_s=ANSWER_TIMEOUT_S)
 
-    async def make_schema(self) -> bool:
+    async def make_schema(self) -> str:
         if not self._schema:
-            return True
+            return ""
         connection = await self._connect(self._settings(), SCHEMA_TIMEOUT_S)
         try:
             with unreachable("make the schema in"):

@@ -22,6 +22,8 @@ VERSION_MIN = 15
 _TABLE_LOCK = 0x636F6D6D69746400  # "commitd"
 _SCHEMA_LOCK = _TABLE_LOCK + 2
 
+_WAITED = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.QueryCanceledError)
+
 _COLUMNS = {
     "gid": 'text COLLATE "C" NOT NULL',
     "branch": 'text COLLATE "C" NOT NULL',
@@ -96,20 +98,24 @@ async def make_table(connection: Connection) -> tuple[str, str]:
         raise SchemaError(f"the table cannot be made: {error}") from error
 
 
-async def make_schema(connection: Connection, schema: str) -> bool:
-    """Run the user's `schema`, all of it or nothing; False if it had to wait for too long. Raises SchemaError."""
+async def make_schema(connection: Connection, schema: str) -> str:
+    """Run the user's `schema`, all of it or nothing; what it had to wait for, or "". Raises SchemaError.
+
+    Whatever happens, the connection is of no more use: who gives this up must not have to wait for a ROLLBACK.
+    """
     try:
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{SCHEMA_LOCK_WAIT_S}s'")
-            await connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-            await connection.execute(schema)
-    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-        return False
+        await connection.execute(f"BEGIN; SET LOCAL lock_timeout = '{SCHEMA_LOCK_WAIT_S}s'")
+        if not await connection.fetchval(f"SELECT pg_try_advisory_xact_lock({_SCHEMA_LOCK})"):
+            return "another process makes the schema"
+        await connection.execute(schema)
+        await connection.execute("COMMIT")
     except LOST:
         raise
+    except _WAITED as error:
+        return str(error)
     except asyncpg.PostgresError as error:
         raise SchemaError(f"the schema cannot be made: {error}") from error
-    return True
+    return ""
 
 
 async def find_table(connection: Connection) -> tuple[str, str]:

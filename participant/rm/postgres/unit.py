@@ -38,7 +38,8 @@ PREPARE commitd_vote (text, text, bytea, bigint, bigint, bytea) AS
 INSERT INTO {table} (gid, branch, state, digest, reason, changed_at_ms, result)
 SELECT $1, $2, 'committed', $3, '', $4 / pg_try_advisory_xact_lock($5)::int, $6
 """
-_STALE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# What it has read was changed; or a table was, since a statement on it was planned.
+_STALE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.InvalidCachedStatementError)
 
 
 class PostgresUnit:

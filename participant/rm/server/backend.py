@@ -86,8 +86,8 @@ class Backend(Protocol):
     async def open(self) -> None:
         """Connect, see that the server keeps what we promise, make our table. Raises SchemaError, ConfigError."""
 
-    async def make_schema(self) -> bool:
-        """Run the user's schema; False if it would have to wait for others. Raises SchemaError."""
+    async def make_schema(self) -> str:
+        """Run the user's schema; what it had to wait for, for too long, or "". Raises SchemaError."""
 
     async def close(self) -> None:
         """Close every connection."""

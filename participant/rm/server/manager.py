@@ -33,12 +33,13 @@ from participant.resource import Call, ResourceLimits, ResourceStatus
 from participant.rm.measures import Measures
 from participant.rm.refusal import refused
 from participant.rm.requests import BranchRequest
-from participant.rm.retention import FORGET_BRANCHES_MAX, FORGET_INTERVAL_S, wall_clock_ms
+from participant.rm.retention import wall_clock_ms
 from participant.rm.server.backend import Backend, Conflict, Stale
+from participant.rm.server.forgetting import forget
 from participant.rm.server.known import Held, Known, Opened
 from participant.rm.server.lanes import Lanes
 from participant.rm.server.run import Run
-from participant.rm.server.saying import ELSEWHERE, FULL, NO_SCHEMA, said
+from participant.rm.server.saying import ELSEWHERE, FULL, said
 from participant.rm.server.schema import Schema
 from participant.wire import Answer, BranchState
 
@@ -69,16 +70,16 @@ class ServerManager:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._backend.open()
-        self._schema = Schema(self._backend)
+        self._is_open = True
+        self._schema = Schema(self._backend, self._known)
         try:
             await self._known.listed()
-            await self._schema.make()
+            self._spawn(self._schema.run())
+            await self._schema.tried()
         except BaseException:
-            await self._backend.close()
+            await self.close()
             raise
-        self._is_open = True
-        self._spawn(self._schema.insist())
-        self._spawn(self._forget())
+        self._spawn(forget(self._backend, self._limits.retention_s, self._wall_ms))
 
     async def close(self) -> None:
         if not self._is_open:
@@ -132,7 +133,7 @@ class ServerManager:
     async def _serve(self, run: Run) -> Answer:
         request = run.request
         branch = Branch(request.key)
-        if request.ask is Ask.WORK or self._known.is_anything(request.key):
+        if request.ask is Ask.WORK or not self._schema.is_made or self._known.is_anything(request.key):
             branch = await self._known.truth(request.key)
         answer = self._judged(branch, request) or await self._attempt(run, branch)
         if answer is None:  # somebody else's row, or transaction; perhaps that of an end of ours
@@ -148,8 +149,7 @@ class ServerManager:
             raise BranchConflict(f"branch {branch.key} is bound to another action or body (a gid used twice?)")
         if rule.verdict is not Verdict.RUN:
             return said(branch, rule)
-        if not self._schema.is_made:
-            return NO_SCHEMA
+        self._schema.check()
         branches_max = min(self._limits.branches_max, self._backend.branches_max)
         return FULL if branch.state is BranchState.UNKNOWN and len(self._known) >= branches_max else None
 
@@ -371,6 +371,12 @@ class ServerManager:
 
     async def read(self, call: Call) -> Any:
         self._check_open()
+        self._schema.check()
+        return await self.look(call)
+
+    async def look(self, call: Call) -> Any:
+        """What `read` does, for a function that wants no table of the schema."""
+        self._check_open()
         try:
             return await self._backend.read(call)
         except ParticipantError:
@@ -387,14 +393,3 @@ class ServerManager:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _forget(self) -> None:
-        """Keep the table of finished branches bounded."""
-        while True:
-            await asyncio.sleep(FORGET_INTERVAL_S)
-            before_ms = self._wall_ms() - int(self._limits.retention_s * 1_000)
-            try:
-                while await self._backend.forget(before_ms, FORGET_BRANCHES_MAX) == FORGET_BRANCHES_MAX:
-                    pass  # in steps, so that others are served in between
-            except ResourceError as later:
-                _LOG.warning("resource.busy", why=str(later))

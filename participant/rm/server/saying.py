@@ -9,13 +9,12 @@ from structlog import get_logger
 from participant.branch import Branch, Rule, Verdict
 from participant.wire import Answer, BranchState
 
-__all__ = ["ELSEWHERE", "FULL", "NO_SCHEMA", "said"]
+__all__ = ["ELSEWHERE", "FULL", "said"]
 
 _LOG = get_logger(__name__)
 
 ELSEWHERE = Answer(BranchState.UNKNOWN, "another connection works on the branch; come again", retry=True)
 FULL = Answer(BranchState.UNKNOWN, "too many branches are open; come again", retry=True)
-NO_SCHEMA = Answer(BranchState.UNKNOWN, "the schema waits for what other transactions keep; come again", retry=True)
 
 
 def said(branch: Branch, rule: Rule) -> Answer:

@@ -36,7 +36,7 @@ class SQLAlchemy:
     async def open(self) -> None:
         await self._resource.open()
         try:
-            await self._resource.read(Call.of("sqlalchemy", self._sessions.look, None))
+            await self._resource.look(Call.of("sqlalchemy", self._sessions.look, None))
         except BaseException:
             await self._resource.close()
             raise

@@ -86,7 +86,7 @@ def test_conflicts_are_one_reason_whoever_they_were_with() -> None:
         for number in range(2 * LISTED_MAX)
     )
     shown = " ".join(printed(replace(RESULT, heard=(*RESULT.heard, *conflicts))).split())
-    assert f"{len(conflicts)} conflict: other transfers kept a row" in shown
+    assert f"{len(conflicts)} conflict: with other transfers" in shown
     assert "unknown account …" in shown
 
 
