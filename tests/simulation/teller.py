@@ -25,6 +25,9 @@ from coordinator.errors import (
     WorkFailed,
 )
 from coordinator.ledger.records import Decision, Path
+from coordinator.simulation.rpc import Rpc
+from coordinator.simulation.trace import Trace
+from coordinator.simulation.web import SimSession, url_of
 from coordinator.wire import Outcome
 from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
@@ -32,9 +35,6 @@ from tests.simulation.checkers.findings import Findings
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.steps import Steps
 from tests.simulation.errands import Leg, draw_errand, takes_steps
-from tests.simulation.rpc import Rpc
-from tests.simulation.trace import Trace
-from tests.simulation.web import SimSession, url_of
 from tests.simulation.world import THINK_MAX_S
 
 __all__ = ["Teller"]

@@ -20,11 +20,11 @@ from yarl import URL
 from coordinator.client.session import Lost, NotReached, Response
 from coordinator.participants.http import capabilities_of
 from coordinator.ports import CallFailed
+from coordinator.simulation.rpc import CallRefused, CallTimeout, Rpc
 from coordinator.wire import MSGPACK_SEQ
 from participant.ids import BranchKey
 from participant.outcomes import Outcome as Ended
 from participant.wire import Answer, Capabilities, Operation
-from tests.simulation.rpc import CallRefused, CallTimeout, Rpc
 
 __all__ = ["ARRAYS", "HTTP", "SimOutcomeSource", "SimParticipants", "SimSession", "url_of"]
 
