@@ -153,6 +153,14 @@ docs: $(VENV)/.ready-test ## Write the generated pages anew
 	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py tests/unit/coordinator/protocols/test_modes.py
 	COMMITD_REWRITE=1 CI=1 $(PYTEST) -q tests/contract/test_resource_manager.py
 
+.PHONY: failures
+failures: $(VENV)/.ready ## Play 200 seeds of every failure, and write the page on them anew
+	@drawn=$$(mktemp)
+	trap "rm $$drawn" EXIT
+	$(BIN)/commitd failures --seeds 200 --markdown > $$drawn
+	sed -i '/^<!-- drawn -->$$/q' docs/internals/failures.md
+	cat $$drawn >> docs/internals/failures.md
+
 .PHONY: lock
 lock: $(VENV)/.ready ## Write uv.lock anew after a change of dependencies
 	@$(BIN)/uv lock --no-python-downloads

@@ -27,7 +27,7 @@ from coordinator.errors import (
 from coordinator.ledger.records import Decision, Path
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.trace import Trace
-from coordinator.simulation.web import SimSession, url_of
+from coordinator.simulation.web import SimClient, url_of
 from coordinator.wire import Outcome
 from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
@@ -75,11 +75,10 @@ class Teller:
         self._loop = asyncio.get_running_loop()
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
-        with mock.patch("coordinator.client.client.Session", return_value=SimSession(rpc)):
-            self._client = Client(urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
-            self._readers = [
-                Client([url], timeout_s=8.0, attempt_timeout_s=4.0, chance=rng, routed=False) for url in urls
-            ]
+        self._client = SimClient(rpc, urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
+        self._readers = [
+            SimClient(rpc, [url], timeout_s=8.0, attempt_timeout_s=4.0, chance=rng, routed=False) for url in urls
+        ]
 
     async def run(self, think_s: float) -> None:
         """Work until it is enough, then end what is open."""
