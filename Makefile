@@ -25,7 +25,7 @@ SERVERS := initdb:postgresql mariadbd:mariadb-server redis-server:redis-server n
 SERVERS += fusermount3:fuse3 mkfs.ext4:e2fsprogs losetup:mount eatmydata:eatmydata
 # Where Debian puts programs that are not in everybody's path.
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
-BENCHMARKS := log commit failover scale resource_managers
+BENCHMARKS := log commit failover scale resource_managers protocols
 FOR := 600
 
 .PHONY: help
