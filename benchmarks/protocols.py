@@ -209,8 +209,8 @@ def _run(chosen: Options) -> None:
         rounds = asyncio.run(_measure_all(directory, plan))
     others = median(one.measured.others for seen in rounds.values() for one in seen)
     report.text(
-        f"Medians over {plan.rounds} rounds of {plan.seconds:g} s, in which every protocol took its turn; the "
-        f"processes share the cores, of which others had {others:.0%}. Every branch writes one small row in the memory resource "
+        f"Medians over {plan.rounds} rounds of {plan.seconds:g} s, in which every protocol took its turn. The processes "
+        f"share the cores; others had {others:.0%} of them. Every branch writes one small row in the memory resource "
         "manager; of TCC, trying and confirming write one each. µs: CPU of all processes of a kind for each committed "
         "transaction. Syncs: forced writes of all replicas and participants for each. Log bytes: by how much the "
         "leader's journal grows for each, what is forgotten meanwhile included. A message is committed when its local "
