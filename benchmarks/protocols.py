@@ -209,7 +209,7 @@ def _run(chosen: Options) -> None:
         rounds = asyncio.run(_measure_all(directory, plan))
     others = median(one.measured.others for seen in rounds.values() for one in seen)
     report.text(
-        f"Medians over {plan.rounds} rounds of {plan.seconds:g} s, in which every protocol took its turn. The processes "
+        f"Medians over {plan.rounds} rounds of {plan.seconds:g} s, in which each protocol took its turn. The processes "
         f"share the cores; others had {others:.0%} of them. Every branch writes one small row in the memory resource "
         "manager; of TCC, trying and confirming write one each. µs: CPU of all processes of a kind for each committed "
         "transaction. Syncs: forced writes of all replicas and participants for each. Log bytes: by how much the "

@@ -54,7 +54,7 @@ _EVERYWHERE = frozenset(scenario.key for scenario in SCENARIOS)
 _IN_DOUBT = frozenset(("dies-voted", "dies-voting", "dies-decided", "refused", "some-hear", "all-who-know-die"))
 _SPEECHLESS = frozenset(("dies-before", "dies-voted", "dies-voting", "dies-decided", "refused"))
 _MAJORITY_LIVES = _EVERYWHERE - {"power-cut"}
-_REACHABLE = _MAJORITY_LIVES - {"some-hear"}
+_REACHABLE = _MAJORITY_LIVES - {"some-hear", "cut-off"}
 
 _PROMISE = "[our promise](../concepts.md#what-is-promised)"
 
@@ -100,9 +100,17 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "both participants show the decision only when the coordinator reaches both",
         _ALL - _HOLDING,
-        frozenset(("some-hear",)),
+        frozenset(("some-hear", "cut-off")),
         "the third problem of the textbooks; of steps, the price of giving up isolation: Garcia-Molina & Salem 1987",
         lambda cell: cell.half_done_ms.p50 >= _OUTAGE_MS,
+    ),
+    Claim(
+        "a participant in doubt that reaches nobody holds its rows until it does",
+        _ALL - _STEPWISE,
+        frozenset(("cut-off",)),
+        "Skeen & Stonebraker, *A Formal Model of Crash Recovery in a Distributed System*, IEEE TSE 9(3), 1983: no "
+        "protocol goes on in every part of a divided network",
+        lambda cell: cell.locks_held_ms.p50 >= _OUTAGE_MS,
     ),
     Claim(
         f"a participant that nobody can tell asks another replica, and is done within {PULLED_MAX_MS / 1_000:g} s",

@@ -73,6 +73,15 @@ def _only_some_hear(scene: Scene) -> None:
     scene.when(scene.protocol.halfway, strike)
 
 
+def _cut_off(scene: Scene) -> None:
+    def strike(scene: Scene) -> None:
+        taker = scene.machines[TAKER]
+        scene.links.partition([TAKER], scene.others(taker))
+        scene.repair_in(OUTAGE_S)
+
+    scene.when(scene.protocol.halfway, strike)
+
+
 def _all_who_know_die(scene: Scene) -> None:
     """The coordinator, and the giver as soon as it has done its part; nothing had reached the taker."""
 
@@ -136,6 +145,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("dies-telling", "the coordinator dies while it tells", _leader_dies(Moment.FIRST_TOLD), 2),
     Scenario("dies-after", "the coordinator dies when all are told", _leader_dies(Moment.LAST_TOLD), 2),
     Scenario("some-hear", "what is decided reaches only one participant", _only_some_hear, 3),
+    Scenario("cut-off", "the other participant is cut off from everybody", _cut_off, 3),
     Scenario("all-who-know-die", "the coordinator and the only one that heard die", _all_who_know_die, 4),
     Scenario("refused", "one refuses, and the coordinator dies", _leader_dies(Moment.DECIDED, 0.0), refuses=True),
     Scenario("split", "the coordinator is cut off", _at_any_moment(_split)),
