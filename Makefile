@@ -27,6 +27,7 @@ SERVERS += fusermount3:fuse3 mkfs.ext4:e2fsprogs losetup:mount eatmydata:eatmyda
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
 BENCHMARKS := log commit failover scale resource_managers protocols
 FOR := 600
+SEEDS := 50
 
 .PHONY: help
 help: ## Name the verbs
@@ -155,10 +156,10 @@ docs: $(VENV)/.ready-test ## Write the generated pages anew
 	COMMITD_REWRITE=1 CI=1 $(PYTEST) -q tests/contract/test_resource_manager.py
 
 .PHONY: failures
-failures: $(VENV)/.ready ## Play 200 seeds of every failure, and write the page on them anew
+failures: $(VENV)/.ready ## Play every failure, and write the page on them anew: make failures SEEDS=200
 	@drawn=$$(mktemp)
 	trap "rm $$drawn" EXIT
-	$(BIN)/commitd failures --seeds 200 --markdown > $$drawn
+	$(BIN)/commitd failures --seeds $(SEEDS) --markdown > $$drawn
 	sed -i '/^<!-- drawn -->$$/q' docs/internals/failures.md
 	cat $$drawn >> docs/internals/failures.md
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.progress import Progress
 
 from coordinator.cli.exits import Exit
 from coordinator.cli.render import print_table
+from coordinator.cli.stopping import stoppable
 from coordinator.failures import report
 from coordinator.failures.measures import Cell
 from coordinator.failures.play import all_cells, places
@@ -76,7 +78,8 @@ def _played(protocols: list[str], scenarios: list[str], seeds: int, processes: i
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as shown:
         task = shown.add_task(f"{seeds} seeds for each cell", total=len(wanted))
         cells = []
-        for cell in all_cells(wanted, seeds, min(processes, len(wanted))):
-            cells.append(cell)
-            shown.advance(task)
+        with stoppable(), closing(all_cells(wanted, seeds, min(processes, len(wanted)))) as played:
+            for cell in played:
+                cells.append(cell)
+                shown.advance(task)
     return cells

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Generator, Sequence
 from functools import partial
 from multiprocessing import get_context
 
@@ -49,11 +49,16 @@ def _scene(protocol: Protocol, scenario: Scenario, seed: int) -> Scene:
     return scene
 
 
-def all_cells(wanted: Sequence[Place], seeds: int, processes: int) -> Iterator[Cell]:
-    """The cells in their order, as they are done."""
+def all_cells(wanted: Sequence[Place], seeds: int, processes: int) -> Generator[Cell]:
+    """The cells in their order, as they are done. Processes that play end with the iterator."""
     play = partial(cell, seeds=seeds)
     if processes == 1:
         yield from map(play, wanted)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield from pool.map(play, wanted)
+    with get_context("spawn").Pool(processes, _heed_the_parent_only) as pool:
+        yield from pool.imap(play, wanted)
+
+
+def _heed_the_parent_only() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

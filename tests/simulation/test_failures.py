@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_the_same_seed_gives_the_same_run() -> None:
 def test_processes_of_their_own_play_the_same() -> None:
     wanted = places(["2pc-alone", "saga"], ["refused"])
     assert list(all_cells(wanted, 2, processes=2)) == list(all_cells(wanted, 2, processes=1))
+
+
+def test_whoever_stops_listening_leaves_nobody_playing() -> None:
+    """Goal: no process goes on with a table that nobody wants any more. Seen red with a pool that is left alone."""
+    cells = all_cells(places(["2pc-alone"], ["nothing", "dies-before"]), 100, processes=2)
+    next(cells)
+    assert active_children()
+    cells.close()
+    assert not active_children()
 
 
 def test_participants_that_give_up_by_themselves_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
