@@ -25,8 +25,9 @@ SERVERS := initdb:postgresql mariadbd:mariadb-server redis-server:redis-server n
 SERVERS += fusermount3:fuse3 mkfs.ext4:e2fsprogs losetup:mount eatmydata:eatmydata
 # Where Debian puts programs that are not in everybody's path.
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
-BENCHMARKS := log commit failover scale resource_managers
+BENCHMARKS := log commit failover scale resource_managers protocols
 FOR := 600
+SEEDS := 50
 
 .PHONY: help
 help: ## Name the verbs
@@ -150,8 +151,17 @@ bench: $(VENV)/.ready-test ## The benchmarks, one after the other: make bench AR
 .PHONY: docs
 docs: $(VENV)/.ready-test ## Write the generated pages anew
 	@$(BIN)/commitd openapi --output docs/reference/openapi.json
-	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py tests/unit/coordinator/protocols/test_modes.py
+	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py tests/unit/coordinator/protocols/test_modes.py \
+	    tests/unit/participant/test_branch.py
 	COMMITD_REWRITE=1 CI=1 $(PYTEST) -q tests/contract/test_resource_manager.py
+
+.PHONY: failures
+failures: $(VENV)/.ready ## Play every failure, and write the page on them anew: make failures SEEDS=200
+	@drawn=$$(mktemp)
+	trap "rm $$drawn" EXIT
+	$(BIN)/commitd failures --seeds $(SEEDS) --markdown > $$drawn
+	sed -i '/^<!-- drawn -->$$/q' docs/internals/failures.md
+	cat $$drawn >> docs/internals/failures.md
 
 .PHONY: lock
 lock: $(VENV)/.ready ## Write uv.lock anew after a change of dependencies

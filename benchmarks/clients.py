@@ -23,6 +23,7 @@ from typing import Any, Protocol, Self, TypeAlias
 
 from benchmarks.harness import quiet, use_uvloop
 from coordinator.client import Branch, Client, Committed
+from coordinator.client.outcomes import Ended
 from coordinator.errors import CoordinatorError
 
 __all__ = ["Answers", "Caller", "Calling", "ClientCaller", "Generators", "Script", "Style", "Work", "generators"]
@@ -98,17 +99,21 @@ class ClientCaller(AbstractAsyncContextManager[Caller]):
     """The client of `commitd`, as it comes."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._client = Client(urls)
+        self.client = Client(urls)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self.client.close()
+
+    async def ask(self, branches: Sequence[Branch]) -> Ended:
+        """By two-phase commit."""
+        return await self.client.commit(branches)
 
     async def commit(self, branches: Sequence[Branch]) -> str:
         try:
-            ended = await self._client.commit(branches)
+            ended = await self.ask(branches)
         except CoordinatorError as error:
             return str(error)
         return "" if isinstance(ended, Committed) else ended.reason

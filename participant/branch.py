@@ -45,7 +45,7 @@ from participant.ids import BranchKey
 from participant.values import packed, unpacked
 from participant.wire import Answer, BranchState
 
-__all__ = ["FINAL", "REASON_CHARS_MAX", "RULES", "Ask", "Branch", "Rule", "Verdict", "judge"]
+__all__ = ["FINAL", "REASON_CHARS_MAX", "RULES", "Ask", "Branch", "Rule", "Verdict", "draw", "judge"]
 
 REASON_CHARS_MAX = 500
 
@@ -171,6 +171,29 @@ RULES: Mapping[tuple[BranchState, Ask], Rule] = MappingProxyType(
 def judge(state: BranchState, ask: Ask) -> Rule:
     """What the table says."""
     return RULES[state, ask]
+
+
+def draw() -> str:
+    """The table as a Mermaid state diagram of all that changes a branch, and as a Markdown table of all verdicts."""
+    labels: dict[tuple[BranchState, BranchState], list[str]] = {}
+    for (state, ask), rule in RULES.items():
+        for after in rule.next if rule.verdict in _CHANGING else ():
+            if after is not state:
+                labels.setdefault((state, after), []).append(ask)
+    arrows = [
+        f"    {_shown(before)} --> {_shown(after)}: {', '.join(asks)}" for (before, after), asks in labels.items()
+    ]
+    ends = [f"    {_shown(state)} --> [*]" for state in BranchState if state in FINAL]
+    rows = [
+        f"| {state} | {' | '.join(RULES[state, ask].verdict for ask in Ask)} |"  # in the order of the columns
+        for state in BranchState
+    ]
+    header = (f"| the branch is | {' | '.join(Ask)} |", f"|---|{'---|' * len(Ask)}")
+    return "\n".join(("```mermaid", "stateDiagram-v2", *arrows, *ends, "```", "", *header, *rows, ""))
+
+
+def _shown(state: BranchState) -> str:
+    return "[*]" if state is BranchState.UNKNOWN else state.replace("-", "_")
 
 
 class Branch(NamedTuple):

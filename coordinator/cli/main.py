@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from coordinator.cli import check_participant, cluster, config, demo, participant, serve, sweep, txn
+from coordinator.cli import check_participant, cluster, config, demo, failures, participant, serve, sweep, txn
 from coordinator.cli.exits import exit_of, lines_of
 from coordinator.errors import CoordinatorError
 from coordinator.http import openapi
@@ -48,6 +48,7 @@ app.command("serve")(serve.serve)
 app.command("participant")(participant.participant)
 app.command("check-participant")(check_participant.check_participant)
 app.command("demo")(demo.demo)
+app.command("failures")(failures.failures)
 app.command("sweep")(sweep.sweep)
 app.add_typer(txn.app, name="txn")
 app.add_typer(cluster.app, name="cluster")

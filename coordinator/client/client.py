@@ -81,11 +81,15 @@ class Client:
         chance: Random | None = None,
         routed: bool = True,
     ) -> None:
-        self._session = Session()
+        self._session = self._new_session()
         self._chance = chance or SystemRandom()
         self._patience = Patience(timeout_s, attempt_timeout_s, pauses, self._chance)
         self._shards = Shards(urls, self._session, self._lane_to, routed=routed)
         self._participants: dict[str, str] = {}
+
+    def _new_session(self) -> Session:
+        """What requests go through."""
+        return Session()
 
     async def __aenter__(self) -> Self:
         return self

@@ -29,12 +29,12 @@ that has refused once does so for ever; `attempt_name` says how it is called the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from coordinator.ledger.records import BranchRecord, Mode, StepRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, StepRecord
 
 __all__ = [
     "DECIDING",
@@ -74,6 +74,11 @@ class Rules:
     on_commit: Does | None
     on_abort: Does | None
 
+    @property
+    def asked(self) -> tuple[Does, ...]:
+        """All that is asked, in this order."""
+        return tuple(does for does in (self.before, self.on_commit, self.on_abort) if does is not None)
+
 
 MODES: Mapping[Mode, Rules] = MappingProxyType(
     {
@@ -90,13 +95,31 @@ DECIDING = frozenset((Mode.PIVOT, Mode.SOURCE))  # one of these at most; what it
 
 
 def draw() -> str:
-    """The table as Markdown."""
+    """The table as Markdown, and each of its rows as a Mermaid state diagram."""
     header = ("| mode | before the decision | if it is to commit | if it is to abort |", "|---|---|---|---|")
     rows = (
         f"| {mode} | {' | '.join(does or '' for does in (rules.before, rules.on_commit, rules.on_abort))} |"
         for mode, rules in MODES.items()
     )
-    return "\n".join((*header, *rows, ""))
+    pictures = (line for mode, rules in MODES.items() for line in _picture(mode, rules))
+    return "\n".join((*header, *rows, "", "```mermaid", "stateDiagram-v2", *pictures, "```", ""))
+
+
+def _picture(mode: Mode, rules: Rules) -> Iterator[str]:
+    """One branch of this mode. What it is asked is a state; an arrow without a word is its answer."""
+    names = {does: f"{mode.name.lower()}_{does.name.lower()}" for does in rules.asked}
+    yield f'    state "{mode}" as {mode.name.lower()} {{'
+    yield from (f'        state "{does}" as {name}' for does, name in names.items())
+    if rules.before is not None:
+        yield f"        [*] --> {names[rules.before]}"
+    undecided = "[*]" if rules.before is None else names[rules.before]
+    for decision, does in ((Decision.COMMIT, rules.on_commit), (Decision.ABORT, rules.on_abort)):
+        if does is not None:
+            yield f"        {undecided} --> {names[does]}: {decision}"
+            yield f"        {names[does]} --> [*]"
+        elif rules.before is not None:
+            yield f"        {undecided} --> [*]: {decision}"
+    yield "    }"
 
 
 def step_of(branch: BranchRecord) -> StepRecord:

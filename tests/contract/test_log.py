@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from coordinator.simulation.disk import SimDisk
 from raftlog.config import LogConfig, Security, Timing
 from raftlog.machine import COMMAND_BYTES_MAX, COMMAND_ID_BYTES_MAX
 from raftlog.memory import MemoryGroup
@@ -31,7 +32,6 @@ from raftlog.port import (
     StateMachine,
     Unknown,
 )
-from tests.support.disk import SimDisk
 from tests.support.ports import free_addresses
 
 NAMES = ("n1", "n2", "n3")

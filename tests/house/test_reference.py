@@ -17,13 +17,13 @@ from coordinator import config, errors
 from coordinator.cli.exits import Exit
 from coordinator.cli.main import app
 from coordinator.http.endpoints import ENDPOINTS
+from coordinator.simulation.disk import SimDisk
 from participant.config import ParticipantConfig
 from participant.endpoints import Endpoints
 from participant.rm.memory import Memory
 from participant.service import ParticipantService
 from participant.wire import STREAM_PATH
 from tests.house.tree import PACKAGES, ROOT, code
-from tests.support.disk import SimDisk
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "cluster": config.Cluster,

@@ -19,6 +19,7 @@ import pytest
 from aiohttp import web
 
 from coordinator.http.app import serving
+from coordinator.simulation.disk import SimDisk
 from participant import Participant
 from participant.bank import bank_on_sqlite
 from participant.errors import ConfigError
@@ -26,7 +27,6 @@ from participant.ids import BranchKey
 from participant.outcomes import HttpOutcomeSource, Outcome
 from participant.rm.memory import Memory, Transaction
 from participant.wire import STREAM_PATH, STREAM_PROTOCOL
-from tests.support.disk import SimDisk
 
 SERVICE = """
 import sys

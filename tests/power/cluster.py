@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
+from coordinator.simulation.disk import SimDisk
+from coordinator.simulation.links import Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.network import Network
+from coordinator.simulation.process import Process
+from coordinator.simulation.worker import SimWorker
 from raftlog.config import LogConfig, Security, Timing
 from raftlog.disk import Disk
 from raftlog.node import RaftLog
 from raftlog.port import Applied, Member, Outcome, Role
-from tests.simulation.links import Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.network import Network
-from tests.simulation.process import Process
-from tests.simulation.worker import SimWorker
-from tests.support.disk import SimDisk
 from tests.support.survivals import NOTHING
 
 __all__ = ["CLUSTER", "SNAPSHOT_ENTRIES", "Node", "PowerCluster", "Tape"]

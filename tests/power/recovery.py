@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
+from coordinator.simulation.disk import SimDisk
 from raftlog.journal import RaftJournal
 from raftlog.machine import Applier
 from raftlog.snapshots import Snapshot, SnapshotStore
 from raftlog.wal import WriteAheadLog
 from tests.power.cluster import CLUSTER, Tape
-from tests.support.disk import SimDisk
 from tests.support.survivals import NOTHING
 
 __all__ = ["Recovered"]

@@ -10,10 +10,10 @@ from random import Random
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from raftlog.errors import DiskFailed
 from raftlog.port import Refusal, Refused
 from tests.power.cluster import SNAPSHOT_ENTRIES, PowerCluster
-from tests.support.disk import SimDisk
 
 WORDS = [b"w%d" % number for number in range(3 * SNAPSHOT_ENTRIES)]
 

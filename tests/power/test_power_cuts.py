@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from raftlog.disk import Disk
 from raftlog.messages import Message
 from tests.power.cluster import PowerCluster
 from tests.power.recovery import Recovered
 from tests.power.runs import alone, elections, slow_leader, together
 from tests.power.watched import WatchedDisk
-from tests.support.disk import SimDisk
 from tests.support.survivals import EXTREMES, NOTHING
 
 Run = Callable[[PowerCluster], Awaitable[None]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from coordinator.simulation.disk import SimDisk
 from raftlog.disk import File
-from tests.support.disk import SimDisk
 
 __all__ = ["WatchedDisk"]
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from coordinator.simulation.disk import SimDisk
 from participant.branch import Ask
 from participant.errors import Reject
 from participant.ids import BranchKey
@@ -20,7 +21,6 @@ from participant.rm.memory.store import MemoryStore
 from participant.rm.requests import BranchRequest, Read
 from participant.values import canonical, digest_of
 from participant.wire import Answer, BranchState
-from tests.support.disk import SimDisk
 
 LIMITS = ResourceLimits(lock_wait_s=3, unprepared_limit_s=20)
 KEYS = [BranchKey(f"g{i}", "b") for i in range(5)]

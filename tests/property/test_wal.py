@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from coordinator.simulation.disk import PowerCut, SimDisk
 from raftlog.errors import Corrupt
 from raftlog.wal import WriteAheadLog
-from tests.support.disk import PowerCut, SimDisk
 
 OWNER = {"cluster": "c", "node": "n1"}
 HEAD_BYTES = 21

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from coordinator.ledger.records import Path
+from coordinator.simulation.servers import Kind
 from participant.errors import Reject
 from participant.resource import Action
 from participant.rm.memory import Transaction
 
-__all__ = ["ABLE", "ACTIONS", "FOREIGN", "INITIAL", "STEADY", "Kind", "draw_kinds", "path_over"]
+__all__ = ["ABLE", "ACTIONS", "FOREIGN", "INITIAL", "STEADY", "draw_kinds", "path_over"]
 
 INITIAL = 1_000
 """What an account holds that nobody has touched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a bank can do beside prepare, commit and abort; it says so in its capabilities, and refuses the rest."""
-
-    name: str
-    prevent: bool
-    one_phase: bool
 
 
 ABLE = Kind("able", prevent=True, one_phase=True)

@@ -15,10 +15,10 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from tests.simulation.links import Latency, Links
-from tests.simulation.machines import Machine
-from tests.simulation.process import DiskSpeed
-from tests.simulation.trace import Trace
+from coordinator.simulation.links import Latency, Links
+from coordinator.simulation.machines import Machine
+from coordinator.simulation.process import DiskSpeed
+from coordinator.simulation.trace import Trace
 
 __all__ = ["FaultPlan", "Faults"]
 

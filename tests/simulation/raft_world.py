@@ -9,6 +9,8 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+from coordinator.simulation.machines import Machine
+from coordinator.simulation.worker import SimWorker
 from raftlog.config import LogConfig, Security
 from raftlog.errors import DiskFailed
 from raftlog.node import RaftLog
@@ -20,8 +22,6 @@ from tests.simulation.checkers.proposals import Proposals
 from tests.simulation.checkers.reads import Linearizable
 from tests.simulation.faults import FaultPlan
 from tests.simulation.listing import Listing
-from tests.simulation.machines import Machine
-from tests.simulation.worker import SimWorker
 from tests.simulation.world import PROGRESS_S, SECRET, THINK_MAX_S, TIMING, World, members_of
 
 __all__ = ["RaftWorld", "Settings"]

@@ -6,13 +6,13 @@ import asyncio
 from contextlib import suppress
 from random import Random
 
-from tests.simulation.links import Latency, Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.network import Network
-from tests.simulation.process import DiskSpeed, Process
-from tests.simulation.rpc import CallRefused, CallTimeout, Flaws, Rpc
-from tests.simulation.trace import Trace
-from tests.support.disk import SimDisk
+from coordinator.simulation.disk import SimDisk
+from coordinator.simulation.links import Latency, Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.network import Network
+from coordinator.simulation.process import DiskSpeed, Process
+from coordinator.simulation.rpc import CallRefused, CallTimeout, Flaws, Rpc
+from coordinator.simulation.trace import Trace
 
 __all__ = ["everything"]
 

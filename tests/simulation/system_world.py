@@ -24,6 +24,11 @@ from coordinator.driver.replica import Replica, Tunables
 from coordinator.ledger.commands import Decide
 from coordinator.ledger.records import Path, TransactionRecord
 from coordinator.ledger.table import Ledger
+from coordinator.simulation.machines import Machine
+from coordinator.simulation.rpc import Flaws, Rpc
+from coordinator.simulation.servers import ParticipantApi, ReplicaApi
+from coordinator.simulation.web import SimOutcomeSource, SimParticipants
+from coordinator.simulation.worker import SimWorker
 from participant.branch import Branch
 from participant.errors import ResourceFailed
 from participant.recovery import Recovery, RecoverySettings
@@ -43,13 +48,8 @@ from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.steps import Effect, Steps
 from tests.simulation.errands import EFFECTS, errands
 from tests.simulation.faults import FaultPlan
-from tests.simulation.machines import Machine
-from tests.simulation.rpc import Flaws, Rpc
-from tests.simulation.servers import ParticipantApi, ReplicaApi
 from tests.simulation.tally import Tally
 from tests.simulation.teller import Teller
-from tests.simulation.web import SimOutcomeSource, SimParticipants
-from tests.simulation.worker import SimWorker
 from tests.simulation.world import PROGRESS_S, SECRET, TIMING, World, members_of
 
 __all__ = ["Settings", "SystemWorld", "pressed", "stepwise"]

@@ -25,6 +25,9 @@ from coordinator.errors import (
     WorkFailed,
 )
 from coordinator.ledger.records import Decision, Path
+from coordinator.simulation.rpc import Rpc
+from coordinator.simulation.trace import Trace
+from coordinator.simulation.web import SimClient, url_of
 from coordinator.wire import Outcome
 from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
@@ -32,9 +35,6 @@ from tests.simulation.checkers.findings import Findings
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.steps import Steps
 from tests.simulation.errands import Leg, draw_errand, takes_steps
-from tests.simulation.rpc import Rpc
-from tests.simulation.trace import Trace
-from tests.simulation.web import SimSession, url_of
 from tests.simulation.world import THINK_MAX_S
 
 __all__ = ["Teller"]
@@ -75,11 +75,10 @@ class Teller:
         self._loop = asyncio.get_running_loop()
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
-        with mock.patch("coordinator.client.client.Session", return_value=SimSession(rpc)):
-            self._client = Client(urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
-            self._readers = [
-                Client([url], timeout_s=8.0, attempt_timeout_s=4.0, chance=rng, routed=False) for url in urls
-            ]
+        self._client = SimClient(rpc, urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
+        self._readers = [
+            SimClient(rpc, [url], timeout_s=8.0, attempt_timeout_s=4.0, chance=rng, routed=False) for url in urls
+        ]
 
     async def run(self, think_s: float) -> None:
         """Work until it is enough, then end what is open."""

@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
+from coordinator.simulation.disk import BLOCK_BYTES, PowerCut, SimDisk
 from raftlog.disk import Disk
-from tests.support.disk import BLOCK_BYTES, PowerCut, SimDisk
 
 
 def _crashes(disk: SimDisk, count: int = 300) -> list[SimDisk]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.loop import Escape, Idle, SimLoop, Stuck
-from tests.simulation.process import PROCESS, DiskSpeed, ProcessGone
+from coordinator.simulation.loop import Escape, Idle, SimLoop, Stuck
+from coordinator.simulation.process import PROCESS, DiskSpeed, ProcessGone
 from tests.simulation.scenarios import everything
 
 
@@ -55,7 +55,7 @@ def test_an_idle_loop_raises_instead_of_hanging(loop: SimLoop) -> None:
 
 
 def test_a_loop_that_spins_in_place_raises(loop: SimLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.simulation.loop._TURNS_AT_ONE_INSTANT_MAX", 1_000)
+    monkeypatch.setattr("coordinator.simulation.loop._TURNS_AT_ONE_INSTANT_MAX", 1_000)
 
     async def main() -> None:
         loop.call_soon(spin)

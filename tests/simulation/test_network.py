@@ -9,11 +9,11 @@ from random import Random
 
 import pytest
 
-from tests.simulation.links import Latency, Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.network import CONNECT_TIMEOUT_S, Network
-from tests.simulation.process import Process
-from tests.simulation.rpc import CallRefused, CallTimeout, Flaws, Rpc
+from coordinator.simulation.links import Latency, Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.network import CONNECT_TIMEOUT_S, Network
+from coordinator.simulation.process import Process
+from coordinator.simulation.rpc import CallRefused, CallTimeout, Flaws, Rpc
 
 _PORT = 7_000
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.links import Latency, Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.rpc import CallTimeout, Flaws, Rpc, Tell
+from coordinator.simulation.links import Latency, Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.rpc import CallTimeout, Flaws, Rpc, Tell
 
 _PIECES = [b"%d" % number for number in range(20)]
 

@@ -17,16 +17,16 @@ from unittest import mock
 
 import structlog
 
+from coordinator.simulation.links import Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.machines import Machine, Main
+from coordinator.simulation.network import Network
+from coordinator.simulation.trace import Trace
 from raftlog import transfers, wal
 from raftlog.config import Timing
 from raftlog.port import Member
 from tests.simulation.checkers.findings import Findings
 from tests.simulation.faults import FaultPlan, Faults
-from tests.simulation.links import Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.machines import Machine, Main
-from tests.simulation.network import Network
-from tests.simulation.trace import Trace
 
 __all__ = ["PROGRESS_S", "RAFT_PORT", "SECRET", "THINK_MAX_S", "TIMING", "World", "members_of"]
 

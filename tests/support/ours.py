@@ -13,6 +13,7 @@ import pytest
 from pysyncobj import FAIL_REASON
 
 import raftlog.core
+from coordinator.simulation.disk import SimDisk
 from raftlog.config import Timing
 from raftlog.core import RaftCore
 from raftlog.journal import RaftJournal
@@ -21,7 +22,6 @@ from raftlog.port import Member
 from raftlog.snapshots import Snapshot, SnapshotMeta, SnapshotStore
 from raftlog.transfers import Transfers
 from raftlog.wal import WriteAheadLog
-from tests.support.disk import SimDisk
 from tests.support.world import NEVER_S, Answer, Message, Network, Settings, World
 
 __all__ = ["OurWorld"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from tests.simulation.loop import SimLoop
+from coordinator.simulation.loop import SimLoop
 
 __all__ = ["virtually"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.simulation.process import in_dead_process
-from tests.simulation.trace import Trace
+from coordinator.simulation.process import in_dead_process
+from coordinator.simulation.trace import Trace
 
 __all__ = ["Findings", "Violation"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from participant.errors import WireError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
@@ -18,7 +19,6 @@ from participant.rm.memory import Memory, Transaction
 from participant.rm.sqlite import SQLite
 from participant.service import ParticipantService, ServiceLimits
 from participant.wire import Answer, BranchState, Operation, Verb
-from tests.support.disk import SimDisk
 
 MANY = 100
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from participant import Participant
 from participant.asgi import LINGER_BYTES_MAX
 from participant.errors import ConfigError
 from participant.rm.memory import Memory, Transaction
-from tests.support.disk import SimDisk
 
 TOO_LARGE = 9 << 20
 PIECE = 1 << 20

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
-from participant.branch import FINAL, REASON_CHARS_MAX, RULES, Ask, Branch, Verdict, judge
+from participant.branch import FINAL, REASON_CHARS_MAX, RULES, Ask, Branch, Verdict, draw, judge
 from participant.errors import InvariantError
 from participant.ids import BranchKey
 from participant.wire import BranchState
 
 KEY = BranchKey("g", "b")
 EVERY = list(itertools.product(BranchState, Ask))
+PAGE = Path(__file__).parents[3] / "docs" / "internals" / "branches.md"
+MARK = "<!-- drawn -->\n"
 
 
 def test_every_state_has_a_rule_for_everything_that_can_be_asked() -> None:
     """Red when a row is taken out of the table."""
     assert set(RULES) == set(EVERY)
+
+
+def test_the_documentation_shows_this_table() -> None:
+    """Red whenever the table changes and the page does not; COMMITD_REWRITE=1 redraws it."""
+    prose, _, drawn = PAGE.read_text(encoding="utf-8").partition(MARK)
+    if os.environ.get("COMMITD_REWRITE"):
+        PAGE.write_text(prose + MARK + draw(), encoding="utf-8")
+        return
+    assert drawn == draw()
+
+
+def test_the_picture_shows_what_changes_a_branch_and_nothing_else() -> None:
+    """Goal: no arrow for a repeat or a refusal."""
+    drawn = draw()
+    assert "    prepared --> committed: commit\n" in drawn
+    assert "    [*] --> aborted: work, prepare, commit in one phase, abort, prevent\n" in drawn
+    assert "committed --> aborted" not in drawn
+    assert drawn.count(" --> [*]\n") == len(FINAL)
 
 
 @pytest.mark.parametrize(("state", "ask"), EVERY)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from participant.branch import Ask
 from participant.errors import BranchConflict, Reject
 from participant.ids import BranchKey
@@ -17,7 +18,6 @@ from participant.rm.memory import Transaction
 from participant.rm.memory.store import MemoryStore
 from participant.rm.requests import BranchRequest
 from participant.wire import CONFLICT, Answer, BranchState
-from tests.support.disk import SimDisk
 
 LIMITS = ResourceLimits(lock_wait_s=3, unprepared_limit_s=20, deadlock_wait_s=1.5)
 

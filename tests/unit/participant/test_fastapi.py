@@ -15,6 +15,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
+from coordinator.simulation.disk import SimDisk
 from participant import Participant, Reject, ResourceLimits
 from participant.errors import ConfigError
 from participant.ids import BranchKey
@@ -22,7 +23,6 @@ from participant.resource import ResourceManager
 from participant.rm.memory import Memory
 from participant.rm.sqlite import SQLite
 from participant.wire import BranchState, Operation, Verb
-from tests.support.disk import SimDisk
 
 if TYPE_CHECKING:  # as in a service: FastAPI need not know it
     from participant.rm.sqlite import Transaction

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import participant
+from coordinator.simulation.disk import SimDisk
 from participant import Participant
 from participant.config import ParticipantConfig
 from participant.errors import ConfigError, NotRunning
@@ -17,7 +18,6 @@ from participant.ids import BranchKey
 from participant.rm.memory import Memory
 from participant.stock import stock
 from participant.wire import BranchState, Operation, Verb
-from tests.support.disk import SimDisk
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from participant.branch import Ask
 from participant.ids import BranchKey
 from participant.resource import PREPARED_BOUNDS_MS, Call, ResourceLimits, ResourceStatus
@@ -14,7 +15,6 @@ from participant.rm.measures import Measures
 from participant.rm.memory import Transaction
 from participant.rm.memory.store import MemoryStore
 from participant.rm.requests import BranchRequest, Measure
-from tests.support.disk import SimDisk
 
 LIMITS = ResourceLimits(lock_wait_s=4, unprepared_limit_s=20, deadlock_wait_s=4)
 START_S = 1_000.0  # a loop's clock does not begin with 0

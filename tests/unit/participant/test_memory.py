@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import PowerCut, SimDisk
 from participant.branch import Ask
 from participant.errors import ActionError, AlreadyOwned, Reject, ResourceFailed, WireError
 from participant.ids import BranchKey
@@ -20,7 +21,6 @@ from participant.rm.memory import Memory, Transaction, journal
 from participant.rm.memory.store import MemoryStore
 from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Read
 from participant.wire import Answer, BranchState
-from tests.support.disk import PowerCut, SimDisk
 
 LIMITS = ResourceLimits()
 

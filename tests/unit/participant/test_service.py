@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from participant.errors import BranchConflict, ConfigError, WireError
 from participant.ids import BranchKey
 from participant.resource import ResourceLimits
 from participant.rm.memory import Memory, Transaction
 from participant.service import ParticipantService, ServiceLimits
 from participant.wire import Answer, BranchState, Operation, Verb
-from tests.support.disk import SimDisk
 
 KEY = BranchKey("g", "b")
 LIMITS = ServiceLimits(body_bytes_max=100, operations_max=4, in_flight_max=2)

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode
 from structlog.contextvars import get_contextvars, merge_contextvars
 
+from coordinator.simulation.disk import SimDisk
 from participant import service as services
 from participant.errors import BranchConflict, Reject
 from participant.ids import BranchKey
@@ -25,7 +26,6 @@ from participant.recovery import Recovery, RecoverySettings
 from participant.rm.memory import Memory, Transaction
 from participant.service import ParticipantService
 from participant.wire import Answer, BranchState, Operation, Verb
-from tests.support.disk import SimDisk
 from tests.support.impostor import Impostor, impostor
 from tests.support.tracing import CALLER, CALLER_ID, TRACE_ID, Recorded, recorded_spans
 
@@ -221,7 +221,7 @@ from participant.rm.memory import Memory
 from participant.service import ParticipantService
 from participant.wire import Operation, Verb
 from structlog.contextvars import get_contextvars
-from tests.support.disk import SimDisk
+from coordinator.simulation.disk import SimDisk
 
 async def main():
     resource = Memory(SimDisk())

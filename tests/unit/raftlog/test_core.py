@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 import raftlog.core
+from coordinator.simulation.disk import SimDisk
 from raftlog.config import Timing
 from raftlog.messages import Message
 from raftlog.port import Member
-from tests.support.disk import SimDisk
 from tests.support.ours import OurWorld, _Replica
 from tests.support.world import Network, Settings
 

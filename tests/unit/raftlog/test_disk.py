@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from raftlog import LogConfig, Member, RaftLog, Security
 from raftlog.disk import Disk, RealDisk
 from raftlog.errors import ConfigError
-from tests.support.disk import SimDisk
 from tests.support.loopback import Blob
 
 

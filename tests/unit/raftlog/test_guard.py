@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from raftlog.errors import InvariantError
 from raftlog.guard import BACKLOG_BYTES_MAX
 from raftlog.messages import Message
 from raftlog.port import Member
 from raftlog.snapshots import Snapshot, SnapshotMeta, SnapshotStore
-from tests.support.disk import SimDisk
 from tests.unit.raftlog.guarded import TERM, Node, answer, append, shape
 
 # Appends: what truncates and what does not --------------------------------------------------------------------------

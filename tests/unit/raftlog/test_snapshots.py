@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from coordinator.simulation.disk import PowerCut, SimDisk
 from raftlog.errors import ConfigError, Corrupt, DiskFailed
 from raftlog.port import Member
 from raftlog.snapshots import Snapshot, SnapshotMeta, SnapshotStore
-from tests.support.disk import PowerCut, SimDisk
 from tests.support.survivals import EXTREMES, NOTHING
 
 MEMBERS = (Member("n1", "h:1"), Member("n2", "h:2"))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from coordinator.simulation.disk import SimDisk
 from raftlog import transfers as transfers_module
 from raftlog.port import Member
 from raftlog.snapshots import Snapshot, SnapshotMeta, SnapshotStore
 from raftlog.transfers import PIECE_BYTES, WINDOW_BYTES, Transfers
-from tests.support.disk import SimDisk
 
 
 def snapshot(size_bytes: int, index: int = 20, term: int = 3) -> Snapshot:

@@ -9,9 +9,9 @@ from random import Random
 import msgpack
 import pytest
 
+from coordinator.simulation.disk import PowerCut, SimDisk
 from raftlog.errors import ConfigError, Corrupt, DiskFailed, InvariantError
 from raftlog.wal import BATCH_BYTES_MAX, WriteAheadLog
-from tests.support.disk import PowerCut, SimDisk
 from tests.support.survivals import NOTHING
 
 OWNER = {"cluster": "c", "node": "n1"}

@@ -37,6 +37,15 @@ def test_the_docstring_shows_this_table() -> None:
     assert _cells(modes.__doc__) == _cells(draw())
 
 
+def test_each_mode_is_drawn_from_its_row() -> None:
+    """Goal: the pictures show the same as the table: what is asked by which decision, and that nothing is."""
+    drawn = draw()
+    assert "        tcc_run --> tcc_confirm: commit\n        tcc_confirm --> [*]\n" in drawn
+    assert "        saga_run --> [*]: commit\n        saga_run --> saga_undo: abort\n" in drawn
+    assert "        [*] --> forward_run: commit\n        forward_run --> [*]\n    }\n" in drawn
+    assert drawn.count('    state "') == len(MODES) + sum(len(rules.asked) for rules in MODES.values())
+
+
 def test_every_mode_has_a_row_and_everything_it_may_be_asked_is_used() -> None:
     assert set(MODES) == set(Mode)
     assert {does for rules in MODES.values() for does in (rules.before, rules.on_commit, rules.on_abort)} == {

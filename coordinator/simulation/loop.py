@@ -25,10 +25,10 @@ from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.process import PROCESS, DiskSpeed, Process, State
+from coordinator.simulation.process import PROCESS, DiskSpeed, Process, State
 
 if TYPE_CHECKING:
-    from tests.simulation.network import Network
+    from coordinator.simulation.network import Network
 
 __all__ = ["Escape", "Idle", "SimLoop", "Stuck"]
 

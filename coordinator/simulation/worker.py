@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from coordinator.simulation.process import PROCESS
 from raftlog.worker import Done, Job
-from tests.simulation.process import PROCESS
 
 __all__ = ["SimWorker"]
 

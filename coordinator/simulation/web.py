@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 from yarl import URL
 
-from coordinator.client.session import Lost, NotReached, Response
+from coordinator.client.client import Client
+from coordinator.client.session import Lost, NotReached, Response, Session
 from coordinator.participants.http import capabilities_of
 from coordinator.ports import CallFailed
+from coordinator.simulation.rpc import CallRefused, CallTimeout, Rpc
 from coordinator.wire import MSGPACK_SEQ
 from participant.ids import BranchKey
 from participant.outcomes import Outcome as Ended
 from participant.wire import Answer, Capabilities, Operation
-from tests.simulation.rpc import CallRefused, CallTimeout, Rpc
 
-__all__ = ["ARRAYS", "HTTP", "SimOutcomeSource", "SimParticipants", "SimSession", "url_of"]
+__all__ = ["ARRAYS", "HTTP", "SimClient", "SimOutcomeSource", "SimParticipants", "SimSession", "url_of"]
 
 HTTP = "http"
 """The service that answers `[method, path, query, body]` with `[status, headers, document]`."""
@@ -96,6 +97,17 @@ class SimSession:
             raise Lost(str(error)) from error
         finally:
             await pieces.aclose()
+
+
+class SimClient(Client):
+    """Production's client, whose requests are calls."""
+
+    def __init__(self, rpc: Rpc, urls: Sequence[str], **options: Any) -> None:
+        self._rpc = rpc
+        super().__init__(urls, **options)
+
+    def _new_session(self) -> Session:
+        return cast("Session", SimSession(self._rpc))
 
 
 class SimStream:

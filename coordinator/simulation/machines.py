@@ -6,11 +6,11 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, TypeAlias
 
-from tests.simulation.links import Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.process import DiskSpeed, Process, State
-from tests.simulation.trace import Trace
-from tests.support.disk import SimDisk
+from coordinator.simulation.disk import SimDisk
+from coordinator.simulation.links import Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.process import DiskSpeed, Process, State
+from coordinator.simulation.trace import Trace
 
 __all__ = ["Machine", "Main"]
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.simulation.links import Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.process import PROCESS, Process, State
+from coordinator.simulation.links import Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.process import PROCESS, Process, State
 
 __all__ = ["CallRefused", "CallTimeout", "Flaws", "Rpc"]
 
@@ -82,7 +82,7 @@ class Rpc:
             raise RuntimeError(f"{service} answered nothing")
         return answer
 
-    async def pieces(self, target: str, service: str, request: bytes, timeout_s: float) -> AsyncIterator[bytes]:
+    async def pieces(self, target: str, service: str, request: bytes, timeout_s: float) -> AsyncGenerator[bytes]:
         """The answer piece by piece, all of it within `timeout_s`. Raises CallTimeout, CallRefused."""
         until = self.loop.time() + timeout_s
         inbox = self._ask(target, service, request)

@@ -18,7 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from tests.simulation.loop import SimLoop
+    from coordinator.simulation.loop import SimLoop
 
 __all__ = ["PROCESS", "DiskSpeed", "Process", "ProcessGone", "State", "in_dead_process"]
 

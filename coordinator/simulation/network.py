@@ -14,10 +14,10 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from tests.simulation.links import Links
-from tests.simulation.loop import SimLoop
-from tests.simulation.process import PROCESS, Process, State
-from tests.simulation.stream import OPENED, Endpoint, Pipe, connected_pair
+from coordinator.simulation.links import Links
+from coordinator.simulation.loop import SimLoop
+from coordinator.simulation.process import PROCESS, Process, State
+from coordinator.simulation.stream import OPENED, Endpoint, Pipe, connected_pair
 
 __all__ = ["CONNECT_TIMEOUT_S", "Network", "Server"]
 

@@ -7,7 +7,9 @@ array of transactions, production's collecting of the answers (`coordinator.http
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgpack
@@ -19,6 +21,8 @@ from coordinator.errors import NoLeader, NotFound, NotLeader, RequestError
 from coordinator.http import arrays
 from coordinator.http.context import Context
 from coordinator.http.views import outcome_view, transaction_view
+from coordinator.simulation.rpc import Rpc
+from coordinator.simulation.web import ARRAYS, HTTP, url_of
 from coordinator.wire import (
     BeginQuery,
     InquiryRequest,
@@ -32,18 +36,25 @@ from coordinator.wire import (
 from participant.errors import BranchConflict, ResourceError, WireError
 from participant.service import ParticipantService
 from participant.wire import ENLIST_HEADER, Answer, Operation, Verb
-from tests.simulation.bank import Kind
-from tests.simulation.rpc import Rpc
-from tests.simulation.web import ARRAYS, HTTP, url_of
 
-__all__ = ["ParticipantApi", "ReplicaApi"]
+__all__ = ["Kind", "ParticipantApi", "ReplicaApi"]
 
 Reply = tuple[int, dict[str, str], Any]
 Struck: TypeAlias = "Callable[[str], bool]"
 Said: TypeAlias = "Callable[[Operation, Answer | None], None]"  # None: it was asked for what it cannot do
 
 
-class _Api:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a participant can do beside prepare, commit and abort; it says so in its capabilities, and refuses the
+    rest."""
+
+    name: str
+    prevent: bool
+    one_phase: bool
+
+
+class _Api(ABC):
     """Answers requests of one process. `struck(moment)` says whether the machine goes down right now, speechless."""
 
     def __init__(self, rpc: Rpc, struck: Struck) -> None:
@@ -60,8 +71,9 @@ class _Api:
         if self._struck(moment):
             await asyncio.get_running_loop().create_future()
 
+    @abstractmethod
     async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
-        raise NotImplementedError
+        """The reply to one request."""
 
 
 class ReplicaApi(_Api):

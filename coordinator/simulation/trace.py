@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 
-from tests.simulation.process import in_dead_process
+from coordinator.simulation.process import in_dead_process
 
 __all__ = ["Trace"]
 

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.process import Process, State
+from coordinator.simulation.process import Process, State
 
 if TYPE_CHECKING:
-    from tests.simulation.network import Network
+    from coordinator.simulation.network import Network
 
 __all__ = ["OPENED", "Endpoint", "Pipe", "connected_pair"]
 
@@ -121,8 +121,9 @@ class Pipe:
         while queue and queue[0][0] <= now:
             item = queue.popleft()[1]
             if isinstance(item, bytes):
-                while queue and queue[0][0] <= now and isinstance(queue[0][1], bytes):
-                    item += queue.popleft()[1]
+                while queue and queue[0][0] <= now and isinstance(more := queue[0][1], bytes):
+                    item += more
+                    queue.popleft()
             self.target.arrived(item)
         if queue and self._timer is None:
             self._arm(max(queue[0][0], now))

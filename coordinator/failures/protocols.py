@@ -1,0 +1,118 @@
+"""The protocols of the table: over how many replicas, what their participants can do, and what a client asks for.
+
+The next protocol is one more row. Each moves the same amount between the same two participants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from coordinator.client.client import Client
+from coordinator.client.outcomes import Branch, Ended
+from coordinator.failures.moments import Moment
+from coordinator.failures.participants import AMOUNT, GIVER, TAKER
+from coordinator.simulation.servers import Kind
+
+__all__ = ["PROTOCOLS", "Protocol", "Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks for: under which gid, and whether the taker is going to refuse."""
+
+    gid: str
+    refuses: bool
+
+    @property
+    def take(self) -> dict[str, Any]:
+        """What the giver does."""
+        return {"amount": -AMOUNT}
+
+    @property
+    def give(self) -> dict[str, Any]:
+        """What the taker does."""
+        return {"amount": AMOUNT, "refuses": self.refuses}
+
+
+Transact: TypeAlias = Callable[[Client, Request], Awaitable[Ended]]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One row. `votes` of the participants are asked before the decision, `told` of them behind it, if that is to
+    commit. `shows`: what a branch that has committed changes for everybody to see, by what its name has behind the
+    colon. `heard`: the giver has done its part for good. `halfway`: it has, or will next; the taker has not, and will
+    not if it is cut off now.
+    """
+
+    key: str
+    title: str
+    replicas: int
+    kind: Kind
+    transact: Transact
+    votes: int
+    told: int
+    shows: Mapping[str, int] = field(default_factory=lambda: {"": +1})
+    halfway: Moment = Moment.DECIDED
+    heard: Moment = Moment.FIRST_TOLD
+
+    @property
+    def is_stepwise(self) -> bool:
+        """Whether each participant commits by itself, and holds nothing for the others."""
+        return self.kind is _STEPS
+
+
+_CLASSIC = Kind("classic", prevent=False, one_phase=False)
+_STAGED = Kind("staged", prevent=True, one_phase=False)
+_STEPS = Kind("steps", prevent=True, one_phase=True)
+
+
+def _two_phase(client: Client, request: Request) -> Awaitable[Ended]:
+    branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
+    return client.commit(branches, gid=request.gid)
+
+
+def _tcc(client: Client, request: Request) -> Awaitable[Ended]:
+    tcc = client.tcc()
+    tcc.reserve(GIVER, request.take, attempt="hold", confirm="settle", cancel="release")
+    tcc.reserve(TAKER, request.give, attempt="hold", confirm="settle", cancel="release")
+    return tcc.run(gid=request.gid)
+
+
+def _saga(client: Client, request: Request) -> Awaitable[Ended]:
+    saga = client.saga()
+    saga.step(GIVER, "change", request.take, undo="change_back")
+    saga.step(TAKER, "change", request.give, undo="change_back")
+    return saga.run(gid=request.gid)
+
+
+def _message(client: Client, request: Request) -> Awaitable[Ended]:
+    message = client.message()
+    message.when(GIVER, "change", request.take | {"refuses": request.refuses})  # nobody refuses a message
+    message.send(TAKER, "change", request.give | {"refuses": False})
+    return message.run(gid=request.gid)
+
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    Protocol("2pc-alone", "two-phase commit, one coordinator", 1, _CLASSIC, _two_phase, votes=2, told=2),
+    Protocol("2pc", "two-phase commit, the classic path", 3, _CLASSIC, _two_phase, votes=2, told=2),
+    Protocol("2pc-staged", "two-phase commit, the staged path", 3, _STAGED, _two_phase, votes=2, told=2),
+    Protocol("tcc", "try, confirm, cancel", 3, _STEPS, _tcc, votes=2, told=2, shows={"confirm": +1}),
+    Protocol(
+        "saga",
+        "two steps, each with its undo",
+        3,
+        _STEPS,
+        _saga,
+        votes=2,
+        told=0,
+        shows={"": +1, "undo": -1},
+        halfway=Moment.FIRST_VOTE,
+        heard=Moment.FIRST_VOTE,
+    ),
+    Protocol(
+        "message", "a local transaction and a message", 3, _STEPS, _message, votes=1, told=1, heard=Moment.DECIDED
+    ),
+)
