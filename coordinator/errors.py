@@ -9,7 +9,7 @@
     │   ├── Malformed           400  the bytes are not what the content type says
     │   ├── NotFound            404  no such transaction is recorded, or no such path
     │   ├── MethodNotAllowed    405  the path exists, the method does not
-    │   ├── GidReused           409  the gid names a transaction with other branches
+    │   ├── GidReused           409  the gid names a transaction with other branches, or under another key
     │   ├── Contradiction       409  the answer asked for contradicts what is recorded
     │   ├── TooLarge            413  the request is longer than its limit
     │   ├── UnsupportedMedia    415  neither JSON nor msgpack

@@ -62,6 +62,8 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
     """Everything about one transaction, and what its participants hold of it, if they were asked."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("gid", view.gid)
+    if view.key is not None:
+        table.add_row("key", plain(view.key))
     table.add_row("outcome", f"[{_STYLES[view.outcome]}]{view.outcome.value}[/] ({view.phase.value})")
     table.add_row("path", view.path.value)
     table.add_row("begun", _when(view.begun_at_ms))

@@ -107,13 +107,14 @@ class Transactions:
         self._supervisor.require_leading()
         gid = request.gid or new_gid(self._wall_ms(), self._chance.getrandbits(GID_RANDOM_BITS))
         branches = branches_of(request.branches, self._participants)
-        digest = digest_of(branches)
+        key = request.key or ""
+        digest = digest_of(branches, key)
         if not self._is_begun(gid, digest):
             path = await path_of(branches, self._participants)
             self._supervisor.require_leading()
             if not self._is_begun(gid, digest):
                 trace = read_trace(request.trace)
-                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms, trace))
+                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms, trace, key))
         return Begun(gid, digest, self)
 
     def _is_begun(self, gid: str, digest: bytes) -> bool:
@@ -295,7 +296,7 @@ def _refuse_other(gid: str, digest: bytes, record: TransactionRecord | None, und
     """A record without branches was never begun: its answer is *aborted*, whatever was asked for."""
     known = record.digest if record is not None and not record.tombstone else under_way
     if known is not None and known != digest:
-        raise GidReused(f"{gid} is a transaction with other branches; use a new gid")
+        raise GidReused(f"{gid} is a transaction with other branches, or another key; use a new gid")
 
 
 def _why_not(record: TransactionRecord, wanted: Decision) -> str:

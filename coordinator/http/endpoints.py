@@ -26,6 +26,7 @@ from coordinator.errors import (
 from coordinator.examined import ExaminationView
 from coordinator.http import cluster, health, outcomes, transactions
 from coordinator.shards import MAP_PATH, ClusterMap
+from coordinator.wire_queries import ListQuery
 
 __all__ = ["ENDPOINTS", "Endpoint"]
 
@@ -77,7 +78,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         transactions.list_,
         {200: (wire.TransactionPage, "One page; it may be short, and is the last one only without a cursor.")},
         (Invalid, *_READ),
-        query=wire.ListQuery,
+        query=ListQuery,
     ),
     Endpoint(
         "GET",

@@ -15,7 +15,6 @@ from coordinator.protocols.stuck import Stuck
 from coordinator.wire import (
     BranchView,
     FieldProblem,
-    ListQuery,
     Outcome,
     OutcomeView,
     Problem,
@@ -23,6 +22,7 @@ from coordinator.wire import (
     TransactionView,
     handle_of,
 )
+from coordinator.wire_queries import ListQuery
 from coordinator.wire_steps import StepView
 
 __all__ = ["Judge", "examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
@@ -63,6 +63,7 @@ def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> T
         reason=record.reason or None,
         branch=record.culprit,
         revision=record.revision,
+        key=record.key or None,
         stuck=None if stuck is None else stuck.why,
     )
 
@@ -143,6 +144,7 @@ def page_query_of(query: ListQuery, judge: Judge | None = None) -> PageQuery:
         participant=query.participant,
         begun_from_ms=query.begun_after_ms,
         begun_before_ms=query.begun_before_ms,
+        key=query.key,
         also=None if judge is None or not query.stuck else lambda record: judge(record) is not None,
     )
 

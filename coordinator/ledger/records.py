@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "BranchRecord",
@@ -20,6 +20,7 @@ __all__ = [
     "StepRecord",
     "TransactionRecord",
     "shared_names",
+    "telling",
 ]
 
 NAMES_SHARED_MAX = 1_024  # combinations; of others, each record has its own
@@ -126,6 +127,7 @@ class TransactionRecord(NamedTuple):
     leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry",
     "operator NAME" or "deadline set by NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter
     at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing depends on it.
+    `key` is the application's own name for what it does, "" without one; several transactions may have the same.
     """
 
     gid: str
@@ -141,6 +143,7 @@ class TransactionRecord(NamedTuple):
     culprit: str | None = None
     revision: int = 0
     trace: str = ""
+    key: str = ""
 
     @property
     def tombstone(self) -> bool:
@@ -168,3 +171,10 @@ class TransactionRecord(NamedTuple):
 def shared_names(branch: str, participant: str, action: str | None) -> tuple[str, str, str | None]:
     """The same names; but equal ones are the same objects, because the same few stand in nearly every record."""
     return branch, participant, action
+
+
+def telling(fields: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The fields, in the form in which they are written: without the last ones that say nothing."""
+    while fields and not fields[-1]:
+        fields = fields[:-1]
+    return fields

@@ -24,6 +24,7 @@ from coordinator.ledger.records import (
     StepRecord,
     TransactionRecord,
     shared_names,
+    telling,
 )
 
 __all__ = ["CHUNK_BYTES", "SNAPSHOT_VERSION", "decode", "encode"]
@@ -95,8 +96,7 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
     branches = tuple(tuple(b) if b.step is not None else b[:-1] for b in record.branches)
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    trace = (record.trace,) if record.trace else ()
-    return (*begun, *decided, record.revision, *trace)
+    return (*begun, *decided, record.revision, *telling((record.trace, record.key)))
 
 
 def _from_array(array: Any) -> TransactionRecord:

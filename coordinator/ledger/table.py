@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
+from coordinator.ledger.by_key import ByKey
 from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Progress, decode
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
@@ -63,8 +64,8 @@ Result: TypeAlias = Accepted | Rejected
 class PageQuery:
     """Which records, at most `limit` and PAGE_MAX of them. Those after the cursor `after` only, if there is one.
 
-    `phases`, `participant` (of any branch) and `also` select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`. None:
-    any.
+    `key`, `phases`, `participant` (of any branch) and `also` select; `begun_from_ms` <= begun_at_ms <
+    `begun_before_ms`. None: any.
     """
 
     limit: int
@@ -74,6 +75,7 @@ class PageQuery:
     begun_from_ms: int | None = None
     begun_before_ms: int | None = None
     also: Callable[[TransactionRecord], bool] | None = None
+    key: str | None = None
 
     @property
     def lowest(self) -> Cursor | None:
@@ -115,6 +117,7 @@ class Ledger:
         self._unfinished: dict[str, TransactionRecord] = {}
         self._by_begin: SortedList[Cursor] = SortedList()
         self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
+        self._by_key = ByKey()
         self._listeners: dict[object, Listener] = {}
 
     # The state machine (`raftlog.port.StateMachine`)
@@ -152,6 +155,7 @@ class Ledger:
         self._unfinished = {record.gid: record for record in records if not record.finished}
         self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
         self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
+        self._by_key = ByKey(records)
         for record in records:
             if record.revision > seen:
                 self._tell(record)
@@ -172,7 +176,10 @@ class Ledger:
     def page(self, query: PageQuery) -> Page:
         """Records by descending (begun_at_ms, gid)."""
         found: list[TransactionRecord] = []
-        keys = self._by_begin.irange(query.lowest, query.highest, inclusive=(True, False), reverse=True)
+        if query.key is None:
+            keys = self._by_begin.irange(query.lowest, query.highest, inclusive=(True, False), reverse=True)
+        else:
+            keys = self._by_key.newest_first(query.key, query.lowest, query.highest)
         for scanned, key in enumerate(keys, start=1):
             record = self._records[key[1]]
             if query.selects(record):
@@ -210,7 +217,7 @@ class Ledger:
         if record is not None:
             return Accepted(record)
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
-        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace)
+        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace, key=command.key)
         return self._become(row.becomes, record, command.branches)
 
     def _decide(self, command: Decide) -> Result:
@@ -269,9 +276,11 @@ class Ledger:
             del self._records[record.gid]
             self._by_begin.remove((record.begun_at_ms, record.gid))
             self._finished.remove((record.decided_at_ms, record.gid))
+            self._by_key.remove(record)
             return Accepted(None)
         if record.gid not in self._records:
             self._by_begin.add((record.begun_at_ms, record.gid))
+            self._by_key.add(record)
         if record.path is Path.STEPS and phase in (Phase.COMMITTED, Phase.ABORTED):
             branches = tuple([_emptied(branch) for branch in branches])
         record = _moved(record, phase, branches, self.revision, decide)
@@ -303,9 +312,10 @@ def _moved(
     """`dataclasses.replace`, at a third of its price: every command on every replica passes here."""
     same = (record.gid, record.digest, record.path, phase, branches, record.deadline_ms, record.begun_at_ms)
     if decide is not None:
-        return TransactionRecord(*same, decide.at_ms, decide.by, decide.reason, decide.culprit, revision, record.trace)
-    decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    return TransactionRecord(*same, *decided, revision, record.trace)
+        decided = (decide.at_ms, decide.by, decide.reason, decide.culprit)
+    else:
+        decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
+    return TransactionRecord(*same, *decided, revision, record.trace, record.key)
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:

@@ -76,6 +76,7 @@ class Plan:
     branches: tuple[BranchRecord, ...]
     deadline_ms: int
     trace: str = ""
+    key: str = ""
 
 
 def choose_path(branches: Sequence[BranchRecord], capabilities: Mapping[str, Capabilities]) -> Path:
@@ -111,7 +112,8 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
 
 def begin_of(plan: Plan) -> Begin:
     """The record of what was asked for."""
-    return Begin(plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms, at_ms=0, trace=plan.trace)
+    begun = (plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms)
+    return Begin(*begun, at_ms=0, trace=plan.trace, key=plan.key)
 
 
 def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bool, todo: Todo) -> Step:

@@ -56,6 +56,7 @@ def with_step(name: str) -> BranchRecord:
 
 
 digests = st.sampled_from((b"d1", b"d2"))
+keys = st.sampled_from(("", "order-1", "order-2"))
 begins = st.one_of(
     st.builds(
         Begin,
@@ -65,6 +66,7 @@ begins = st.one_of(
         names.map(lambda chosen: tuple(map(branch, chosen))),
         st.just(1000),
         times_ms,
+        key=keys,
     ),
     st.builds(
         Begin,
@@ -74,6 +76,7 @@ begins = st.one_of(
         names.map(lambda chosen: tuple(map(with_step, chosen))),
         st.just(1000),
         times_ms,
+        key=keys,
     ),
 )
 progresses = st.builds(
@@ -273,6 +276,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {record.gid for record in self.ledger.unfinished()} == unfinished
         old = sorted((e.decided_at_ms, gid) for gid, e in entries.items() if e.finished and e.decided_at_ms < 10)
         assert list(self.ledger.finished_before(10, limit=9)) == [gid for _, gid in old]
+        for key in ("order-1", "order-2"):
+            begun = ((e.at_ms, gid) for gid, e in entries.items() if e.begin is not None and e.begin.key == key)
+            found = self.ledger.page(PageQuery(limit=9, key=key)).records
+            assert [(record.begun_at_ms, record.gid) for record in found] == sorted(begun, reverse=True)
 
     @invariant()
     def no_decision_is_reversed(self) -> None:

@@ -14,7 +14,6 @@ from coordinator.wire import (
     DEADLINE_MAX_MS,
     DEADLINE_MIN_MS,
     Encoding,
-    ListQuery,
     Outcome,
     OutcomeView,
     ResolveRequest,
@@ -27,6 +26,7 @@ from coordinator.wire import (
     parse,
     unpack_body,
 )
+from coordinator.wire_queries import KEY_BYTES_MAX, ListQuery
 from participant.wire import WORKS_MAX
 
 GOOD: dict[str, Any] = {"gid": "g", "branches": [{"participant": "bank-a", "action": "debit", "body": {"n": 1}}]}
@@ -81,6 +81,17 @@ def test_every_wrong_field_is_named_at_once() -> None:
 
 def test_a_resolution_needs_a_name_and_a_reason() -> None:
     assert wrong_fields(ResolveRequest, {"decision": "maybe"}) == ["decision", "operator", "reason"]
+
+
+@pytest.mark.parametrize("key", ["", "two\nlines", "\x00", "é" * (KEY_BYTES_MAX // 2) + "x", 7])
+def test_a_key_is_a_line_of_bounded_bytes(key: Any) -> None:
+    assert wrong_fields(TransactionRequest, {"branches": [{"participant": "bank"}], "key": key}) == ["key"]
+
+
+def test_a_key_may_be_any_text_of_the_application() -> None:
+    key = "Bestellung 4711 / é" + "x" * (KEY_BYTES_MAX - 20)
+    assert parse(TransactionRequest, {"branches": [{"participant": "bank"}], "key": key}).key == key
+    assert parse(ListQuery, {"key": key}).key == key
 
 
 def test_numbers_in_a_query_are_read_from_text_and_a_cursor_must_be_one() -> None:

@@ -54,6 +54,10 @@ GOLDEN: list[tuple[Command, str]] = [
         Begin("t2", b"", Path.STAGED, (), 1, 2, trace="00-ab"),
         "990201a27432c400a6737461676564900102a530302d6162",
     ),
+    (
+        Begin("t2", b"", Path.STAGED, (), 1, 2, key="order-7"),
+        "9a0201a27432c400a6737461676564900102a0a76f726465722d37",
+    ),
     (Decide("t1", Decision.COMMIT, "votes", 5, done=("b2",)), "990202a27431a6636f6d6d6974a5766f74657305a0c091a26232"),
     (
         Decide("t1", Decision.ABORT, "operator ann", 6, reason="no", culprit="b1"),
@@ -115,7 +119,8 @@ def bad(*array: object) -> bytes:
         (bad(2, 1, "t1", b"", "scenic", (), 1, 1), "'scenic' is not a path"),
         (bad(2, 1, "t1", b"", "classic", (), 1), "BEGIN has 5 fields instead of 6"),
         (bad(2, 1, "t1", b"", "classic", (), 1, 1, b"00"), "BEGIN holds bytes in field 6 instead of str"),
-        (bad(2, 1, "t1", b"", "classic", (), 1, 1, "00", 1), "BEGIN has 8 fields instead of 6"),
+        (bad(2, 1, "t1", b"", "classic", (), 1, 1, "00", 1), "BEGIN holds int in field 7 instead of str"),
+        (bad(2, 1, "t1", b"", "classic", (), 1, 1, "", "", "", ""), "fields instead of 6"),
         (bad(2, 1, "t1", b"", "classic", ("b1",), 1, 1), "a branch is an array, not str"),
         (bad(2, 1, "t1", b"", "classic", (("b1",),), 1, 1), "branch has 1 fields instead of 5"),
         (bad(2, 1, "t1", b"", "classic", (("b1", "p", None, "text", None),), 1, 1), "branch holds str in field 3"),

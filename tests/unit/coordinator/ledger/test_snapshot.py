@@ -45,6 +45,9 @@ GOLDEN = (
 TRACED = TransactionRecord("t2", b"", Path.STAGED, Phase.PREPARING, (), 0, 3, trace="00-ab")
 
 
+KEYED = TransactionRecord("t3", b"", Path.STAGED, Phase.PREPARING, (), 0, 3, key="order-7")
+
+
 def whole(*records: TransactionRecord, revision: int = 7) -> bytes:
     return b"".join(snapshot.encode(revision, records))
 
@@ -79,6 +82,11 @@ def test_a_trace_comes_back_and_costs_nothing_where_there_is_none() -> None:
     assert snapshot.decode([whole(FULL, TRACED)]) == (7, [FULL, TRACED])
     longer = len(whole(TRACED)) - len(whole(TRACED._replace(trace="")))
     assert longer == len(msgpack.packb("00-ab"))
+
+
+def test_a_key_comes_back_with_or_without_a_trace() -> None:
+    both = KEYED._replace(gid="t4", trace="00-ab")
+    assert snapshot.decode([whole(KEYED, both)]) == (7, [KEYED, both])
 
 
 def test_the_same_records_in_another_order_give_the_same_bytes() -> None:
