@@ -225,7 +225,9 @@ def _mistaken(key: str, advice: str) -> ConfigError:
 
 def _admission(config: ClusterConfig) -> Admission:
     limits = config.limits
-    return Admission(limits.in_flight_max, limits.open_max, limits.records_max, limits.waiters_max)
+    return Admission(
+        limits.in_flight_max, limits.open_max, limits.records_max, limits.waiters_max, limits.listeners_max
+    )
 
 
 def _tunables(config: ClusterConfig) -> Tunables:

@@ -1,4 +1,4 @@
-"""The part of `coordinator.wire` that is about finding transactions again: by their keys, and in lists."""
+"""The part of `coordinator.wire` about finding transactions again, by keys and in lists, and about hearing of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from pydantic import AfterValidator, Field
 from coordinator.ledger.records import Phase
 from coordinator.wire_base import Name, Query
 
-__all__ = ["KEY_BYTES_MAX", "LIST_LIMIT_DEFAULT", "LIST_LIMIT_MAX", "Key", "ListQuery"]
+__all__ = [
+    "EVENT_STREAM",
+    "HEARTBEAT_S",
+    "KEY_BYTES_MAX",
+    "LAST_EVENT_ID",
+    "LIST_LIMIT_DEFAULT",
+    "LIST_LIMIT_MAX",
+    "Key",
+    "ListQuery",
+]
 
 KEY_BYTES_MAX = 128  # as UTF-8; every record has room for it
+HEARTBEAT_S = 5.0  # a stream of events on which nothing came for so long says that it is still there
+EVENT_STREAM = "text/event-stream"
+LAST_EVENT_ID = "Last-Event-ID"
 LIST_LIMIT_DEFAULT = 50
 LIST_LIMIT_MAX = 500
 

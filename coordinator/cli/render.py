@@ -11,10 +11,11 @@ from rich.table import Table
 
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.shards import ReplicaView
-from coordinator.wire import ClusterView, Outcome, TransactionView
+from coordinator.wire import BranchView, ClusterView, Outcome, TransactionView
 from coordinator.wire_steps import StepView
 
 __all__ = [
+    "change_line",
     "cluster_table",
     "examination_table",
     "plain",
@@ -82,6 +83,21 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
             f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}{steps}: {state}"
         )
     return table
+
+
+def change_line(view: TransactionView) -> str:
+    """Where a transaction stands, and which branches have come how far."""
+    branches = [f"{branch.branch} {_progress(branch)}" for branch in view.branches if _progress(branch)]
+    return f"{view.phase.value:<10}  {', '.join(branches)}".rstrip()
+
+
+def _progress(branch: BranchView) -> str:
+    """ "" if it is as it was begun."""
+    if branch.ended:
+        return "ended"
+    if branch.step is None or (step := _step(branch.step)) == branch.step.mode.value:
+        return ""
+    return step
 
 
 def _step(step: StepView) -> str:

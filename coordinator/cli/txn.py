@@ -74,6 +74,20 @@ def show(gid: GidArgument, url: UrlOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def watch(gid: GidArgument, url: UrlOption, as_json: JsonOption = False) -> None:
+    """Say what becomes of one transaction, a line for each change, until it has ended."""
+
+    async def question(client: Client) -> None:
+        async for view in client.events(gid):
+            if as_json:
+                render.print_json(view)
+            else:
+                typer.echo(render.change_line(view))
+
+    ask(url, question)
+
+
+@app.command()
 def resolve(
     gid: GidArgument,
     url: UrlOption,

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
+from coordinator.client.events import events
 from coordinator.client.lane import Lane
 from coordinator.client.listing import listed, merged
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended, Named
@@ -258,6 +259,14 @@ class Client:
     async def record(self, gid: str) -> TransactionView:
         """The record of `gid`. Raises: NotFound, Unavailable."""
         return await self._about(gid).ask("GET", _path_of(gid), TransactionView)
+
+    def events(self, gid: str) -> AsyncGenerator[TransactionView]:
+        """The record of `gid` now, and after each change, until it has ended: `async for record in client.events(gid)`.
+
+        It goes on over takeovers; changes that follow each other while nobody could be asked may come as one.
+        Raises: NotFound, as `outcome` does; Unavailable; Invalid.
+        """
+        return events(partial(self._about, gid), f"{_path_of(gid)}/events")
 
     async def examine(self, gid: str) -> ExaminationView:
         """What the participants of `gid` hold of it now; changes nothing. Raises: NotFound, Unavailable."""

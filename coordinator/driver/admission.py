@@ -16,12 +16,13 @@ __all__ = ["Admission"]
 class Admission:
     """`in_flight_max`: undecided transactions. `open_max`: unfinished ones, decided or not; they pile up while a
     participant is away. `records_max`: all that the ledger holds, finished ones within their retention included.
-    `waiters_max`: requests that wait for an outcome."""
+    `waiters_max`: requests that wait for an outcome. `listeners_max`: requests that listen to a transaction."""
 
     in_flight_max: int = 4_096
     open_max: int = 131_072
     records_max: int = 1_000_000
     waiters_max: int = 16_384
+    listeners_max: int = 4_096
 
     def admit(self, *, in_flight: int, open_: int, records: int) -> None:
         """Let one more transaction begin. Raises Overloaded."""
@@ -32,6 +33,10 @@ class Admission:
     def admit_waiter(self, waiting: int) -> None:
         """Let one more request wait. Raises Overloaded."""
         _refuse_past(waiting, self.waiters_max, "requests waiting for an outcome (waiters_max)")
+
+    def admit_listener(self, listening: int) -> None:
+        """Let one more request hear the events of a transaction. Raises Overloaded."""
+        _refuse_past(listening, self.listeners_max, "requests listening to transactions (listeners_max)")
 
 
 def _refuse_past(count: int, limit: int, what: str) -> None:

@@ -7,14 +7,15 @@ given before; writes need the leader. Must never do: tell an outcome that the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import cast
 
 from coordinator.driver.examination import Examination, examine
 from coordinator.driver.intake import branches_of, digest_of, path_of
+from coordinator.driver.listening import Listener
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Known, Waiters
 from coordinator.errors import (
@@ -130,6 +131,20 @@ class Transactions:
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
         return record if record.decision is not None else await self._undecided(record)
+
+    @asynccontextmanager
+    async def listening(self, gid: str, revision: int) -> AsyncIterator[Listener]:
+        """What becomes of it, from now on; beginning with the record as it is, if that is newer than `revision`.
+
+        Raises NotFound at once; NotLeader, see `_undecided`; Overloaded.
+        """
+        listener = Listener(revision)
+        leave = self._waiters.when_changed(gid, listener.hear)
+        try:
+            listener.begin(await self.transaction(gid))
+            yield listener
+        finally:
+            leave()
 
     async def examine(self, gid: str) -> Examination:
         """What the participants hold of it now; changes nothing. It says no outcome that the record does not hold.

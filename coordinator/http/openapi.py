@@ -16,6 +16,7 @@ from coordinator.http.endpoints import ENDPOINTS, Endpoint
 from coordinator.http.middleware import PROBLEM_TYPE
 from coordinator.shards import SHARD_HEADER
 from coordinator.wire import API_VERSION, LEADER_HEADER, Encoding, Name, Problem
+from coordinator.wire_queries import EVENT_STREAM, LAST_EVENT_ID
 
 __all__ = ["document", "text"]
 
@@ -68,6 +69,9 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         properties = endpoint.query.model_json_schema(ref_template=_REF)["properties"]
         for name, schema in properties.items():
             parameters.append({"name": name, "in": "query", "required": False, "schema": _of_text(schema)})
+    if endpoint.is_stream:
+        schema = {"type": "string", "pattern": "^[0-9]+$"}
+        parameters.append({"name": LAST_EVENT_ID, "in": "header", "required": False, "schema": schema})
     return parameters
 
 
@@ -82,7 +86,7 @@ def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(status): {"description": description, "content": _content(model)}
+        str(status): {"description": description} | ({} if model is None else {"content": _answer(endpoint, model)})
         for status, (model, description) in endpoint.answers.items()
     }
     if endpoint.leader:
@@ -109,6 +113,14 @@ def _problems(errors: list[type[RequestError]]) -> dict[str, Any]:
     return answer
 
 
+def _answer(endpoint: Endpoint, model: type[BaseModel]) -> dict[str, Any]:
+    """A stream is text, whose events hold the model."""
+    if endpoint.is_stream:
+        schema = {"type": "string", "contentSchema": {"$ref": _REF.format(model=model.__name__)}}
+        return {EVENT_STREAM: {"schema": schema}}
+    return _content(model)
+
+
 def _content(model: type[BaseModel]) -> dict[str, Any]:
     schema = {"$ref": _REF.format(model=model.__name__)}
     return {encoding.value: {"schema": schema} for encoding in Encoding}
@@ -117,7 +129,7 @@ def _content(model: type[BaseModel]) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     requests: set[type[BaseModel]] = {e.body for e in ENDPOINTS if e.body is not None}
     requests |= {e.query for e in ENDPOINTS if e.query is not None}
-    answers = {model for e in ENDPOINTS for model, _ in e.answers.values()} | {Problem}
+    answers = {model for e in ENDPOINTS for model, _ in e.answers.values() if model is not None} | {Problem}
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         *((model, "validation") for model in requests),
         *((model, "serialization") for model in answers),

@@ -73,6 +73,13 @@ def test_transactions_are_found_by_their_key(background: Background) -> None:
     assert "order [4711]" in at(background, "txn", "show", "paid").stdout
 
 
+def test_a_transaction_is_watched_to_its_end(background: Background) -> None:
+    assert at(background, "txn", "watch", "refused").stdout == "aborted     b1 ended, b2 ended\n"
+    lines = at(background, "txn", "watch", "refused", "--json").stdout.splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["aborted"]
+    assert at(background, "txn", "watch", "unheard-of").exit_code == 5
+
+
 def test_one_transaction_is_shown(background: Background) -> None:
     shown = at(background, "txn", "show", "refused")
     assert shown.exit_code == 0

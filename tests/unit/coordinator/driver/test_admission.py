@@ -7,7 +7,7 @@ import pytest
 from coordinator.driver.admission import Admission
 from coordinator.errors import Overloaded
 
-LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1)
+LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1, listeners_max=1)
 
 
 def test_below_its_limits_a_leader_takes_one_more() -> None:
