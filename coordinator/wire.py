@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field, RootModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from coordinator.errors import FieldError, Invalid, Malformed
-from coordinator.ledger.records import Decision, Path, Phase
+from coordinator.ledger.records import Decision, Notice, Path, Phase
 from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
-from coordinator.wire_queries import Key
+from coordinator.wire_queries import Key, NotifyUrl
 from coordinator.wire_steps import StepRequest, StepView
 from participant.errors import WireError
 from participant.values import canonical
@@ -136,6 +136,9 @@ class TransactionRequest(Message):
     key: Key | None = Field(
         default=None, description="The caller's own name for what it does; transactions may share it."
     )
+    notify: NotifyUrl | None = Field(
+        default=None, description="Where to tell how it was decided, and that it has ended."
+    )
     trace: str | None = Field(default=None, description="A W3C traceparent, and behind a space the tracestate, if any.")
 
 
@@ -249,6 +252,8 @@ class TransactionView(Message):
     branch: str | None = Field(description="The branch that refused, if one did.")
     revision: int
     key: str | None = Field(default=None, description="The caller's own name for what it does.")
+    notify: str | None = Field(default=None, description="Where the application wants to be told.")
+    notified: Notice = Field(default=Notice.NONE, strict=False, description="What it has taken last.")
     stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -16,14 +17,17 @@ __all__ = [
     "LAST_EVENT_ID",
     "LIST_LIMIT_DEFAULT",
     "LIST_LIMIT_MAX",
+    "NOTIFY_CHARS_MAX",
     "Key",
     "ListQuery",
+    "NotifyUrl",
 ]
 
 KEY_BYTES_MAX = 128  # as UTF-8; every record has room for it
 HEARTBEAT_S = 5.0  # a stream of events on which nothing came for so long says that it is still there
 EVENT_STREAM = "text/event-stream"
 LAST_EVENT_ID = "Last-Event-ID"
+NOTIFY_CHARS_MAX = 512
 LIST_LIMIT_DEFAULT = 50
 LIST_LIMIT_MAX = 500
 
@@ -41,6 +45,22 @@ def _key(text: str) -> str:
 
 
 Key = Annotated[str, AfterValidator(_key), Field(description=f"1 to {KEY_BYTES_MAX} bytes of printable text.")]
+
+
+def _notify(text: str) -> str:
+    if not (text.isascii() and text.isprintable() and " " not in text and len(text) <= NOTIFY_CHARS_MAX):
+        raise ValueError(f"a URL is at most {NOTIFY_CHARS_MAX} ASCII characters without spaces")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.fragment:
+        raise ValueError("write http:// or https://, a host and a path, without a user or a fragment")
+    if "\\" in unquote(parts.path) or {".", ".."} & set(unquote(parts.path).split("/")):
+        raise ValueError("the path must not contain . or .. or a backslash")
+    if parts.port == 0:
+        raise ValueError("the port is not in 1 to 65535")
+    return text
+
+
+NotifyUrl = Annotated[str, AfterValidator(_notify), Field(description="An http or https URL that the cluster allows.")]
 
 
 class ListQuery(Query):

@@ -68,7 +68,8 @@ class Client:
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
     `chance` is for back-off and gids. Without `routed`, only the replicas at `urls` are asked, as if their shard were
     all of the cluster. A transaction is in the trace that is current where it is begun (`participant.tracing`), if the
-    cluster's map says that it may name one. What begins one also takes a `key` (`outcomes.Named`).
+    cluster's map says that it may name one. What begins one also takes `key` and
+    `notify` (`outcomes.Named`).
     """
 
     def __init__(
@@ -119,12 +120,13 @@ class Client:
         """Commit all branches or none, and wait for the decision.
 
         `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits. Without a `gid`,
-        a transaction without steps that was aborted for a conflict is tried again, as a new one that is as old as the
-        first.
+        a transaction without steps or `notify` that was aborted for a conflict is tried again, as a new one that is as
+        old as the first.
         Raises: OutcomeUnknown; Unavailable, if surely nothing was begun; RequestError, if it was refused.
         """
         forms = [branch.to_map() for branch in branches]
-        if gid is not None or any("step" in form for form in forms):  # what is aborted may not be undone yet
+        is_once = gid is not None or named.get("notify") is not None  # each attempt would be told of
+        if is_once or any("step" in form for form in forms):  # what is aborted may not be undone yet
             return await self._commit(_body(gid or self.new_gid(), forms, deadline_ms, named), timeout_s)
         began_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()

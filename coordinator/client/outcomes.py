@@ -13,9 +13,11 @@ __all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended", "Named"]
 
 class Named(TypedDict, total=False):
     """How the application knows a transaction again. `key`: its own name for what it does, such as an order's number;
-    `Client.by_key` finds all that have it."""
+    `Client.by_key` finds all that have it. `notify`: the URL at which it wants to be told of the decision and of the
+    end (`coordinator.client.verify`)."""
 
     key: str | None
+    notify: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,14 +74,14 @@ def _check_steps(branches: tuple[BranchRecord, ...]) -> None:
         raise Invalid.field(f"branches.{error.place}.{error.field}", error.why) from error
 
 
-def digest_of(branches: tuple[BranchRecord, ...], key: str = "") -> bytes:
+def digest_of(branches: tuple[BranchRecord, ...], key: str = "", notify: str = "") -> bytes:
     """What makes two requests the same: participants, actions, bodies, works and steps of the branches, in their order,
-    and the key, if there is one.
+    and the key and whom to notify, if there is any.
 
     The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction.
     """
     identity = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
-    return blake2b(msgpack.packb([*identity, *telling((key,))]), digest_size=DIGEST_BYTES).digest()
+    return blake2b(msgpack.packb([*identity, *telling((key, notify))]), digest_size=DIGEST_BYTES).digest()
 
 
 def _step_bytes(branch: BranchRecord) -> int:

@@ -127,6 +127,8 @@ class Supervisor:
         """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
         self.require_leading()
         self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
+        if plan.notify:
+            self._admission.admit_notice(self._ledger.untold)
         self._performer.admit(dict.fromkeys(branch.participant for branch in plan.branches))
         self._start(plan.gid, plan)
 

@@ -15,6 +15,7 @@ from coordinator.errors import RequestError
 from coordinator.http.endpoints import ENDPOINTS, Endpoint
 from coordinator.http.middleware import PROBLEM_TYPE
 from coordinator.shards import SHARD_HEADER
+from coordinator.webhooks import NoticeView
 from coordinator.wire import API_VERSION, LEADER_HEADER, Encoding, Name, Problem
 from coordinator.wire_queries import EVENT_STREAM, LAST_EVENT_ID
 
@@ -34,6 +35,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": _paths(),
+        "webhooks": {"notice": {"post": _notice()}},
         "components": {"schemas": _schemas()},
     }
 
@@ -48,6 +50,17 @@ def _paths() -> dict[str, Any]:
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return paths
+
+
+def _notice() -> dict[str, Any]:
+    """What an application is told, at the URL that it gave as `notify`."""
+    schema = {"$ref": _REF.format(model=NoticeView.__name__)}
+    return {
+        "operationId": "notice",
+        "summary": "Told once the transaction is decided, and once it has ended; signed as Standard Webhooks says.",
+        "requestBody": {"required": True, "content": {Encoding.JSON.value: {"schema": schema}}},
+        "responses": {"2XX": {"description": "It is taken. Whatever else is answered, it comes again."}},
+    }
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
@@ -129,7 +142,8 @@ def _content(model: type[BaseModel]) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     requests: set[type[BaseModel]] = {e.body for e in ENDPOINTS if e.body is not None}
     requests |= {e.query for e in ENDPOINTS if e.query is not None}
-    answers = {model for e in ENDPOINTS for model, _ in e.answers.values() if model is not None} | {Problem}
+    answers = {model for e in ENDPOINTS for model, _ in e.answers.values() if model is not None}
+    answers |= {NoticeView, Problem}
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         *((model, "validation") for model in requests),
         *((model, "serialization") for model in answers),

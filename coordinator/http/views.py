@@ -64,6 +64,8 @@ def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> T
         branch=record.culprit,
         revision=record.revision,
         key=record.key or None,
+        notify=record.notify or None,
+        notified=record.notified,
         stuck=None if stuck is None else stuck.why,
     )
 

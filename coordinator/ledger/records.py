@@ -14,6 +14,7 @@ __all__ = [
     "BranchRecord",
     "Decision",
     "Mode",
+    "Notice",
     "Path",
     "Phase",
     "Retry",
@@ -64,6 +65,14 @@ class Phase(StrEnum):
 class Decision(StrEnum):
     COMMIT = "commit"
     ABORT = "abort"
+
+
+class Notice(StrEnum):
+    """What an application is told that wants to be told of its transaction."""
+
+    NONE = ""
+    DECIDED = "decided"  # how it ends
+    ENDED = "ended"  # and nothing is owed to any branch any more; who has heard that needs not hear the other
 
 
 class Retry(NamedTuple):
@@ -128,6 +137,7 @@ class TransactionRecord(NamedTuple):
     "operator NAME" or "deadline set by NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter
     at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing depends on it.
     `key` is the application's own name for what it does, "" without one; several transactions may have the same.
+    `notify` is the URL at which the application wants to be told, "" if it does not; `notified` what it took last.
     """
 
     gid: str
@@ -144,6 +154,8 @@ class TransactionRecord(NamedTuple):
     revision: int = 0
     trace: str = ""
     key: str = ""
+    notify: str = ""
+    notified: Notice = Notice.NONE
 
     @property
     def tombstone(self) -> bool:
@@ -151,9 +163,22 @@ class TransactionRecord(NamedTuple):
         return not self.branches
 
     @property
-    def finished(self) -> bool:
+    def ended(self) -> bool:
         """Whether nothing is owed to any branch any more."""
         return self.phase is Phase.COMMITTED or self.phase is Phase.ABORTED
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is owed to anybody any more, neither to a branch nor to the application."""
+        return self.ended and not (self.notify and self.notified is not Notice.ENDED)
+
+    @property
+    def notice_owed(self) -> Notice:
+        """What the application is still to be told now."""
+        if not self.notify or self.phase is Phase.PREPARING:
+            return Notice.NONE
+        now = Notice.ENDED if self.ended else Notice.DECIDED
+        return Notice.NONE if self.notified is now else now
 
     @property
     def decision(self) -> Decision | None:

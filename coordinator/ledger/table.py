@@ -17,8 +17,8 @@ from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
 from coordinator.ledger.by_key import ByKey
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Progress, decode
-from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Notified, Progress, decode
+from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
 
 __all__ = [
@@ -118,6 +118,7 @@ class Ledger:
         self._by_begin: SortedList[Cursor] = SortedList()
         self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
         self._by_key = ByKey()
+        self._untold: set[str] = set()
         self._listeners: dict[object, Listener] = {}
 
     # The state machine (`raftlog.port.StateMachine`)
@@ -137,6 +138,8 @@ class Ledger:
                 return self._end(command)
             case Progress():
                 return self._progress(command)
+            case Notified():
+                return self._notified(command)
             case Forget():
                 return self._forget(command)
 
@@ -156,6 +159,7 @@ class Ledger:
         self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
         self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
         self._by_key = ByKey(records)
+        self._untold = {record.gid for record in records if record.ended and not record.finished}
         for record in records:
             if record.revision > seen:
                 self._tell(record)
@@ -170,8 +174,13 @@ class Ledger:
         return len(self._records)
 
     def unfinished(self) -> tuple[TransactionRecord, ...]:
-        """Every transaction that is undecided, or of which some branch is still owed a call; in no set order."""
+        """Every transaction that is undecided, or that still owes something to somebody; in no set order."""
         return tuple(self._unfinished.values())
+
+    @property
+    def untold(self) -> int:
+        """How many have ended, and only their applications have not been told."""
+        return len(self._untold)
 
     def page(self, query: PageQuery) -> Page:
         """Records by descending (begun_at_ms, gid)."""
@@ -218,6 +227,7 @@ class Ledger:
             return Accepted(record)
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
         record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace, key=command.key)
+        record = record._replace(notify=command.notify) if command.notify else record
         return self._become(row.becomes, record, command.branches)
 
     def _decide(self, command: Decide) -> Result:
@@ -255,6 +265,17 @@ class Ledger:
             return Accepted(record)
         return self._become(row.becomes, record, branches)
 
+    def _notified(self, command: Notified) -> Result:
+        record = self._records.get(command.gid)
+        if record is None:
+            return Rejected(Why.UNKNOWN_GID, None)
+        row = find(record, Event.NOTIFIED, command)
+        if isinstance(row, Why):
+            return Rejected(row, record)
+        if record.notified in (command.notice, Notice.ENDED):
+            return Accepted(record)
+        return self._become(row.becomes, record._replace(notified=command.notice), record.branches)
+
     def _forget(self, command: Forget) -> Result:
         for gid in command.gids:
             record = self._records.get(gid)
@@ -290,6 +311,8 @@ class Ledger:
             self._finished.add((record.decided_at_ms, record.gid))
         else:
             self._unfinished[record.gid] = record
+        if record.notify:
+            (self._untold.discard if record.finished or not record.ended else self._untold.add)(record.gid)
         self._tell(record)
         return Accepted(record)
 
@@ -315,7 +338,8 @@ def _moved(
         decided = (decide.at_ms, decide.by, decide.reason, decide.culprit)
     else:
         decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    return TransactionRecord(*same, *decided, revision, record.trace, record.key)
+    asked = (record.trace, record.key, record.notify, record.notified)
+    return TransactionRecord(*same, *decided, revision, *asked)
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:
