@@ -174,6 +174,10 @@ class Facts:
             self._notice = NoticeFacts()
         return self._notice
 
+    def asked(self) -> tuple[tuple[str, BranchFacts], ...]:
+        """Each attempt of a branch that was asked something, by its name at the participant."""
+        return tuple([(name, known) for name, known in self._branches.items() if known.question is not None])
+
     @property
     def is_proposing(self) -> bool:
         """Whether some proposal is under way."""

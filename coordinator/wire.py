@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Notice, Path, Phase
 from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
-from coordinator.wire_queries import Key, NotifyUrl
+from coordinator.wire_queries import DoingView, Key, NotifyUrl
 from coordinator.wire_steps import StepRequest, StepView
 from participant.errors import WireError
 from participant.values import canonical
@@ -254,6 +254,7 @@ class TransactionView(Message):
     key: str | None = Field(default=None, description="The caller's own name for what it does.")
     notify: str | None = Field(default=None, description="Where the application wants to be told.")
     notified: Notice = Field(default=Notice.NONE, strict=False, description="What it has taken last.")
+    doing: DoingView | None = Field(default=None, description="Of one that is shown alone, while it is open.")
     stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
 
 

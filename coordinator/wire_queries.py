@@ -8,7 +8,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field
 
 from coordinator.ledger.records import Phase
-from coordinator.wire_base import Name, Query
+from coordinator.wire_base import Message, Name, Query
+from participant.wire import BranchState
 
 __all__ = [
     "EVENT_STREAM",
@@ -18,6 +19,8 @@ __all__ = [
     "LIST_LIMIT_DEFAULT",
     "LIST_LIMIT_MAX",
     "NOTIFY_CHARS_MAX",
+    "AttemptView",
+    "DoingView",
     "Key",
     "ListQuery",
     "NotifyUrl",
@@ -61,6 +64,26 @@ def _notify(text: str) -> str:
 
 
 NotifyUrl = Annotated[str, AfterValidator(_notify), Field(description="An http or https URL that the cluster allows.")]
+
+
+class AttemptView(Message):
+    """One question that the leader asks until it is answered."""
+
+    branch: str | None = Field(description="As it is called at its participant; null: the application, of a notice.")
+    asks: str = Field(description="The verb; of the application, the notice.")
+    times: int = Field(description="How often in a row, from 1.")
+    under_way: bool
+    heard: BranchState | None = Field(strict=False, description="What the branch has said last.")
+    error: str | None = Field(description="Why the last time brought no useful answer.")
+
+
+class DoingView(Message):
+    """What the leader is doing about an open transaction. A new leader begins to count anew."""
+
+    attempts: list[AttemptView]
+    next_ms: int | None = Field(
+        description="So soon the leader looks again, if nothing happens before; null: it waits for an answer."
+    )
 
 
 class ListQuery(Query):

@@ -12,6 +12,7 @@ from rich.table import Table
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.shards import ReplicaView
 from coordinator.wire import BranchView, ClusterView, Outcome, TransactionView
+from coordinator.wire_queries import AttemptView, DoingView
 from coordinator.wire_steps import StepView
 
 __all__ = [
@@ -73,6 +74,8 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
         table.add_row("decided", f"{_when(view.decided_at_ms)} by {view.decided_by}")
     if view.reason is not None:
         table.add_row("reason", plain(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
+    if view.notify is not None:
+        table.add_row("notify", f"{plain(view.notify)} (knows: {view.notified or 'nothing yet'})")
     if view.stuck is not None:
         table.add_row("stuck", f"[yellow]{plain(view.stuck)}")
     holds = {} if held is None else {each.branch: f", {_held(each)}" for each in held if not each.ended}
@@ -82,7 +85,19 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
         table.add_row(
             f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}{steps}: {state}"
         )
+    for attempt in () if view.doing is None else view.doing.attempts:
+        if attempt.under_way or attempt.error:
+            table.add_row(f"asking {attempt.branch or 'application'}", _attempt(attempt, view.doing))
     return table
+
+
+def _attempt(attempt: AttemptView, doing: DoingView | None) -> str:
+    """A question that is not answered yet; the next time may be for another one, too."""
+    times = f"{attempt.asks}, {attempt.times} times" if attempt.times > 1 else attempt.asks
+    if attempt.under_way:
+        return f"{times}: under way" + (f", in vain before: {plain(attempt.error)}" if attempt.error else "")
+    next_ms = None if doing is None else doing.next_ms
+    return f"{times}: {plain(attempt.error)}" + ("" if next_ms is None else f"; again in {next_ms} ms")
 
 
 def change_line(view: TransactionView) -> str:

@@ -17,6 +17,7 @@ from random import Random
 import structlog
 
 from coordinator.driver.alarms import Alarms
+from coordinator.driver.doing import Doing, doing_of
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
 from coordinator.effects import Call, CallEnded, Effect, Event, Propose, Tell
@@ -90,6 +91,11 @@ class Driver:
         """Its sender says that its source is done."""
         self._facts.submitted = True
         self.wake()
+
+    def doing(self) -> Doing:
+        """What it is doing now."""
+        rings_at = self._shared.alarms.at(self.gid)
+        return doing_of(self._facts, None if rings_at is None else max(0.0, rings_at - self._loop.time()))
 
     def close(self) -> None:
         """Stop driving. Effects under way end unheard."""

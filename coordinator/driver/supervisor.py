@@ -16,6 +16,7 @@ import structlog
 
 from coordinator.driver.admission import Admission
 from coordinator.driver.alarms import Alarms
+from coordinator.driver.doing import Doing
 from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
@@ -108,6 +109,11 @@ class Supervisor:
         """What was asked for under `gid`, while it is driven here for a caller."""
         driver = self._drivers.get(gid)
         return None if driver is None else driver.plan
+
+    def doing(self, gid: str) -> Doing | None:
+        """What is being done about it, if it is driven here."""
+        driver = self._drivers.get(gid)
+        return None if driver is None else driver.doing()
 
     def expire(self, gid: str, expiry: Expiry) -> None:
         """Let the deadline of an undecided transaction come now, if it is driven here. Raises: NotLeader."""

@@ -34,9 +34,13 @@ def _traced(request: web.Request, message: TransactionRequest) -> TransactionReq
 
 
 async def show(request: web.Request) -> web.Response:
+    """Of an open one, only the leader knows what is being done about it."""
     replica = request.app[CONTEXT].replica
     record = await replica.transactions.transaction(gid_of(request))
-    return respond(request, transaction_view(record, replica.watch.stuck))
+    if not record.finished:
+        replica.transactions.require_leading()
+    doing = replica.supervisor.doing(record.gid)
+    return respond(request, transaction_view(record, replica.watch.stuck, doing, is_alone=True))
 
 
 async def examine(request: web.Request) -> web.Response:
