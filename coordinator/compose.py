@@ -17,13 +17,16 @@ import structlog
 from coordinator.config import SECRET_BYTES_MIN, Cluster, ClusterConfig, Node, Tls, shard_name
 from coordinator.driver.admission import Admission
 from coordinator.driver.gate import GateLimits
+from coordinator.driver.notices import SILENT
 from coordinator.driver.replica import Replica, Tunables
 from coordinator.errors import ConfigError, Mistake, ReplicaFailed
 from coordinator.http.app import build_app, serving
 from coordinator.http.context import Context, Placement
 from coordinator.ledger.table import Ledger
 from coordinator.participants.http import HttpParticipants
+from coordinator.participants.notices import HttpNotifier
 from coordinator.protocols.stuck import Thresholds
+from coordinator.webhooks import secret_of
 from coordinator.wire import GID_RANDOM_BITS, new_gid
 from raftlog.config import LogConfig, Security, Timing, split_address
 from raftlog.disk import RealDisk
@@ -32,7 +35,7 @@ from raftlog.errors import LogError
 from raftlog.node import RaftLog
 from raftlog.port import Member
 
-__all__ = ["log_config", "refuse_resharded", "run_replica", "security_of"]
+__all__ = ["log_config", "notifier_of", "refuse_resharded", "run_replica", "security_of"]
 
 _SHARD = re.compile(r"shard-\d+-of-\d+")
 _UNSHARDED = re.compile(r"(?:journal|snapshot)-.*")
@@ -54,6 +57,7 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event, sh
         refresh_s=config.timing.capabilities_refresh_s,
         connections_max=config.limits.connections_per_participant_max,
     )
+    notifier = notifier_of(config)
     replica = Replica(
         log,
         ledger,
@@ -62,6 +66,7 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event, sh
         chance=chance,
         admission=_admission(config),
         tunables=_tunables(config),
+        notifier=notifier or SILENT,
     )
     context = Context(
         replica,
@@ -81,6 +86,8 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event, sh
             await replica.stop()
     finally:
         await participants.stop()
+        if notifier is not None:
+            await notifier.stop()
 
 
 async def _start(replica: Replica, node: Node) -> None:
@@ -196,11 +203,30 @@ def security_of(cluster: Cluster) -> Security:
         try:
             secret = cluster.secret_file.read_bytes().strip()
         except OSError as error:
-            raise _mistaken("secret_file", f"{cluster.secret_file}: {error.strerror}") from error
+            raise _mistaken("cluster.secret_file", f"{cluster.secret_file}: {error.strerror}") from error
         if len(secret) < SECRET_BYTES_MIN:
-            raise _mistaken("secret_file", f"the secret is too short: at least {SECRET_BYTES_MIN} bytes")
+            raise _mistaken("cluster.secret_file", f"the secret is too short: at least {SECRET_BYTES_MIN} bytes")
         return Security(secret=secret)
     return Security(secret=cluster.secret.get_secret_value().encode() if cluster.secret is not None else None)
+
+
+def notifier_of(config: ClusterConfig) -> HttpNotifier | None:
+    """How applications are notified; reads the file that is named. None: they are not. Raises ConfigError."""
+    notify = config.notify
+    if not notify.allow:
+        return None
+    if notify.secret_file is not None:
+        try:
+            secret = secret_of(notify.secret_file.read_text(encoding="ascii"))
+        except OSError as error:
+            raise _mistaken("notify.secret_file", f"{notify.secret_file}: {error.strerror}") from error
+        except ValueError as error:
+            raise _mistaken("notify.secret_file", f"{notify.secret_file}: {error}") from error
+    else:
+        secret = secret_of("" if notify.secret is None else notify.secret.get_secret_value())
+    return HttpNotifier(
+        notify.allow, secret, timeout_s=config.timing.call_timeout_s, wall_s=lambda: time.time_ns() / 1e9
+    )
 
 
 def _tls(files: Tls, purpose: ssl.Purpose) -> ssl.SSLContext:
@@ -209,23 +235,30 @@ def _tls(files: Tls, purpose: ssl.Purpose) -> ssl.SSLContext:
         try:
             path.read_bytes()
         except OSError as error:
-            raise _mistaken(f"tls.{key}", f"{path}: {error.strerror}") from error
+            raise _mistaken(f"cluster.tls.{key}", f"{path}: {error.strerror}") from error
     try:
         context = ssl.create_default_context(purpose, cafile=files.ca_file)
         context.load_cert_chain(files.cert_file, files.key_file)
     except ssl.SSLError as error:
-        raise _mistaken("tls", f"the files cannot be used: {error}") from error
+        raise _mistaken("cluster.tls", f"the files cannot be used: {error}") from error
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def _mistaken(key: str, advice: str) -> ConfigError:
-    return ConfigError("cluster", (Mistake(f"cluster.{key}", advice),))
+    return ConfigError("cluster", (Mistake(key, advice),))
 
 
 def _admission(config: ClusterConfig) -> Admission:
     limits = config.limits
-    return Admission(limits.in_flight_max, limits.open_max, limits.records_max, limits.waiters_max)
+    return Admission(
+        limits.in_flight_max,
+        limits.open_max,
+        limits.records_max,
+        limits.waiters_max,
+        limits.listeners_max,
+        limits.untold_max,
+    )
 
 
 def _tunables(config: ClusterConfig) -> Tunables:

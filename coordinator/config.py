@@ -8,6 +8,7 @@ Owns: the keys, their defaults, and what is said about a wrong one. Must never d
     [participants]   name = "URL"
     [timing]         how long things may take
     [limits]         how much may be in flight
+    [notify]         where applications may be told of their transactions (`notify_config`)
     [alarms]         when a person is told of a transaction that stays open
     [raft]           how patient the replicas are with each other
 
@@ -37,6 +38,7 @@ from pydantic import (
 
 from coordinator.config_text import explain, overlay, strangers
 from coordinator.errors import ConfigError, Mistake
+from coordinator.notify_config import Notify
 from coordinator.shards import SHARDS_MAX
 
 __all__ = [
@@ -199,6 +201,8 @@ class Limits(_Section):
     open_max: Annotated[int, Field(ge=1, le=10_000_000)] = 131_072
     records_max: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
     waiters_max: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
+    listeners_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    untold_max: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
     requests_per_connection_max: Annotated[int, Field(ge=1)] = 100_000
     connections_per_participant_max: Annotated[int, Field(ge=1, le=10_000)] = 128
     calls_per_participant_max: Annotated[int, Field(ge=1, le=100_000)] = 1_024
@@ -247,6 +251,7 @@ class ClusterConfig(_Section):
     participants: dict[Name, Url] = Field(default_factory=dict)
     timing: Timing = Timing()
     limits: Limits = Limits()
+    notify: Notify = Notify()
     alarms: Alarms = Alarms()
     raft: Raft = Raft()
 
@@ -366,4 +371,7 @@ def _anchored(config: ClusterConfig, base: Path) -> ClusterConfig:
     if cluster.tls is not None:
         files = {key: base / getattr(cluster.tls, key) for key in Tls.model_fields}
         cluster = cluster.model_copy(update={"tls": cluster.tls.model_copy(update=files)})
-    return config.model_copy(update={"nodes": nodes, "cluster": cluster})
+    notify = config.notify
+    if notify.secret_file is not None:
+        notify = notify.model_copy(update={"secret_file": base / notify.secret_file})
+    return config.model_copy(update={"nodes": nodes, "cluster": cluster, "notify": notify})

@@ -6,9 +6,22 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 from coordinator.ledger.commands import Command, Decide
+from coordinator.ledger.records import Notice
 from participant.wire import Answer, Verb
 
-__all__ = ["Call", "CallEnded", "Effect", "Event", "Haste", "ProposalEnded", "Propose", "Step", "Work"]
+__all__ = [
+    "Call",
+    "CallEnded",
+    "Effect",
+    "Event",
+    "Haste",
+    "ProposalEnded",
+    "Propose",
+    "Step",
+    "Tell",
+    "TellEnded",
+    "Work",
+]
 
 
 class Haste(StrEnum):
@@ -46,7 +59,13 @@ class Call(NamedTuple):
     work: Work | None = None
 
 
-Effect: TypeAlias = Propose | Call
+class Tell(NamedTuple):
+    """Send the application this notice, at the URL in the record."""
+
+    notice: Notice
+
+
+Effect: TypeAlias = Propose | Call | Tell
 
 
 class CallEnded(NamedTuple):
@@ -66,7 +85,14 @@ class ProposalEnded(NamedTuple):
     command: Command
 
 
-Event: TypeAlias = CallEnded | ProposalEnded
+class TellEnded(NamedTuple):
+    """A notice has been taken, or not: `error` says why, for people."""
+
+    notice: Notice
+    error: str = ""
+
+
+Event: TypeAlias = CallEnded | ProposalEnded | TellEnded
 
 
 class Step(NamedTuple):

@@ -9,7 +9,7 @@
     │   ├── Malformed           400  the bytes are not what the content type says
     │   ├── NotFound            404  no such transaction is recorded, or no such path
     │   ├── MethodNotAllowed    405  the path exists, the method does not
-    │   ├── GidReused           409  the gid names a transaction with other branches
+    │   ├── GidReused           409  the gid names a transaction with other branches, or under another key
     │   ├── Contradiction       409  the answer asked for contradicts what is recorded
     │   ├── TooLarge            413  the request is longer than its limit
     │   ├── UnsupportedMedia    415  neither JSON nor msgpack
@@ -24,6 +24,7 @@
         ├── Unavailable         no replica took the request; nothing was begun
         ├── OutcomeUnknown      nobody said yet how the transaction ended; carries gid and handle
         ├── TransactionAborted  an interactive transaction ended as aborted
+        ├── Unverified          what came is no notice of ours, or too old
         └── WorkFailed          a participant refused interactive work, or its answer is unknown
 
 A retry-safe error says: the same request again is harmless, and may succeed.
@@ -61,6 +62,7 @@ __all__ = [
     "Undetermined",
     "Unreachable",
     "UnsupportedMedia",
+    "Unverified",
     "WorkFailed",
     "WrongShard",
     "request_error",
@@ -262,6 +264,10 @@ class TransactionAborted(ClientError):
         self.gid = gid
         self.reason = reason
         self.branch = branch
+
+
+class Unverified(ClientError):
+    """A notice is not signed with the secret, or too long ago, or says nothing. Do nothing about it; answer 400."""
 
 
 class WorkFailed(ClientError):

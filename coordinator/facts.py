@@ -17,17 +17,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from coordinator.effects import Call, CallEnded, Effect, Event, Propose
-from coordinator.ledger.commands import BY_VOTES, Command, Decide, Progress
+from coordinator.effects import Call, CallEnded, Effect, Event, ProposalEnded, Propose, Tell, TellEnded
+from coordinator.ledger.commands import BY_VOTES, Command, Decide, Notified, Progress
+from coordinator.ledger.records import Notice
 from participant.wire import BranchState, Verb
 
-__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts", "Question"]
+__all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts", "NoticeFacts", "Question"]
 
 YES_STATES = frozenset((BranchState.PREPARED, BranchState.READ_ONLY, BranchState.COMMITTED))
 FINAL_STATES = frozenset((BranchState.READ_ONLY, BranchState.COMMITTED, BranchState.ABORTED))
 
 
-Question: TypeAlias = Verb | type[Command]
+Question: TypeAlias = Verb | type[Command] | Notice
 
 
 class Asking:
@@ -93,6 +94,21 @@ class BranchFacts(Asking):
                 self.result = answer.result
 
 
+class NoticeFacts(Asking):
+    """What is known of telling the application. Its question is a notice.
+
+    `taken` is the newest one that the application took; `error` says, for people, why it did not take the last ("" when
+    it did).
+    """
+
+    __slots__ = ("error", "taken")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = Notice.NONE
+        self.error = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Expiry:
     """Somebody does not want to wait for the deadline: who (as in `Decide.by`), and why."""
@@ -104,7 +120,7 @@ class Expiry:
 class Facts:
     """The facts of one driver. `started_at` is when this leader took the transaction up: its deadline counts
     from there; `expiry` makes it come at once. `proposal` is about the driver's own proposals, of which there is at
-    most one at a time, beside the notes of steps (`asking_of`). `overdue`: it has proposed to abort without a vote, and
+    most one at a time, beside notes (`asking_of`). `overdue`: it has proposed to abort without a vote, and
     nobody knows yet what the log will say. `submitted`: the sender has said here that its source is done.
     `decided_at`: when this driver first saw the decision in the record.
     """
@@ -112,6 +128,7 @@ class Facts:
     __slots__ = (
         "_branches",
         "_notes",
+        "_notice",
         "decided_at",
         "expiry",
         "overdue",
@@ -128,7 +145,8 @@ class Facts:
         self.submitted = False
         self.proposal = Asking()
         self._branches: dict[str, BranchFacts] = {}
-        self._notes: dict[Progress, Asking] | None = None
+        self._notes: dict[Progress | Notified, Asking] | None = None
+        self._notice: NoticeFacts | None = None
 
     def of(self, branch: str) -> BranchFacts:
         """The facts about one branch; blank ones if nothing has happened yet."""
@@ -138,8 +156,9 @@ class Facts:
         return known
 
     def asking_of(self, command: Command) -> Asking:
-        """What is known of proposing it. Each note of a step is proposed for itself, all else one at a time."""
-        if not isinstance(command, Progress):
+        """What is known of proposing it. Each note, of a step or of a notice, is proposed for itself, all else one at a
+        time."""
+        if not isinstance(command, Progress | Notified):
             return self.proposal
         if self._notes is None:
             self._notes = {}
@@ -147,6 +166,17 @@ class Facts:
         if asking is None:
             asking = self._notes[command] = Asking()
         return asking
+
+    @property
+    def notice(self) -> NoticeFacts:
+        """The facts about telling the application; blank ones if nothing has happened yet."""
+        if self._notice is None:
+            self._notice = NoticeFacts()
+        return self._notice
+
+    def asked(self) -> tuple[tuple[str, BranchFacts], ...]:
+        """Each attempt of a branch that was asked something, by its name at the participant."""
+        return tuple([(name, known) for name, known in self._branches.items() if known.question is not None])
 
     @property
     def is_proposing(self) -> bool:
@@ -169,15 +199,23 @@ class Facts:
         match effect:
             case Call(branch=branch, verb=verb):
                 self.of(branch).start(verb)
+            case Tell(notice=notice):
+                self.notice.start(notice)
             case Propose(command=command):
                 self.asking_of(command).start(type(command))
                 self.overdue |= isinstance(command, Decide) and command.by != BY_VOTES
 
     def fold(self, event: Event, now: float, draw: float) -> None:
         """An effect has come back at `now`, well or not."""
-        if isinstance(event, CallEnded):
-            branch = self.of(event.branch)
-            branch.end(event.verb, now, draw)
-            branch.hear(event)
-        else:
-            self.asking_of(event.command).end(type(event.command), now, draw)
+        match event:
+            case CallEnded():
+                branch = self.of(event.branch)
+                branch.end(event.verb, now, draw)
+                branch.hear(event)
+            case TellEnded(notice=notice, error=error):
+                self.notice.end(notice, now, draw)
+                self.notice.error = error
+                if not error:
+                    self.notice.taken = notice
+            case ProposalEnded(command=command):
+                self.asking_of(command).end(type(command), now, draw)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from asyncio import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from participant.wire import Answer, Capabilities, Operation
 
-__all__ = ["CallFailed", "Participants"]
+__all__ = ["CallFailed", "Letter", "Notifier", "Participants"]
 
 
 class CallFailed(Exception):
@@ -35,3 +35,21 @@ class Participants(Protocol):
 
         A future that is cancelled takes nothing back.
         """
+
+
+class Letter(NamedTuple):
+    """A notice on its way. `id`: the same whenever it is sent; `body` is JSON."""
+
+    url: str
+    id: str
+    body: bytes
+
+
+class Notifier(Protocol):
+    """Reaching applications at URLs that they named. Implementation: HTTP (`participants/notices.py`)."""
+
+    def refusal(self, url: str) -> str:
+        """Why nothing may be sent there; "" if it may."""
+
+    def send(self, letter: Letter) -> Future[None]:
+        """Send it once. Ends as CallFailed unless it was taken."""

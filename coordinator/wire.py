@@ -15,12 +15,13 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, Field, RootModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from coordinator.errors import FieldError, Invalid, Malformed
-from coordinator.ledger.records import Decision, Path, Phase
-from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, NAME_PATTERN, ActionName, Message, Name
+from coordinator.ledger.records import Decision, Notice, Path, Phase
+from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
+from coordinator.wire_queries import DoingView, Key, NotifyUrl
 from coordinator.wire_steps import StepRequest, StepView
 from participant.errors import WireError
 from participant.values import canonical
@@ -35,8 +36,6 @@ __all__ = [
     "DEADLINE_MIN_MS",
     "GID_RANDOM_BITS",
     "LEADER_HEADER",
-    "LIST_LIMIT_DEFAULT",
-    "LIST_LIMIT_MAX",
     "MSGPACK_SEQ",
     "REQUEST_BYTES_MAX",
     "TRANSACTIONS_MAX",
@@ -50,7 +49,6 @@ __all__ = [
     "FieldProblem",
     "HealthView",
     "InquiryRequest",
-    "ListQuery",
     "MemberView",
     "Name",
     "Outcome",
@@ -85,17 +83,12 @@ DEADLINE_MIN_MS = 100
 DEADLINE_DEFAULT_MS = 10_000
 WAIT_GRACE_MS = 2_000  # what a decision at the deadline may take to be recorded
 WAIT_MAX_MS = 30_000  # the longest that one request waits for an outcome
-LIST_LIMIT_DEFAULT = 50
-LIST_LIMIT_MAX = 500
 TEXT_CHARS_MAX = 512
 LEADER_HEADER = "Commitd-Leader"
 MSGPACK_SEQ = "application/msgpack-seq"
 GID_RANDOM_BITS = 74
 
-_CURSOR = r"^[0-9]{1,16}\.[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
-
-Millis = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class Encoding(StrEnum):
@@ -140,6 +133,12 @@ class TransactionRequest(Message):
         le=DEADLINE_MAX_MS,
         description="How long a leader collects votes before it decides to abort.",
     )
+    key: Key | None = Field(
+        default=None, description="The caller's own name for what it does; transactions may share it."
+    )
+    notify: NotifyUrl | None = Field(
+        default=None, description="Where to tell how it was decided, and that it has ended."
+    )
     trace: str | None = Field(default=None, description="A W3C traceparent, and behind a space the tracestate, if any.")
 
 
@@ -167,13 +166,7 @@ class ResolveRequest(Message):
     reason: Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
 
 
-class _Query(BaseModel):
-    """Parameters after the `?`: text, so that numbers are read from it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BeginQuery(_Query):
+class BeginQuery(Query):
     wait_ms: int | None = Field(
         default=None,
         ge=0,
@@ -187,20 +180,8 @@ def begin_wait_ms(message: TransactionRequest, query: BeginQuery) -> int:
     return min(message.deadline_ms + WAIT_GRACE_MS, WAIT_MAX_MS) if query.wait_ms is None else query.wait_ms
 
 
-class OutcomeQuery(_Query):
+class OutcomeQuery(Query):
     wait_ms: int = Field(default=0, ge=0, le=WAIT_MAX_MS, description="How long to wait for the decision.")
-
-
-class ListQuery(_Query):
-    """Which transactions to list."""
-
-    phase: list[Phase] = Field(default_factory=list, description="May be repeated.")
-    participant: Name | None = Field(default=None, description="Of any branch.")
-    begun_after_ms: Millis | None = Field(default=None, description="Begun at this wall-clock millisecond or later.")
-    begun_before_ms: Millis | None = Field(default=None, description="Begun before this wall-clock millisecond.")
-    stuck: bool = Field(default=False, description="Only those that a person should look at.")
-    limit: int = Field(default=LIST_LIMIT_DEFAULT, ge=1, le=LIST_LIMIT_MAX)
-    cursor: Annotated[str, Field(pattern=_CURSOR)] | None = Field(default=None, description="From the page before.")
 
 
 class OutcomeView(Message):
@@ -270,6 +251,10 @@ class TransactionView(Message):
     reason: str | None
     branch: str | None = Field(description="The branch that refused, if one did.")
     revision: int
+    key: str | None = Field(default=None, description="The caller's own name for what it does.")
+    notify: str | None = Field(default=None, description="Where the application wants to be told.")
+    notified: Notice = Field(default=Notice.NONE, strict=False, description="What it has taken last.")
+    doing: DoingView | None = Field(default=None, description="Of one that is shown alone, while it is open.")
     stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from participant.wire import ACTION_CHARS_MAX
 
-__all__ = ["BRANCHES_MAX", "DEADLINE_MAX_MS", "NAME_PATTERN", "ActionName", "Message", "Name"]
+__all__ = ["BRANCHES_MAX", "DEADLINE_MAX_MS", "NAME_PATTERN", "ActionName", "Message", "Name", "Query"]
 
 BRANCHES_MAX = 64
 DEADLINE_MAX_MS = 3_600_000
@@ -23,3 +23,9 @@ class Message(BaseModel):
     """Strict (no text where a number belongs) and closed (an unknown field is an error)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Query(BaseModel):
+    """Parameters after the `?`: text, so that numbers are read from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -72,4 +72,5 @@ class StepView(Message):
     done: bool = Field(description="What comes before the decision has succeeded.")
     attempt: int = Field(description="How often it was begun before the decision, from 1.")
     settling: int = Field(description="The same for what the decision asks of it.")
+    result: Any = Field(default=None, description="What it gave, if somebody takes it, of one that is shown alone.")
     not_before_ms: int = Field(default=0, description="How long after the decision it begins, at the earliest.")

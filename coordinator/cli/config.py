@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from coordinator.compose import security_of
+from coordinator.compose import notifier_of, security_of
 from coordinator.config import is_participant, load
 from coordinator.errors import ConfigError
 from participant.config import load as load_participant
@@ -33,6 +33,7 @@ def check(file: Annotated[Path, typer.Argument(help="The TOML file of a cluster 
         checked = load(file, os.environ)
         try:
             security_of(checked.cluster)
+            notifier_of(checked)
         except ConfigError as error:
             raise ConfigError(str(file), error.mistakes) from error
         shards = f"{checked.cluster.shards} shards, " if checked.cluster.shards > 1 else ""

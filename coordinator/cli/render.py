@@ -11,10 +11,12 @@ from rich.table import Table
 
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.shards import ReplicaView
-from coordinator.wire import ClusterView, Outcome, TransactionView
+from coordinator.wire import BranchView, ClusterView, Outcome, TransactionView
+from coordinator.wire_queries import AttemptView, DoingView
 from coordinator.wire_steps import StepView
 
 __all__ = [
+    "change_line",
     "cluster_table",
     "examination_table",
     "plain",
@@ -62,6 +64,8 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
     """Everything about one transaction, and what its participants hold of it, if they were asked."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("gid", view.gid)
+    if view.key is not None:
+        table.add_row("key", plain(view.key))
     table.add_row("outcome", f"[{_STYLES[view.outcome]}]{view.outcome.value}[/] ({view.phase.value})")
     table.add_row("path", view.path.value)
     table.add_row("begun", _when(view.begun_at_ms))
@@ -70,6 +74,8 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
         table.add_row("decided", f"{_when(view.decided_at_ms)} by {view.decided_by}")
     if view.reason is not None:
         table.add_row("reason", plain(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
+    if view.notify is not None:
+        table.add_row("notify", f"{plain(view.notify)} (knows: {view.notified or 'nothing yet'})")
     if view.stuck is not None:
         table.add_row("stuck", f"[yellow]{plain(view.stuck)}")
     holds = {} if held is None else {each.branch: f", {_held(each)}" for each in held if not each.ended}
@@ -79,7 +85,34 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
         table.add_row(
             f"branch {branch.branch}", f"{branch.participant} {plain(branch.action or '(interactive)')}{steps}: {state}"
         )
+    for attempt in () if view.doing is None else view.doing.attempts:
+        if attempt.under_way or attempt.error:
+            table.add_row(f"asking {attempt.branch or 'application'}", _attempt(attempt, view.doing))
     return table
+
+
+def _attempt(attempt: AttemptView, doing: DoingView | None) -> str:
+    """A question that is not answered yet; the next time may be for another one, too."""
+    times = f"{attempt.asks}, {attempt.times} times" if attempt.times > 1 else attempt.asks
+    if attempt.under_way:
+        return f"{times}: under way" + (f", in vain before: {plain(attempt.error)}" if attempt.error else "")
+    next_ms = None if doing is None else doing.next_ms
+    return f"{times}: {plain(attempt.error)}" + ("" if next_ms is None else f"; again in {next_ms} ms")
+
+
+def change_line(view: TransactionView) -> str:
+    """Where a transaction stands, and which branches have come how far."""
+    branches = [f"{branch.branch} {_progress(branch)}" for branch in view.branches if _progress(branch)]
+    return f"{view.phase.value:<10}  {', '.join(branches)}".rstrip()
+
+
+def _progress(branch: BranchView) -> str:
+    """ "" if it is as it was begun."""
+    if branch.ended:
+        return "ended"
+    if branch.step is None or (step := _step(branch.step)) == branch.step.mode.value:
+        return ""
+    return step
 
 
 def _step(step: StepView) -> str:

@@ -16,7 +16,8 @@ from coordinator.cli.exits import Exit
 from coordinator.client import Client
 from coordinator.examined import HeldView
 from coordinator.ledger.records import Decision, Phase
-from coordinator.wire import LIST_LIMIT_MAX, TransactionPage, TransactionView
+from coordinator.wire import TransactionPage, TransactionView
+from coordinator.wire_queries import LIST_LIMIT_MAX
 
 __all__ = ["app"]
 
@@ -40,6 +41,7 @@ GidArgument = Annotated[str, typer.Argument(help="The transaction's gid.")]
 @app.command("list")
 def list_(
     url: UrlOption,
+    key: Annotated[str | None, typer.Option(help="Only those begun under this key.")] = None,
     phase: Annotated[list[Phase] | None, typer.Option(help="Only in this phase; may be repeated.")] = None,
     participant: Annotated[str | None, typer.Option(help="Only with a branch at this participant.")] = None,
     stuck: Annotated[bool, typer.Option("--stuck", help="Only those that a person should look at, with why.")] = False,
@@ -51,7 +53,7 @@ def list_(
     async def question(client: Client) -> list[TransactionView]:
         found: list[TransactionView] = []
         async for view in client.transactions(
-            phases=phase or (), participant=participant, stuck=stuck, page_size=min(limit, LIST_LIMIT_MAX)
+            key=key, phases=phase or (), participant=participant, stuck=stuck, page_size=min(limit, LIST_LIMIT_MAX)
         ):
             found.append(view)
             if len(found) == limit:
@@ -69,6 +71,20 @@ def list_(
 def show(gid: GidArgument, url: UrlOption, as_json: JsonOption = False) -> None:
     """Show the record of one transaction; while it is open, also what its participants hold."""
     _print(ask(url, lambda client: _shown(client, gid)), as_json)
+
+
+@app.command()
+def watch(gid: GidArgument, url: UrlOption, as_json: JsonOption = False) -> None:
+    """Say what becomes of one transaction, a line for each change, until it has ended."""
+
+    async def question(client: Client) -> None:
+        async for view in client.events(gid):
+            if as_json:
+                render.print_json(view)
+            else:
+                typer.echo(render.change_line(view))
+
+    ask(url, question)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator.client.client import Client
+from coordinator.client.notices import verify
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.steps import OWN, Message, Prepared, Retry, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
@@ -21,4 +22,5 @@ __all__ = [
     "Retry",
     "Saga",
     "Tcc",
+    "verify",
 ]

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
+from coordinator.client.events import events
 from coordinator.client.lane import Lane
-from coordinator.client.listing import merged
-from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
+from coordinator.client.listing import listed, merged
+from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended, Named
 from coordinator.client.policy import Pauses, pause_s
 from coordinator.client.replicas import Replicas, Reply
 from coordinator.client.session import Lost, Session
@@ -48,7 +49,6 @@ from coordinator.wire import (
     Outcome,
     OutcomeView,
     ParticipantsView,
-    TransactionPage,
     TransactionView,
     handle_of,
     new_gid,
@@ -68,7 +68,8 @@ class Client:
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
     `chance` is for back-off and gids. Without `routed`, only the replicas at `urls` are asked, as if their shard were
     all of the cluster. A transaction is in the trace that is current where it is begun (`participant.tracing`), if the
-    cluster's map says that it may name one.
+    cluster's map says that it may name one. What begins one also takes `key` and
+    `notify` (`outcomes.Named`).
     """
 
     def __init__(
@@ -118,22 +119,25 @@ class Client:
         gid: str | None = None,
         deadline_ms: int = DEADLINE_DEFAULT_MS,
         timeout_s: float | None = None,
+        **named: Unpack[Named],
     ) -> Ended:
         """Commit all branches or none, and wait for the decision.
 
         `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits. Without a `gid`,
-        a transaction without steps that was aborted for a conflict is tried again, as a new one that is as old as the
-        first.
+        a transaction without steps or `notify` that was aborted for a conflict is tried again, as a new one that is as
+        old as the first.
         Raises: OutcomeUnknown; Unavailable, if surely nothing was begun; RequestError, if it was refused.
         """
         forms = [branch.to_map() for branch in branches]
-        if gid is not None or any("step" in form for form in forms):  # what is aborted may not be undone yet
-            return await self._commit(gid or self.new_gid(), forms, deadline_ms, timeout_s)
+        is_once = gid is not None or named.get("notify") is not None  # each attempt would be told of
+        if is_once or any("step" in form for form in forms):  # what is aborted may not be undone yet
+            return await self._commit(_body(gid or self.new_gid(), forms, deadline_ms, named), timeout_s)
         began_ms = time.time_ns() // 1_000_000
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + (self._patience.timeout_s if timeout_s is None else timeout_s)
         for attempt in range(1, CONFLICT_ATTEMPTS_MAX + 1):
-            ended = await self._commit(self._gid_of(began_ms), forms, deadline_ms, ends_at - loop.time())
+            body = _body(self._gid_of(began_ms), forms, deadline_ms, named)
+            ended = await self._commit(body, ends_at - loop.time())
             pause = pause_s(self._patience.pauses, attempt, self._chance.random())
             is_late = loop.time() + pause + ATTEMPT_MIN_S > ends_at
             if isinstance(ended, Committed) or not ended.is_conflict or is_late or attempt == CONFLICT_ATTEMPTS_MAX:
@@ -141,10 +145,8 @@ class Client:
             await asyncio.sleep(pause)
         return ended
 
-    async def _commit(
-        self, gid: str, branches: list[dict[str, Any]], deadline_ms: int, timeout_s: float | None
-    ) -> Ended:
-        body = {"gid": gid, "branches": branches, "deadline_ms": deadline_ms}
+    async def _commit(self, body: dict[str, Any], timeout_s: float | None) -> Ended:
+        gid = body["gid"]
         asking = self._about(gid, timeout_s)
         trace = current()
         traced = {**body, "trace": trace} if trace else body
@@ -165,35 +167,47 @@ class Client:
                 await asking.pause("it is still being decided")
 
     def transaction(
-        self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, call_timeout_s: float = 10.0
+        self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, call_timeout_s: float = 10.0, **named: Unpack[Named]
     ) -> InteractiveTransaction:
         """An interactive transaction, to be used with `async with`; see `coordinator.client.transaction`."""
         return InteractiveTransaction(
-            self.new_gid(), self, self._session, self._patience, deadline_ms=deadline_ms, call_timeout_s=call_timeout_s
+            self.new_gid(),
+            self,
+            self._session,
+            self._patience,
+            deadline_ms=deadline_ms,
+            call_timeout_s=call_timeout_s,
+            named=named,
         )
 
-    def saga(self, *, deadline_ms: int = DEADLINE_MAX_MS) -> Saga:
+    def saga(self, *, deadline_ms: int = DEADLINE_MAX_MS, **named: Unpack[Named]) -> Saga:
         """A saga, to be declared and run; see `coordinator.client.steps`. `deadline_ms`: how long until it is given up
         and undone, unless it is decided by then."""
-        return Saga(self, deadline_ms)
+        return Saga(self, deadline_ms, **named)
 
-    def tcc(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS) -> Tcc:
+    def tcc(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, **named: Unpack[Named]) -> Tcc:
         """Reservations, to be declared and run; see `coordinator.client.steps`."""
-        return Tcc(self, deadline_ms)
+        return Tcc(self, deadline_ms, **named)
 
-    def message(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS) -> Message:
+    def message(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, **named: Unpack[Named]) -> Message:
         """A local transaction with messages, to be declared and run; see `coordinator.client.steps`."""
-        return Message(self, deadline_ms)
+        return Message(self, deadline_ms, **named)
 
     async def begin(
-        self, branches: Iterable[Branch], *, gid: str, deadline_ms: int, timeout_s: float | None = None
+        self,
+        branches: Iterable[Branch],
+        *,
+        gid: str,
+        deadline_ms: int,
+        timeout_s: float | None = None,
+        **named: Unpack[Named],
     ) -> TransactionView:
         """Begin a transaction, and wait until it is recorded, whoever leads next; not until it is decided.
 
         It may have been decided long ago, as the record says. Raises: OutcomeUnknown: it may be recorded later, call
         again with the same; Unavailable; RequestError, if it was refused.
         """
-        body = {"gid": gid, "branches": [branch.to_map() for branch in branches], "deadline_ms": deadline_ms}
+        body = _body(gid, [branch.to_map() for branch in branches], deadline_ms, named)
         asking = self._about(gid, timeout_s)
         view: TransactionView | None = None
         with _honest(asking, gid):
@@ -252,6 +266,14 @@ class Client:
         """The record of `gid`. Raises: NotFound, Unavailable."""
         return await self._about(gid).ask("GET", _path_of(gid), TransactionView)
 
+    def events(self, gid: str) -> AsyncGenerator[TransactionView]:
+        """The record of `gid` now, and after each change, until it has ended: `async for record in client.events(gid)`.
+
+        It goes on over takeovers; changes that follow each other while nobody could be asked may come as one.
+        Raises: NotFound, as `outcome` does; Unavailable; Invalid.
+        """
+        return events(partial(self._about, gid), f"{_path_of(gid)}/events")
+
     async def examine(self, gid: str) -> ExaminationView:
         """What the participants of `gid` hold of it now; changes nothing. Raises: NotFound, Unavailable."""
         return await self._about(gid).ask("GET", f"{_path_of(gid)}/branches", ExaminationView)
@@ -259,6 +281,7 @@ class Client:
     async def transactions(
         self,
         *,
+        key: str | None = None,
         phases: Iterable[Phase] = (),
         participant: str | None = None,
         begun_after_ms: int | None = None,
@@ -272,6 +295,7 @@ class Client:
         Raises: Unavailable, Invalid.
         """
         query = {
+            "key": key,
             "phase": [phase.value for phase in phases],
             "participant": participant,
             "begun_after_ms": begun_after_ms,
@@ -280,26 +304,14 @@ class Client:
             "limit": page_size,
         }
         shards = await self._asking().found(self._shards.all)
-        listed = merged([self._listed(shard, query) for shard in shards])
-        async with aclosing(listed):
-            async for transaction in listed:
+        async with aclosing(merged([listed(shard, query, self._patience) for shard in shards])) as found:
+            async for transaction in found:
                 yield transaction
 
-    async def _listed(self, shard: Shard, query: Mapping[str, Any]) -> AsyncGenerator[TransactionView]:
-        """The records of one shard."""
-        cursor: str | None = None
-
-        async def way(_: float) -> Shard:
-            return shard
-
-        while True:
-            asking = Asking(way, self._patience)
-            page = await asking.ask("GET", "/v1/transactions", TransactionPage, query={**query, "cursor": cursor})
-            for transaction in page.transactions:
-                yield transaction
-            if page.cursor is None:
-                return
-            cursor = page.cursor
+    async def by_key(self, key: str) -> list[TransactionView]:
+        """The recorded transactions that were begun under `key`, of every shard, newest first. Raises: Unavailable,
+        Invalid."""
+        return [view async for view in self.transactions(key=key)]
 
     async def resolve(self, gid: str, decision: Decision, *, operator: str, reason: str) -> TransactionView:
         """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""
@@ -353,6 +365,12 @@ def _honest(asking: Asking, gid: str) -> Iterator[None]:
         if asking.ambiguous:
             raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
         raise
+
+
+def _body(gid: str, branches: list[dict[str, Any]], deadline_ms: int, named: Named) -> dict[str, Any]:
+    """The wire form of a new transaction (`wire.TransactionRequest`)."""
+    given = {key: value for key, value in named.items() if value is not None}
+    return {"gid": gid, "branches": branches, "deadline_ms": deadline_ms, **given}
 
 
 def _path_of(gid: str) -> str:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from participant.wire import CONFLICT
 
-__all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended"]
+__all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended", "Named"]
+
+
+class Named(TypedDict, total=False):
+    """How the application knows a transaction again. `key`: its own name for what it does, such as an order's number;
+    `Client.by_key` finds all that have it. `notify`: the URL at which it wants to be told of the decision and of the
+    end (`coordinator.client.verify`)."""
+
+    key: str | None
+    notify: str | None
 
 
 @dataclass(frozen=True, slots=True)

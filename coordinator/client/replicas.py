@@ -18,10 +18,12 @@ from coordinator.client.session import ANSWER_BYTES_MAX, Lost, NotReached, Sessi
 from coordinator.errors import Malformed, RequestError, TooLarge, WrongShard, request_error
 from coordinator.shards import SHARD_HEADER
 from coordinator.wire import MSGPACK_SEQ, REQUEST_BYTES_MAX, Encoding, decode
+from coordinator.wire_queries import EVENT_STREAM, HEARTBEAT_S, LAST_EVENT_ID
 
-__all__ = ["REDIRECTS_MAX", "Replicas", "Reply"]
+__all__ = ["REDIRECTS_MAX", "SILENCE_MAX_S", "Replicas", "Reply"]
 
 REDIRECTS_MAX = 3
+SILENCE_MAX_S = 2.5 * HEARTBEAT_S  # a stream of events on which nothing came for so long is broken
 
 _ACCEPT = f"{MSGPACK_SEQ}, {Encoding.MSGPACK.value}"
 
@@ -101,8 +103,23 @@ class Replicas:
             await _deliver(stream, len(packed), partial(self._heard, answered))
 
     @asynccontextmanager
+    async def listening(self, path: str, last_heard: str) -> AsyncIterator[Stream | Reply]:
+        """A stream of events that goes on after the event `last_heard`, if there was one; or what was said instead.
+
+        Raises, also inside: NotReached, Lost.
+        """
+        headers = {LAST_EVENT_ID: last_heard} if last_heard else {}
+        async with self._following(
+            "GET", path, None, SILENCE_MAX_S, accept=EVENT_STREAM, headers=headers, is_endless=True
+        ) as stream:
+            if stream.status == 200 and stream.content_type == EVENT_STREAM:
+                yield stream
+            else:
+                yield Reply(204, {}) if stream.status == 204 else await _whole_reply(stream)
+
+    @asynccontextmanager
     async def _following(
-        self, method: str, tail: str, body: bytes | None, timeout_s: float, *, accept: str
+        self, method: str, tail: str, body: bytes | None, timeout_s: float, **how: Any
     ) -> AsyncIterator[Stream]:
         """The response of the replica that the others point at. Raises: NotReached, Lost.
 
@@ -111,7 +128,7 @@ class Replicas:
         url = URL(self.target + tail, encoded=True)
         is_ours = True
         for _ in range(REDIRECTS_MAX + 1):
-            async with self._session.open(method, url, body, timeout_s, accept=accept) as stream:
+            async with self._session.open(method, url, body, timeout_s, **how) as stream:
                 location = stream.headers.get("Location")
                 if stream.status != 307 or location is None:
                     yield stream

@@ -102,13 +102,21 @@ class Session:
         *,
         accept: str,
         headers: Mapping[str, str] = _HEADERS,
+        is_endless: bool = False,
     ) -> AsyncIterator[Stream]:
-        """One request whose response is read piece by piece. Raises, also inside: NotReached, Lost."""
+        """One request whose response is read piece by piece; of an endless one, `timeout_s` is for each piece.
+
+        Raises, also inside: NotReached, Lost.
+        """
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
             )
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, CONNECT_TIMEOUT_S))
+        timeout = aiohttp.ClientTimeout(
+            total=None if is_endless else timeout_s,
+            sock_connect=min(timeout_s, CONNECT_TIMEOUT_S),
+            sock_read=timeout_s if is_endless else None,
+        )
         try:
             async with self._session.request(
                 method,

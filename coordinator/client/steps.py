@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Unpack
 
-from coordinator.client.outcomes import Branch, Ended
+from coordinator.client.outcomes import Branch, Ended, Named
 from coordinator.ledger.records import Mode
 from coordinator.wire_steps import RETRY_BASE_DEFAULT_MS, RETRY_CAP_DEFAULT_MS
 
@@ -50,7 +50,13 @@ class Committer(Protocol):
         """A gid for a new transaction."""
 
     async def begin(
-        self, branches: Iterable[Branch], *, gid: str, deadline_ms: int, timeout_s: float | None = None
+        self,
+        branches: Iterable[Branch],
+        *,
+        gid: str,
+        deadline_ms: int,
+        timeout_s: float | None = None,
+        **named: Unpack[Named],
     ) -> Any:
         """Have it recorded."""
 
@@ -64,6 +70,7 @@ class Committer(Protocol):
         gid: str | None = None,
         deadline_ms: int = ...,
         timeout_s: float | None = None,
+        **named: Unpack[Named],
     ) -> Ended:
         """Commit all branches, or undo them."""
 
@@ -71,14 +78,17 @@ class Committer(Protocol):
 class _Declaration:
     """Branches in the order of their declaration."""
 
-    def __init__(self, client: Committer, deadline_ms: int) -> None:
+    def __init__(self, client: Committer, deadline_ms: int, **named: Unpack[Named]) -> None:
         self._client = client
+        self._named = named
         self._deadline_ms = deadline_ms
         self._branches: list[Branch] = []
 
     async def run(self, *, gid: str | None = None, timeout_s: float | None = None) -> Ended:
         """Have it done, and wait until it is decided. As `Client.commit`, which says what it raises."""
-        return await self._client.commit(self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s)
+        return await self._client.commit(
+            self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s, **self._named
+        )
 
     def _add(
         self,
@@ -177,8 +187,8 @@ class Tcc(_Mixture):
 class Saga(_Mixture):
     """Steps that commit one after the other; what has been done is undone if one of them is refused."""
 
-    def __init__(self, client: Committer, deadline_ms: int) -> None:
-        super().__init__(client, deadline_ms)
+    def __init__(self, client: Committer, deadline_ms: int, **named: Unpack[Named]) -> None:
+        super().__init__(client, deadline_ms, **named)
         self._last: str | None = None
 
     def step(
@@ -248,8 +258,8 @@ class Message(_Declaration):
     commit, `submit`): then it is committed when the sender says so, whoever of the coordinators can be reached.
     """
 
-    def __init__(self, client: Committer, deadline_ms: int) -> None:
-        super().__init__(client, deadline_ms)
+    def __init__(self, client: Committer, deadline_ms: int, **named: Unpack[Named]) -> None:
+        super().__init__(client, deadline_ms, **named)
         self._source: str | None = None
 
     def source(self, participant: str, *, name: str | None = None) -> str:
@@ -264,7 +274,9 @@ class Message(_Declaration):
         if self._source is None:
             raise ValueError("a message is prepared for a source; without one, run it")
         gid = gid or self._client.new_gid()
-        await self._client.begin(self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s)
+        await self._client.begin(
+            self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s, **self._named
+        )
         return Prepared(gid, self._source, self._client)
 
     async def run(self, *, gid: str | None = None, timeout_s: float | None = None) -> Ended:

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from json import dumps
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, Unpack
 
 import msgpack
 from yarl import URL
 
 from coordinator.client.asking import Patience
-from coordinator.client.outcomes import Aborted, Branch, Ended
+from coordinator.client.outcomes import Aborted, Branch, Ended, Named
 from coordinator.client.policy import pause_s
 from coordinator.client.session import Lost, NotReached, Response, Session
 from coordinator.errors import Malformed, RequestError, TransactionAborted, Unavailable, WorkFailed
@@ -45,7 +45,9 @@ _JSON_HEADERS = {"Content-Type": Encoding.JSON.value, "Accept": Encoding.JSON.va
 class Coordinator(Protocol):
     """What an interactive transaction needs of the client."""
 
-    async def commit(self, branches: Iterable[Branch], *, gid: str | None = None, deadline_ms: int = ...) -> Ended:
+    async def commit(
+        self, branches: Iterable[Branch], *, gid: str | None = None, deadline_ms: int = ..., **named: Unpack[Named]
+    ) -> Ended:
         """Commit all branches or none."""
 
     async def participant_url(self, name: str) -> str:
@@ -77,6 +79,7 @@ class InteractiveTransaction:
         *,
         deadline_ms: int,
         call_timeout_s: float,
+        named: Named,
     ) -> None:
         self.gid = gid
         self._coordinator = coordinator
@@ -84,6 +87,7 @@ class InteractiveTransaction:
         self._patience = patience
         self._deadline_ms = deadline_ms
         self._call_timeout_s = call_timeout_s
+        self._named = named
         self._touched: dict[str, _Touched] = {}
         self._failed: WorkFailed | None = None
         self._left = False
@@ -193,7 +197,7 @@ class InteractiveTransaction:
         if not branches:
             return
         try:
-            ended = await self._coordinator.commit(branches, gid=self.gid, deadline_ms=self._deadline_ms)
+            ended = await self._coordinator.commit(branches, gid=self.gid, deadline_ms=self._deadline_ms, **self._named)
         except (Unavailable, RequestError):  # nothing was begun; after anything else it may have committed
             await self._abort()
             raise

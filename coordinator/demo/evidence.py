@@ -18,7 +18,7 @@ from coordinator.demo.transfers import Account, Transfer
 from coordinator.demo.workload import Heard
 from coordinator.ledger.records import Phase
 from coordinator.shards import shard_of
-from coordinator.wire import LIST_LIMIT_MAX
+from coordinator.wire_queries import LIST_LIMIT_MAX
 from participant.ids import BranchKey
 from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
 

@@ -16,12 +16,15 @@ __all__ = ["Admission"]
 class Admission:
     """`in_flight_max`: undecided transactions. `open_max`: unfinished ones, decided or not; they pile up while a
     participant is away. `records_max`: all that the ledger holds, finished ones within their retention included.
-    `waiters_max`: requests that wait for an outcome."""
+    `waiters_max`: requests that wait for an outcome. `listeners_max`: requests that listen to a transaction.
+    `untold_max`: ended transactions whose applications have not taken the notice."""
 
     in_flight_max: int = 4_096
     open_max: int = 131_072
     records_max: int = 1_000_000
     waiters_max: int = 16_384
+    listeners_max: int = 4_096
+    untold_max: int = 16_384
 
     def admit(self, *, in_flight: int, open_: int, records: int) -> None:
         """Let one more transaction begin. Raises Overloaded."""
@@ -29,9 +32,17 @@ class Admission:
         _refuse_past(open_, self.open_max, "unfinished transactions (open_max)")
         _refuse_past(records, self.records_max, "transactions in the ledger (records_max; see retention_s)")
 
+    def admit_notice(self, untold: int) -> None:
+        """Let one more transaction begin of which an application wants to be told. Raises Overloaded."""
+        _refuse_past(untold, self.untold_max, "transactions of which applications have not been told (untold_max)")
+
     def admit_waiter(self, waiting: int) -> None:
         """Let one more request wait. Raises Overloaded."""
         _refuse_past(waiting, self.waiters_max, "requests waiting for an outcome (waiters_max)")
+
+    def admit_listener(self, listening: int) -> None:
+        """Let one more request hear the events of a transaction. Raises Overloaded."""
+        _refuse_past(listening, self.listeners_max, "requests listening to transactions (listeners_max)")
 
 
 def _refuse_past(count: int, limit: int, what: str) -> None:

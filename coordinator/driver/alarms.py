@@ -37,6 +37,10 @@ class Alarms:
             heapify(self._queue)
         self._arm(at)
 
+    def at(self, name: str) -> float | None:
+        """When it rings; None: it does not."""
+        return self._at.get(name)
+
     def cancel(self, name: str) -> None:
         """Do not ring."""
         self._at.pop(name, None)

@@ -17,9 +17,10 @@ from random import Random
 import structlog
 
 from coordinator.driver.alarms import Alarms
+from coordinator.driver.doing import Doing, doing_of
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
-from coordinator.effects import Call, CallEnded, Event, Propose
+from coordinator.effects import Call, CallEnded, Effect, Event, Propose, Tell
 from coordinator.facts import YES_STATES, Expiry, Facts
 from coordinator.ledger.commands import Decide
 from coordinator.ledger.records import BranchRecord, Path, Phase, TransactionRecord
@@ -91,6 +92,11 @@ class Driver:
         self._facts.submitted = True
         self.wake()
 
+    def doing(self) -> Doing:
+        """What it is doing now."""
+        rings_at = self._shared.alarms.at(self.gid)
+        return doing_of(self._facts, None if rings_at is None else max(0.0, rings_at - self._loop.time()))
+
     def close(self) -> None:
         """Stop driving. Effects under way end unheard."""
         self.closed = True
@@ -135,10 +141,7 @@ class Driver:
         step = decide(self.plan, record, self._facts, now)
         for effect in step.effects:
             self._facts.note(effect)
-            if isinstance(effect, Propose):
-                self._shared.performer.propose(effect, self._heard)
-            else:
-                self._call(effect, record)
+            self._perform(effect, record)
         if step.contradiction and step.contradiction != self._contradiction:
             self._contradiction = step.contradiction
             _log.error(
@@ -159,6 +162,15 @@ class Driver:
             return
         if record.digest == plan.digest:
             self.plan = None
+
+    def _perform(self, effect: Effect, record: TransactionRecord | None) -> None:
+        match effect:
+            case Propose():
+                self._shared.performer.propose(effect, self._heard)
+            case Call():
+                self._call(effect, record)
+            case Tell(notice=notice) if record is not None:
+                self._shared.performer.tell(record, notice, self._heard)
 
     def _call(self, call: Call, record: TransactionRecord | None) -> None:
         begun = record if record is not None and record.branches else self.plan

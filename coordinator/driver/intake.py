@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
-from coordinator.ledger.records import BranchRecord, Mode, Path, Retry, StepRecord, shared_names
+from coordinator.ledger.records import BranchRecord, Mode, Path, Retry, StepRecord, shared_names, telling
 from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
@@ -74,13 +74,14 @@ def _check_steps(branches: tuple[BranchRecord, ...]) -> None:
         raise Invalid.field(f"branches.{error.place}.{error.field}", error.why) from error
 
 
-def digest_of(branches: tuple[BranchRecord, ...]) -> bytes:
-    """What makes two requests the same: participants, actions, bodies, works and steps of the branches, in their order.
+def digest_of(branches: tuple[BranchRecord, ...], key: str = "", notify: str = "") -> bytes:
+    """What makes two requests the same: participants, actions, bodies, works and steps of the branches, in their order,
+    and the key and whom to notify, if there is any.
 
     The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction.
     """
     identity = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
-    return blake2b(msgpack.packb(identity), digest_size=DIGEST_BYTES).digest()
+    return blake2b(msgpack.packb([*identity, *telling((key, notify))]), digest_size=DIGEST_BYTES).digest()
 
 
 def _step_bytes(branch: BranchRecord) -> int:

@@ -1,4 +1,4 @@
-"""Doing what the protocol asks for: proposals through the log, calls through the participants port.
+"""Doing what the protocol asks for: proposals through the log, calls to participants, notices to applications.
 
 Owns: what is under way, for how long, and the proposals that wait to ride along. Must never do: decide anything. Each
 effect ends as exactly one event, also when its outcome is unknown; only `cancel_all` ends effects without an event.
@@ -16,11 +16,13 @@ from typing import Any, TypeAlias
 import structlog
 
 from coordinator.driver.gate import Gate, GateLimits
+from coordinator.driver.notices import SILENT, Notices
 from coordinator.driver.overdue import Overdue
 from coordinator.driver.spans import traced_call
 from coordinator.effects import CallEnded, Event, Haste, ProposalEnded, Propose
 from coordinator.ledger.commands import Command, encode
-from coordinator.ports import CallFailed, Participants
+from coordinator.ledger.records import Notice, TransactionRecord
+from coordinator.ports import CallFailed, Notifier, Participants
 from participant.traceparent import trace_fields
 from participant.wire import Answer, Operation
 from raftlog.port import Applied, Outcome, Refused, ReplicatedLog, Unknown
@@ -51,6 +53,7 @@ class Performer:
         propose_timeout_s: float = 10.0,
         ride_along_s: float = 0.05,
         gates: GateLimits | None = None,
+        notifier: Notifier = SILENT,
     ) -> None:
         self._replicated = log
         self._participants = participants
@@ -58,6 +61,7 @@ class Performer:
         self._ride_along_s = ride_along_s
         self._proposals = Overdue(propose_timeout_s)
         self._calls = Overdue(call_timeout_s)
+        self._notices = Notices(notifier, call_timeout_s)
         self._gate_limits = gates or GateLimits()
         self._gates: dict[str, Gate] = {}
         self._riders: list[tuple[Command, bytes, Done]] = []
@@ -86,6 +90,10 @@ class Performer:
     def call(self, participant: str, operation: Operation, done: Done) -> None:
         """Ask a participant, as soon as its gate lets us; `done` hears its answer, or that there was none."""
         self._gate(participant).call(operation, done)
+
+    def tell(self, record: TransactionRecord, notice: Notice, done: Done) -> None:
+        """Tell the application of its transaction; `done` hears whether it took the notice."""
+        self._notices.tell(record, notice, done)
 
     def _gate(self, participant: str) -> Gate:
         gate = self._gates.get(participant)
@@ -116,7 +124,7 @@ class Performer:
         for gate in self._gates.values():
             gate.close()
         self._gates.clear()
-        return [*self._proposals.forget_all(), *self._calls.forget_all()]
+        return [*self._proposals.forget_all(), *self._calls.forget_all(), *self._notices.forget_all()]
 
     def _depart(self) -> None:
         self._stop_timer()

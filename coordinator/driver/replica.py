@@ -15,6 +15,7 @@ import structlog
 
 from coordinator.driver.admission import Admission
 from coordinator.driver.gate import GateLimits
+from coordinator.driver.notices import SILENT
 from coordinator.driver.performer import Performer
 from coordinator.driver.service import Transactions
 from coordinator.driver.supervisor import Supervisor
@@ -22,7 +23,7 @@ from coordinator.driver.sweeper import Sweeper
 from coordinator.driver.waiters import Waiters
 from coordinator.driver.watch import Watch
 from coordinator.ledger.table import Ledger
-from coordinator.ports import Participants
+from coordinator.ports import Notifier, Participants
 from coordinator.protocols.stuck import Thresholds
 from raftlog.port import ReplicatedLog
 
@@ -61,6 +62,7 @@ class Replica:
         chance: Random,
         admission: Admission,
         tunables: Tunables,
+        notifier: Notifier = SILENT,
     ) -> None:
         self.log = log
         self.ledger = ledger
@@ -74,6 +76,7 @@ class Replica:
             propose_timeout_s=tunables.propose_timeout_s,
             ride_along_s=tunables.ride_along_s,
             gates=tunables.gates,
+            notifier=notifier,
         )
         self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance)
         self.sweeper = Sweeper(
@@ -94,6 +97,7 @@ class Replica:
             wall_ms=wall_ms,
             chance=chance,
             propose_timeout_s=tunables.propose_timeout_s,
+            notifier=notifier,
         )
         self._background: list[asyncio.Task[None]] = []
 

@@ -7,20 +7,23 @@ given before; writes need the leader. Must never do: tell an outcome that the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import cast
 
 from coordinator.driver.examination import Examination, examine
 from coordinator.driver.intake import branches_of, digest_of, path_of
+from coordinator.driver.listening import Listener
+from coordinator.driver.notices import SILENT
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Known, Waiters
 from coordinator.errors import (
     RETRY_AFTER_S,
     Contradiction,
     GidReused,
+    Invalid,
     NoLeader,
     NotFound,
     NotLeader,
@@ -31,7 +34,7 @@ from coordinator.facts import Expiry
 from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, encode
 from coordinator.ledger.records import Decision, Mode, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
-from coordinator.ports import Participants
+from coordinator.ports import Notifier, Participants
 from coordinator.protocols.two_phase import Plan
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
 from participant.traceparent import read_trace
@@ -77,6 +80,7 @@ class Transactions:
         wall_ms: Callable[[], int],
         chance: Random,
         propose_timeout_s: float = 10.0,
+        notifier: Notifier = SILENT,
     ) -> None:
         self._replicated = log
         self._ledger = ledger
@@ -86,6 +90,7 @@ class Transactions:
         self._wall_ms = wall_ms
         self._chance = chance
         self._propose_timeout_s = propose_timeout_s
+        self._notifier = notifier
 
     def require_leading(self) -> None:
         """Raises NotLeader unless this replica leads."""
@@ -107,13 +112,16 @@ class Transactions:
         self._supervisor.require_leading()
         gid = request.gid or new_gid(self._wall_ms(), self._chance.getrandbits(GID_RANDOM_BITS))
         branches = branches_of(request.branches, self._participants)
-        digest = digest_of(branches)
+        key, notify = request.key or "", request.notify or ""
+        if notify and (why := self._notifier.refusal(notify)):
+            raise Invalid.field("notify", why)
+        digest = digest_of(branches, key, notify)
         if not self._is_begun(gid, digest):
             path = await path_of(branches, self._participants)
             self._supervisor.require_leading()
             if not self._is_begun(gid, digest):
-                trace = read_trace(request.trace)
-                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms, trace))
+                asked = (read_trace(request.trace), key, notify)
+                self._supervisor.drive(Plan(gid, digest, path, branches, request.deadline_ms, *asked))
         return Begun(gid, digest, self)
 
     def _is_begun(self, gid: str, digest: bytes) -> bool:
@@ -129,6 +137,20 @@ class Transactions:
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
         return record if record.decision is not None else await self._undecided(record)
+
+    @asynccontextmanager
+    async def listening(self, gid: str, revision: int) -> AsyncIterator[Listener]:
+        """What becomes of it, from now on; beginning with the record as it is, if that is newer than `revision`.
+
+        Raises NotFound at once; NotLeader, see `_undecided`; Overloaded.
+        """
+        listener = Listener(revision)
+        leave = self._waiters.when_changed(gid, listener.hear)
+        try:
+            listener.begin(await self.transaction(gid))
+            yield listener
+        finally:
+            leave()
 
     async def examine(self, gid: str) -> Examination:
         """What the participants hold of it now; changes nothing. It says no outcome that the record does not hold.
@@ -295,7 +317,7 @@ def _refuse_other(gid: str, digest: bytes, record: TransactionRecord | None, und
     """A record without branches was never begun: its answer is *aborted*, whatever was asked for."""
     known = record.digest if record is not None and not record.tombstone else under_way
     if known is not None and known != digest:
-        raise GidReused(f"{gid} is a transaction with other branches; use a new gid")
+        raise GidReused(f"{gid} is a transaction with other branches, or another key or notify; use a new gid")
 
 
 def _why_not(record: TransactionRecord, wanted: Decision) -> str:

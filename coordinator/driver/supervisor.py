@@ -16,6 +16,7 @@ import structlog
 
 from coordinator.driver.admission import Admission
 from coordinator.driver.alarms import Alarms
+from coordinator.driver.doing import Doing
 from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
@@ -109,6 +110,11 @@ class Supervisor:
         driver = self._drivers.get(gid)
         return None if driver is None else driver.plan
 
+    def doing(self, gid: str) -> Doing | None:
+        """What is being done about it, if it is driven here."""
+        driver = self._drivers.get(gid)
+        return None if driver is None else driver.doing()
+
     def expire(self, gid: str, expiry: Expiry) -> None:
         """Let the deadline of an undecided transaction come now, if it is driven here. Raises: NotLeader."""
         self.require_leading()
@@ -127,6 +133,8 @@ class Supervisor:
         """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
         self.require_leading()
         self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
+        if plan.notify:
+            self._admission.admit_notice(self._ledger.untold)
         self._performer.admit(dict.fromkeys(branch.participant for branch in plan.branches))
         self._start(plan.gid, plan)
 

@@ -1,4 +1,4 @@
-"""Who waits for a decision on this replica, leader or not.
+"""Who waits for a decision on this replica, leader or not, and who hears every change of a record.
 
 A decision is heard from the ledger, or from a driver that has it by implication (`protocols.two_phase`): such a
 decision is true already, and its record only follows.
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from coordinator.driver.admission import Admission
 from coordinator.ledger.commands import Decide
 from coordinator.ledger.records import Decision, TransactionRecord
 from coordinator.ledger.table import Ledger
 
-__all__ = ["Known", "Waiters"]
+__all__ = ["Heard", "Known", "Waiters"]
+
+Heard: TypeAlias = Callable[[TransactionRecord | None], None]
+"""Hears a record after each of its changes; None, once no more can be said here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,10 @@ class Known:
 
 
 class Waiters:
-    """Requests that wait for transactions to be decided. `close` ends the subscription."""
+    """Requests that wait for transactions to be decided, and those that listen to them. `close` ends the subscription.
+
+    `listening` counts the latter.
+    """
 
     def __init__(self, ledger: Ledger, admission: Admission) -> None:
         self._ledger = ledger
@@ -43,6 +50,8 @@ class Waiters:
         self._waiting: dict[str, list[Callable[[], None]]] = {}  # by gid, in the order of arrival
         self._implied: dict[str, Decide] = {}  # until the record holds it
         self._count = 0
+        self._listening: dict[str, list[Heard]] = {}  # by gid
+        self.listening = 0
         self.close = ledger.subscribe(self._changed)
 
     def __len__(self) -> int:
@@ -86,10 +95,29 @@ class Waiters:
             self._release(decide.gid)
 
     def release_all(self) -> None:
-        """Wake everybody: this replica cannot say any more when the decision comes."""
+        """Wake everybody: this replica cannot say any more when the decision comes. Who listens is to listen anew."""
         self._implied.clear()
         for gid in list(self._waiting):
             self._release(gid)
+        for hear in [hear for some in self._listening.values() for hear in some]:
+            hear(None)
+
+    def when_changed(self, gid: str, hear: Heard) -> Callable[[], None]:
+        """Call `hear` with the record of `gid` after each of its changes; the returned function ends that, once.
+
+        Unlike `when_decided`, it hears what the record holds, and nothing that is implied. Raises: Overloaded.
+        """
+        self._admission.admit_listener(self.listening)
+        self._listening.setdefault(gid, []).append(hear)
+        self.listening += 1
+
+        def leave() -> None:
+            self._listening[gid].remove(hear)
+            self.listening -= 1
+            if not self._listening[gid]:
+                del self._listening[gid]
+
+        return leave
 
     def when_decided(self, gid: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` once, when `known(gid)` may say more; the returned function ends that. It need not be called
@@ -128,6 +156,8 @@ class Waiters:
         if record.decision is not None:
             self._implied.pop(record.gid, None)
             self._release(record.gid)
+        for hear in self._listening.get(record.gid, ()):
+            hear(record)
 
     def _release(self, gid: str) -> None:
         waiting = self._waiting.pop(gid, [])

@@ -37,6 +37,7 @@ from coordinator.simulation.servers import ParticipantApi, ReplicaApi
 from coordinator.simulation.trace import Trace
 from coordinator.simulation.web import SimClient, SimOutcomeSource, SimParticipants, url_of
 from coordinator.simulation.worker import SimWorker
+from coordinator.webhooks import NoticeView
 from participant.ids import BranchKey
 from participant.recovery import Recovery, RecoverySettings
 from participant.resource import ResourceLimits
@@ -284,7 +285,7 @@ class Scene:
         await memory.open()
         self._memories[name] = memory
         service = ParticipantService(name, memory, ACTIONS)
-        ParticipantApi(self._rpc, service, self.protocol.kind, partial(self._said, name), _never)
+        ParticipantApi(self._rpc, service, self.protocol.kind, partial(self._said, name), _nobody, _never)
         source = SimOutcomeSource(self._rpc, name, self.replicas)
         recovery = asyncio.ensure_future(Recovery(memory, source, RecoverySettings(), machine.chance()).run())
         failure = await memory.failed()
@@ -347,6 +348,10 @@ class Scene:
         if self._half_since is not None:
             self._half_done_s += now - self._half_since
         self._half_since = now if self._seen[GIVER] != self._seen[TAKER] else None
+
+
+def _nobody(_notice: NoticeView) -> None:
+    """No transaction of a scene asks for notices."""
 
 
 def _never(_moment: str) -> bool:

@@ -24,17 +24,19 @@ from coordinator.errors import (
     UnsupportedMedia,
 )
 from coordinator.examined import ExaminationView
-from coordinator.http import cluster, health, outcomes, transactions
+from coordinator.http import cluster, events, health, outcomes, transactions
 from coordinator.shards import MAP_PATH, ClusterMap
+from coordinator.wire_queries import ListQuery
 
 __all__ = ["ENDPOINTS", "Endpoint"]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method of one path. `answers` by status; `errors` beside them are problem documents.
+    """One method of one path. `answers` by status, None without a body; `errors` beside them are problem documents.
 
-    `leader`: the leader of a shard may be needed; a replica that is not it then answers 307.
+    `leader`: the leader of a shard may be needed; a replica that is not it then answers 307. `is_stream`: the answers
+    are server-sent events.
     """
 
     method: str
@@ -42,11 +44,12 @@ class Endpoint:
     name: str
     summary: str
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    answers: dict[int, tuple[type[BaseModel], str]]
+    answers: dict[int, tuple[type[BaseModel] | None, str]]
     errors: tuple[type[RequestError], ...] = ()
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     leader: bool = False
+    is_stream: bool = False
 
 
 _READ = (NoLeader, Undetermined)
@@ -77,7 +80,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         transactions.list_,
         {200: (wire.TransactionPage, "One page; it may be short, and is the last one only without a cursor.")},
         (Invalid, *_READ),
-        query=wire.ListQuery,
+        query=ListQuery,
     ),
     Endpoint(
         "GET",
@@ -88,6 +91,20 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         {200: (wire.TransactionView, "The record.")},
         (Invalid, NotFound, Overloaded, *_READ),
         leader=True,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/transactions/{gid}/events",
+        "events",
+        "Hear of a transaction as it goes: its record now, and after each change, as server-sent events.",
+        events.events,
+        {
+            200: (wire.TransactionView, "Each event has a record as data. The stream ends with the transaction."),
+            204: (None, "It has ended, and Last-Event-ID says that this is known."),
+        },
+        (Invalid, NotFound, Overloaded, *_READ),
+        leader=True,
+        is_stream=True,
     ),
     Endpoint(
         "GET",

@@ -51,6 +51,7 @@ class _Replica(Collector):
             ("broken_transactions", "Transactions whose driver failed here; its log says why.", supervisor.broken),
             ("recorded_transactions", "Transactions in the ledger.", len(self._replica.ledger)),
             ("waiting_callers", "Callers who wait here for an outcome.", len(self._replica.waiters)),
+            ("listeners", "Callers who listen here to transactions.", self._replica.waiters.listening),
             ("leads", "1 if this replica leads.", int(status.leadership.role is Role.LEADER)),
             ("term", "The term of the log.", status.leadership.term),
             ("commit_index", "The last entry that is surely on the disks of a majority.", status.commit_index),

@@ -15,7 +15,9 @@ from coordinator.errors import RequestError
 from coordinator.http.endpoints import ENDPOINTS, Endpoint
 from coordinator.http.middleware import PROBLEM_TYPE
 from coordinator.shards import SHARD_HEADER
+from coordinator.webhooks import NoticeView
 from coordinator.wire import API_VERSION, LEADER_HEADER, Encoding, Name, Problem
+from coordinator.wire_queries import EVENT_STREAM, LAST_EVENT_ID
 
 __all__ = ["document", "text"]
 
@@ -33,6 +35,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": _paths(),
+        "webhooks": {"notice": {"post": _notice()}},
         "components": {"schemas": _schemas()},
     }
 
@@ -47,6 +50,17 @@ def _paths() -> dict[str, Any]:
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return paths
+
+
+def _notice() -> dict[str, Any]:
+    """What an application is told, at the URL that it gave as `notify`."""
+    schema = {"$ref": _REF.format(model=NoticeView.__name__)}
+    return {
+        "operationId": "notice",
+        "summary": "Told once the transaction is decided, and once it has ended; signed as Standard Webhooks says.",
+        "requestBody": {"required": True, "content": {Encoding.JSON.value: {"schema": schema}}},
+        "responses": {"2XX": {"description": "It is taken. Whatever else is answered, it comes again."}},
+    }
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
@@ -68,6 +82,9 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         properties = endpoint.query.model_json_schema(ref_template=_REF)["properties"]
         for name, schema in properties.items():
             parameters.append({"name": name, "in": "query", "required": False, "schema": _of_text(schema)})
+    if endpoint.is_stream:
+        schema = {"type": "string", "pattern": "^[0-9]+$"}
+        parameters.append({"name": LAST_EVENT_ID, "in": "header", "required": False, "schema": schema})
     return parameters
 
 
@@ -82,7 +99,7 @@ def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(status): {"description": description, "content": _content(model)}
+        str(status): {"description": description} | ({} if model is None else {"content": _answer(endpoint, model)})
         for status, (model, description) in endpoint.answers.items()
     }
     if endpoint.leader:
@@ -109,6 +126,14 @@ def _problems(errors: list[type[RequestError]]) -> dict[str, Any]:
     return answer
 
 
+def _answer(endpoint: Endpoint, model: type[BaseModel]) -> dict[str, Any]:
+    """A stream is text, whose events hold the model."""
+    if endpoint.is_stream:
+        schema = {"type": "string", "contentSchema": {"$ref": _REF.format(model=model.__name__)}}
+        return {EVENT_STREAM: {"schema": schema}}
+    return _content(model)
+
+
 def _content(model: type[BaseModel]) -> dict[str, Any]:
     schema = {"$ref": _REF.format(model=model.__name__)}
     return {encoding.value: {"schema": schema} for encoding in Encoding}
@@ -117,7 +142,8 @@ def _content(model: type[BaseModel]) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     requests: set[type[BaseModel]] = {e.body for e in ENDPOINTS if e.body is not None}
     requests |= {e.query for e in ENDPOINTS if e.query is not None}
-    answers = {model for e in ENDPOINTS for model, _ in e.answers.values()} | {Problem}
+    answers = {model for e in ENDPOINTS for model, _ in e.answers.values() if model is not None}
+    answers |= {NoticeView, Problem}
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         *((model, "validation") for model in requests),
         *((model, "serialization") for model in answers),

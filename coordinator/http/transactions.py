@@ -9,7 +9,8 @@ from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, read_value, respond
 from coordinator.http.shards import placed
 from coordinator.http.views import examination_view, outcome_view, page_query_of, page_view, transaction_view
-from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
+from coordinator.wire import BeginQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
+from coordinator.wire_queries import ListQuery
 from participant.traceparent import trace_in
 
 __all__ = ["begin", "examine", "list_", "resolve", "show"]
@@ -33,9 +34,13 @@ def _traced(request: web.Request, message: TransactionRequest) -> TransactionReq
 
 
 async def show(request: web.Request) -> web.Response:
+    """Of an open one, only the leader knows what is being done about it."""
     replica = request.app[CONTEXT].replica
     record = await replica.transactions.transaction(gid_of(request))
-    return respond(request, transaction_view(record, replica.watch.stuck))
+    if not record.finished:
+        replica.transactions.require_leading()
+    doing = replica.supervisor.doing(record.gid)
+    return respond(request, transaction_view(record, replica.watch.stuck, doing, is_alone=True))
 
 
 async def examine(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from coordinator.driver.doing import Doing
 from coordinator.driver.examination import Examination, Held
 from coordinator.driver.waiters import Known
 from coordinator.errors import RequestError
@@ -15,14 +16,15 @@ from coordinator.protocols.stuck import Stuck
 from coordinator.wire import (
     BranchView,
     FieldProblem,
-    ListQuery,
     Outcome,
     OutcomeView,
     Problem,
     TransactionPage,
     TransactionView,
     handle_of,
+    unpack_body,
 )
+from coordinator.wire_queries import AttemptView, DoingView, ListQuery
 from coordinator.wire_steps import StepView
 
 __all__ = ["Judge", "examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
@@ -46,8 +48,11 @@ def outcome_view(known: Known) -> OutcomeView:
     )
 
 
-def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> TransactionView:
-    """The whole record, and what `judge` finds wrong with it."""
+def transaction_view(
+    record: TransactionRecord, judge: Judge | None = None, doing: Doing | None = None, *, is_alone: bool = False
+) -> TransactionView:
+    """The whole record, what `judge` finds wrong with it, and what is being done about it. Results of steps, which may
+    be large, only if it is shown alone."""
     stuck = None if judge is None else judge(record)
     decided = record.decision is not None
     return TransactionView(
@@ -55,7 +60,7 @@ def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> T
         outcome=_OUTCOMES[record.decision],
         phase=record.phase,
         path=record.path,
-        branches=[_branch_view(branch) for branch in record.branches],
+        branches=[_branch_view(branch, is_alone=is_alone) for branch in record.branches],
         deadline_ms=record.deadline_ms,
         begun_at_ms=record.begun_at_ms,
         decided_at_ms=record.decided_at_ms if decided else None,
@@ -63,12 +68,34 @@ def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> T
         reason=record.reason or None,
         branch=record.culprit,
         revision=record.revision,
+        key=record.key or None,
+        notify=record.notify or None,
+        notified=record.notified,
+        doing=None if doing is None else _doing_view(doing),
         stuck=None if stuck is None else stuck.why,
     )
 
 
-def _branch_view(branch: BranchRecord) -> BranchView:
-    return BranchView(**_branch_fields(branch))
+def _doing_view(doing: Doing) -> DoingView:
+    attempts = [
+        AttemptView(
+            branch=each.to or None,
+            asks=each.asks,
+            times=each.times,
+            under_way=each.is_under_way,
+            heard=each.heard,
+            error=each.error or None,
+        )
+        for each in doing.attempts
+    ]
+    return DoingView(attempts=attempts, next_ms=None if doing.next_s is None else int(doing.next_s * 1_000))
+
+
+def _branch_view(branch: BranchRecord, *, is_alone: bool) -> BranchView:
+    fields = _branch_fields(branch)
+    if is_alone and branch.step is not None and branch.step.result:
+        fields["step"] = fields["step"].model_copy(update={"result": unpack_body(branch.step.result)})
+    return BranchView(**fields)
 
 
 def _branch_fields(branch: BranchRecord) -> dict[str, Any]:
@@ -143,6 +170,7 @@ def page_query_of(query: ListQuery, judge: Judge | None = None) -> PageQuery:
         participant=query.participant,
         begun_from_ms=query.begun_after_ms,
         begun_before_ms=query.begun_before_ms,
+        key=query.key,
         also=None if judge is None or not query.stuck else lambda record: judge(record) is not None,
     )
 

@@ -1,10 +1,10 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms]. A field
-that was added later is the last, and left out where it says nothing. Golden bytes of the version are kept in
-`tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because guessing
-would let replicas diverge.
+body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms]. Fields
+that were added later are the last, and left out where nothing from there on says anything. Golden bytes of the version
+are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because
+guessing would let replicas diverge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, shared_names
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Mode,
+    Notice,
+    Path,
+    Retry,
+    StepRecord,
+    shared_names,
+    telling,
+)
 
 __all__ = [
     "BY_DEADLINE",
@@ -33,6 +43,7 @@ __all__ = [
     "End",
     "Forget",
     "Heard",
+    "Notified",
     "Progress",
     "decode",
     "encode",
@@ -49,7 +60,8 @@ BY_OPERATOR = "operator "  # a prefix: the operator's name follows
 
 
 class Begin(NamedTuple):
-    """The branches of a transaction, before any of them is bound by a decision. All of them open."""
+    """The branches of a transaction, before any of them is bound by a decision. All of them open. `trace`, `key` and
+    `notify` as in the record."""
 
     gid: str
     digest: bytes
@@ -58,6 +70,8 @@ class Begin(NamedTuple):
     deadline_ms: int
     at_ms: int
     trace: str = ""
+    key: str = ""
+    notify: str = ""
 
 
 class Decide(NamedTuple):
@@ -99,13 +113,20 @@ class Progress(NamedTuple):
     result: bytes = b""
 
 
+class Notified(NamedTuple):
+    """The application has taken this notice."""
+
+    gid: str
+    notice: Notice
+
+
 class Forget(NamedTuple):
     """These transactions are finished and past their retention; unfinished ones among them are kept."""
 
     gids: tuple[str, ...]
 
 
-Command: TypeAlias = Begin | Decide | End | Forget | Progress
+Command: TypeAlias = Begin | Decide | End | Forget | Notified | Progress
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
@@ -115,12 +136,14 @@ _TEXT_OR_NIL, _INT_OR_NIL = (str, NoneType), (int, NoneType)
 class _Shape:
     """What types the fields of something have. Compared exactly: msgpack's `true` is not the number 1."""
 
-    def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[type, ...] | None = None) -> None:
-        """`added`: of a last field, which may be absent."""
+    def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[tuple[type, ...], ...] = ()) -> None:
+        """`added`: of the last fields, which may be absent, from some one on."""
         self._name = name
         self._count = len(allowed)
-        self._allowed = allowed if added is None else (*allowed, added)
-        self._fitting = frozenset(product(*allowed)) | frozenset(product(*self._allowed))
+        self._allowed = (*allowed, *added)
+        self._fitting = frozenset(
+            types for count in range(len(added) + 1) for types in product(*allowed, *added[:count])
+        )
 
     def check(self, fields: Sequence[Any]) -> None:
         """Raises CommandError, which names the first field that does not fit."""
@@ -135,20 +158,22 @@ class _Shape:
 
 
 _SHAPES = {
-    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=_TEXT),
+    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
     2: _Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
     3: _Shape("END", _TEXT, _ARRAY),
     4: _Shape("FORGET", _ARRAY),
-    5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=_TEXT),
+    5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
     6: _Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
+    7: _Shape("NOTIFIED", _TEXT, _TEXT),
 }
-_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS = _SHAPES
+_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=_INT)
+_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT,))
 _TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
 _RETRY = _Shape("retry", _INT, _INT, _INT)
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
 _MODES = {mode.value: mode for mode in Mode}
+_NOTICES = {notice.value: notice for notice in Notice if notice is not Notice.NONE}
 _HEARD = {heard.value: heard for heard in Heard}
 _DECISIONS = {decision.value: decision for decision in Decision}
 
@@ -188,13 +213,15 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
         case Begin():
             branches = [(b.branch, b.participant, b.action, b.body, b.works) for b in command.branches]
             limits = (command.deadline_ms, command.at_ms or at_ms)
-            trace = (command.trace,) if command.trace else ()
+            added = telling((command.trace, command.key, command.notify))
             if command.path is Path.STEPS:
                 steps = [(*branch, _step_fields(b)) for branch, b in zip(branches, command.branches, strict=True)]
-                return (_BEGIN_STEPS, command.gid, command.digest, steps, *limits, *trace)
-            return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *trace)
+                return (_BEGIN_STEPS, command.gid, command.digest, steps, *limits, *added)
+            return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *added)
         case Progress():
             return (_PROGRESS, *command)
+        case Notified():
+            return (_NOTIFIED, *command)
         case Decide():
             why = (command.reason, command.culprit)
             return (_DECIDE, command.gid, command.decision, command.by, command.at_ms or at_ms, *why, command.done)
@@ -220,6 +247,9 @@ def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _PROGRESS:
         gid, branch, attempt, heard, result = fields
         return Progress(gid, branch, attempt, _member(_HEARD, heard, "word of a step"), result)
+    if tag == _NOTIFIED:
+        gid, notice = fields
+        return Notified(gid, _member(_NOTICES, notice, "notice"))
     return Forget(_texts(fields[0]))
 
 

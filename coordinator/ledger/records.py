@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "BranchRecord",
     "Decision",
     "Mode",
+    "Notice",
     "Path",
     "Phase",
     "Retry",
     "StepRecord",
     "TransactionRecord",
     "shared_names",
+    "telling",
 ]
 
 NAMES_SHARED_MAX = 1_024  # combinations; of others, each record has its own
@@ -63,6 +65,14 @@ class Phase(StrEnum):
 class Decision(StrEnum):
     COMMIT = "commit"
     ABORT = "abort"
+
+
+class Notice(StrEnum):
+    """What an application is told that wants to be told of its transaction."""
+
+    NONE = ""
+    DECIDED = "decided"  # how it ends
+    ENDED = "ended"  # and nothing is owed to any branch any more; who has heard that needs not hear the other
 
 
 class Retry(NamedTuple):
@@ -126,6 +136,8 @@ class TransactionRecord(NamedTuple):
     leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry",
     "operator NAME" or "deadline set by NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter
     at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing depends on it.
+    `key` is the application's own name for what it does, "" without one; several transactions may have the same.
+    `notify` is the URL at which the application wants to be told, "" if it does not; `notified` what it took last.
     """
 
     gid: str
@@ -141,6 +153,9 @@ class TransactionRecord(NamedTuple):
     culprit: str | None = None
     revision: int = 0
     trace: str = ""
+    key: str = ""
+    notify: str = ""
+    notified: Notice = Notice.NONE
 
     @property
     def tombstone(self) -> bool:
@@ -148,9 +163,22 @@ class TransactionRecord(NamedTuple):
         return not self.branches
 
     @property
-    def finished(self) -> bool:
+    def ended(self) -> bool:
         """Whether nothing is owed to any branch any more."""
         return self.phase is Phase.COMMITTED or self.phase is Phase.ABORTED
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is owed to anybody any more, neither to a branch nor to the application."""
+        return self.ended and not (self.notify and self.notified is not Notice.ENDED)
+
+    @property
+    def notice_owed(self) -> Notice:
+        """What the application is still to be told now."""
+        if not self.notify or self.phase is Phase.PREPARING:
+            return Notice.NONE
+        now = Notice.ENDED if self.ended else Notice.DECIDED
+        return Notice.NONE if self.notified is now else now
 
     @property
     def decision(self) -> Decision | None:
@@ -168,3 +196,10 @@ class TransactionRecord(NamedTuple):
 def shared_names(branch: str, participant: str, action: str | None) -> tuple[str, str, str | None]:
     """The same names; but equal ones are the same objects, because the same few stand in nearly every record."""
     return branch, participant, action
+
+
+def telling(fields: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The fields, in the form in which they are written: without the last ones that say nothing."""
+    while fields and not fields[-1]:
+        fields = fields[:-1]
+    return fields

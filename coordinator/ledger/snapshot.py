@@ -18,12 +18,14 @@ from coordinator.ledger.errors import SnapshotError
 from coordinator.ledger.records import (
     BranchRecord,
     Mode,
+    Notice,
     Path,
     Phase,
     Retry,
     StepRecord,
     TransactionRecord,
     shared_names,
+    telling,
 )
 
 __all__ = ["CHUNK_BYTES", "SNAPSHOT_VERSION", "decode", "encode"]
@@ -95,14 +97,15 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
     branches = tuple(tuple(b) if b.step is not None else b[:-1] for b in record.branches)
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    trace = (record.trace,) if record.trace else ()
-    return (*begun, *decided, record.revision, *trace)
+    asked = (record.trace, record.key, record.notify, record.notified)
+    return (*begun, *decided, record.revision, *telling(asked))
 
 
 def _from_array(array: Any) -> TransactionRecord:
     gid, digest, path, phase, branches, *rest = array
     restored = tuple([_branch(*branch) for branch in branches])
-    return TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
+    record = TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
+    return record._replace(notified=Notice(record.notified)) if record.notified else record
 
 
 def _branch(branch: str, participant: str, action: str | None, *rest: Any) -> BranchRecord:

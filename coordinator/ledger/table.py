@@ -16,8 +16,9 @@ from typing import NamedTuple, TypeAlias
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Progress, decode
-from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
+from coordinator.ledger.by_key import ByKey
+from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Notified, Progress, decode
+from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
 
 __all__ = [
@@ -63,8 +64,8 @@ Result: TypeAlias = Accepted | Rejected
 class PageQuery:
     """Which records, at most `limit` and PAGE_MAX of them. Those after the cursor `after` only, if there is one.
 
-    `phases`, `participant` (of any branch) and `also` select; `begun_from_ms` <= begun_at_ms < `begun_before_ms`. None:
-    any.
+    `key`, `phases`, `participant` (of any branch) and `also` select; `begun_from_ms` <= begun_at_ms <
+    `begun_before_ms`. None: any.
     """
 
     limit: int
@@ -74,6 +75,7 @@ class PageQuery:
     begun_from_ms: int | None = None
     begun_before_ms: int | None = None
     also: Callable[[TransactionRecord], bool] | None = None
+    key: str | None = None
 
     @property
     def lowest(self) -> Cursor | None:
@@ -115,6 +117,8 @@ class Ledger:
         self._unfinished: dict[str, TransactionRecord] = {}
         self._by_begin: SortedList[Cursor] = SortedList()
         self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
+        self._by_key = ByKey()
+        self._untold: set[str] = set()
         self._listeners: dict[object, Listener] = {}
 
     # The state machine (`raftlog.port.StateMachine`)
@@ -134,6 +138,8 @@ class Ledger:
                 return self._end(command)
             case Progress():
                 return self._progress(command)
+            case Notified():
+                return self._notified(command)
             case Forget():
                 return self._forget(command)
 
@@ -152,6 +158,8 @@ class Ledger:
         self._unfinished = {record.gid: record for record in records if not record.finished}
         self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
         self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
+        self._by_key = ByKey(records)
+        self._untold = {record.gid for record in records if record.ended and not record.finished}
         for record in records:
             if record.revision > seen:
                 self._tell(record)
@@ -166,13 +174,21 @@ class Ledger:
         return len(self._records)
 
     def unfinished(self) -> tuple[TransactionRecord, ...]:
-        """Every transaction that is undecided, or of which some branch is still owed a call; in no set order."""
+        """Every transaction that is undecided, or that still owes something to somebody; in no set order."""
         return tuple(self._unfinished.values())
+
+    @property
+    def untold(self) -> int:
+        """How many have ended, and only their applications have not been told."""
+        return len(self._untold)
 
     def page(self, query: PageQuery) -> Page:
         """Records by descending (begun_at_ms, gid)."""
         found: list[TransactionRecord] = []
-        keys = self._by_begin.irange(query.lowest, query.highest, inclusive=(True, False), reverse=True)
+        if query.key is None:
+            keys = self._by_begin.irange(query.lowest, query.highest, inclusive=(True, False), reverse=True)
+        else:
+            keys = self._by_key.newest_first(query.key, query.lowest, query.highest)
         for scanned, key in enumerate(keys, start=1):
             record = self._records[key[1]]
             if query.selects(record):
@@ -210,7 +226,8 @@ class Ledger:
         if record is not None:
             return Accepted(record)
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
-        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace)
+        record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace, key=command.key)
+        record = record._replace(notify=command.notify) if command.notify else record
         return self._become(row.becomes, record, command.branches)
 
     def _decide(self, command: Decide) -> Result:
@@ -248,6 +265,17 @@ class Ledger:
             return Accepted(record)
         return self._become(row.becomes, record, branches)
 
+    def _notified(self, command: Notified) -> Result:
+        record = self._records.get(command.gid)
+        if record is None:
+            return Rejected(Why.UNKNOWN_GID, None)
+        row = find(record, Event.NOTIFIED, command)
+        if isinstance(row, Why):
+            return Rejected(row, record)
+        if record.notified in (command.notice, Notice.ENDED):
+            return Accepted(record)
+        return self._become(row.becomes, record._replace(notified=command.notice), record.branches)
+
     def _forget(self, command: Forget) -> Result:
         for gid in command.gids:
             record = self._records.get(gid)
@@ -269,9 +297,11 @@ class Ledger:
             del self._records[record.gid]
             self._by_begin.remove((record.begun_at_ms, record.gid))
             self._finished.remove((record.decided_at_ms, record.gid))
+            self._by_key.remove(record)
             return Accepted(None)
         if record.gid not in self._records:
             self._by_begin.add((record.begun_at_ms, record.gid))
+            self._by_key.add(record)
         if record.path is Path.STEPS and phase in (Phase.COMMITTED, Phase.ABORTED):
             branches = tuple([_emptied(branch) for branch in branches])
         record = _moved(record, phase, branches, self.revision, decide)
@@ -281,6 +311,8 @@ class Ledger:
             self._finished.add((record.decided_at_ms, record.gid))
         else:
             self._unfinished[record.gid] = record
+        if record.notify:
+            (self._untold.discard if record.finished or not record.ended else self._untold.add)(record.gid)
         self._tell(record)
         return Accepted(record)
 
@@ -303,9 +335,11 @@ def _moved(
     """`dataclasses.replace`, at a third of its price: every command on every replica passes here."""
     same = (record.gid, record.digest, record.path, phase, branches, record.deadline_ms, record.begun_at_ms)
     if decide is not None:
-        return TransactionRecord(*same, decide.at_ms, decide.by, decide.reason, decide.culprit, revision, record.trace)
-    decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    return TransactionRecord(*same, *decided, revision, record.trace)
+        decided = (decide.at_ms, decide.by, decide.reason, decide.culprit)
+    else:
+        decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
+    asked = (record.trace, record.key, record.notify, record.notified)
+    return TransactionRecord(*same, *decided, revision, *asked)
 
 
 def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:

@@ -41,9 +41,10 @@ from coordinator.ledger.commands import (
     Decide,
     End,
     Heard,
+    Notified,
     Progress,
 )
-from coordinator.ledger.records import Path, Phase, TransactionRecord
+from coordinator.ledger.records import Notice, Path, Phase, TransactionRecord
 
 __all__ = ["TRANSITIONS", "Event", "Guard", "Transition", "Why", "draw", "find"]
 
@@ -56,6 +57,7 @@ class Event(StrEnum):
     ABORT = "abort"
     PROGRESS = "progress"
     END = "end"
+    NOTIFIED = "notified"
     FORGET = "forget"
 
 
@@ -71,6 +73,8 @@ class Guard(StrEnum):
     FROM_INQUIRY = "from inquiry"
     OWED = "some branch owed"
     SETTLED = "no branch owed"
+    NOTICE_DUE = "notice due"
+    TOLD = "no notice owed"
 
 
 class Why(StrEnum):
@@ -84,6 +88,7 @@ class Why(StrEnum):
     UNDECIDED = "undecided"
     UNFINISHED = "unfinished"
     NO_STEP = "no-step"  # progress of something that is no step of this transaction, or has ended
+    NO_NOTICE = "no-notice"  # nobody wants to be told, or not that yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +120,18 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Phase.ABORTING, Event.PROGRESS, (Guard.STEP_BEHIND,), Phase.ABORTING),
     Transition(Phase.ABORTING, Event.END, (Guard.OWED,), Phase.ABORTING),
     Transition(Phase.ABORTING, Event.END, (Guard.SETTLED,), Phase.ABORTED),
+    Transition(Phase.COMMITTING, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.COMMITTING),
+    Transition(Phase.ABORTING, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.ABORTING),
     Transition(Phase.COMMITTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.COMMIT, (), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.END, (), Phase.COMMITTED),
-    Transition(Phase.COMMITTED, Event.FORGET, (), None),
+    Transition(Phase.COMMITTED, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.COMMITTED),
+    Transition(Phase.COMMITTED, Event.FORGET, (Guard.TOLD,), None),
     Transition(Phase.ABORTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.ABORTED),
     Transition(Phase.ABORTED, Event.ABORT, (), Phase.ABORTED),
     Transition(Phase.ABORTED, Event.END, (), Phase.ABORTED),
-    Transition(Phase.ABORTED, Event.FORGET, (), None),
+    Transition(Phase.ABORTED, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.ABORTED),
+    Transition(Phase.ABORTED, Event.FORGET, (Guard.TOLD,), None),
 )
 
 
@@ -158,7 +167,7 @@ def draw() -> str:
 def _without_row(phase: Phase | None, event: Event) -> Why:
     if phase is None:
         return Why.UNKNOWN_GID
-    if event is Event.END:
+    if event is Event.END or event is Event.NOTIFIED:
         return Why.UNDECIDED
     if event is Event.PROGRESS:
         return Why.NO_STEP
@@ -213,6 +222,14 @@ def _settled(record: TransactionRecord, command: Decide | End) -> bool:
     return not _owed(record, command)
 
 
+def _notice_due(record: TransactionRecord, command: Notified) -> bool:
+    return bool(record.notify) and (command.notice is Notice.DECIDED or record.ended)
+
+
+def _told(record: TransactionRecord, _: Command) -> bool:
+    return record.notice_owed is Notice.NONE
+
+
 _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
     Guard.WELL_FORMED: _well_formed,
     Guard.SAME_REQUEST: _same_request,
@@ -223,6 +240,8 @@ _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
     Guard.FROM_INQUIRY: _from_inquiry,
     Guard.OWED: _owed,
     Guard.SETTLED: _settled,
+    Guard.NOTICE_DUE: _notice_due,
+    Guard.TOLD: _told,
 }
 
 _WITHOUT_GUARD = {
@@ -232,6 +251,8 @@ _WITHOUT_GUARD = {
     Guard.STEP_BEHIND: Why.NO_STEP,
     Guard.FROM_VOTES: Why.NOT_ALLOWED,
     Guard.MAY_ABORT: Why.NOT_ALLOWED,
+    Guard.NOTICE_DUE: Why.NO_NOTICE,
+    Guard.TOLD: Why.UNFINISHED,
 }
 
 _ROWS: dict[tuple[Phase | None, Event], tuple[Transition, ...]] = {

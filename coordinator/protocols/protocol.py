@@ -6,6 +6,7 @@ from coordinator.effects import Step
 from coordinator.facts import Facts
 from coordinator.ledger.records import Path, TransactionRecord
 from coordinator.protocols import steps, two_phase
+from coordinator.protocols.notices import with_notice
 from coordinator.protocols.two_phase import Plan
 
 __all__ = ["decide"]
@@ -14,6 +15,7 @@ __all__ = ["decide"]
 def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, now: float) -> Step:
     """What to do now for one transaction; see `protocols.two_phase.decide`."""
     begun = plan if record is None else record
-    if begun is not None and begun.path is Path.STEPS:
-        return steps.decide(plan, record, facts, now)
-    return two_phase.decide(plan, record, facts, now)
+    protocol = steps.decide if begun is not None and begun.path is Path.STEPS else two_phase.decide
+    step = protocol(plan, record, facts, now)
+    is_ours = record is not None and (plan is None or plan.digest == record.digest)
+    return with_notice(step, record, facts, now) if record is not None and is_ours else step

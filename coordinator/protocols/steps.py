@@ -50,7 +50,7 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
     """What to do now for one transaction; see `protocols.two_phase.decide`."""
     if record is None:
         return _DONE if plan is None else _begin(plan, Todo(facts, now, BACKOFF))
-    if record.finished or (plan is not None and plan.digest != record.digest):
+    if record.ended or (plan is not None and plan.digest != record.digest):
         return _DONE  # of another request of this gid, nothing was called
     if record.phase is Phase.PREPARING:
         return _advance(record, Todo(facts, now, BACKOFF))

@@ -21,6 +21,7 @@ class Kind(StrEnum):
 
     REFUSED = "refused"  # behind the decision, a participant refuses what it must do
     LATE = "late"  # it should have been decided, or ended, long ago
+    UNTOLD = "untold"  # it has ended, and the application has not taken the word
 
 
 class Stuck(NamedTuple):
@@ -43,7 +44,16 @@ def stuck(record: TransactionRecord, thresholds: Thresholds, now_ms: int) -> Stu
     """What is wrong with a transaction at `now_ms`; None if nothing is."""
     if record.finished:
         return None
+    if record.ended:
+        return _untold(record, thresholds.late_ms, now_ms)
     return _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
+
+
+def _untold(record: TransactionRecord, late_ms: int, now_ms: int) -> Stuck | None:
+    late_by_ms = now_ms - record.decided_at_ms
+    if late_by_ms < late_ms:
+        return None
+    return Stuck(Kind.UNTOLD, f"decided {late_by_ms // 1000} s ago, and {record.notify} has not taken the notice")
 
 
 def _refused(record: TransactionRecord, refusals_max: int) -> Stuck | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from coordinator.effects import Call, Effect, Haste, Propose, Step, Work
+from coordinator.effects import Call, Effect, Haste, Propose, Step, Tell, Work
 from coordinator.facts import Asking, BranchFacts, Facts, Question
 from coordinator.ledger.commands import Command, Decide
+from coordinator.ledger.records import Notice
 from coordinator.protocols.retry import Backoff, delay_s
 from participant.wire import Verb
 
@@ -39,6 +40,12 @@ class Todo:
         """Ask a branch, unless that is under way; `known` is what is known of it."""
         if self._due(known, verb):
             self.effects.append(Call(branch, verb, one_phase, work))
+
+    def tell(self, notice: Notice) -> None:
+        """Tell the application, one thing after the other."""
+        known = self.facts.notice
+        if not known.in_flight and self._due(known, notice):
+            self.effects.append(Tell(notice))
 
     def wake(self, at: float) -> None:
         """Look again then, if nothing happens before."""

@@ -76,6 +76,8 @@ class Plan:
     branches: tuple[BranchRecord, ...]
     deadline_ms: int
     trace: str = ""
+    key: str = ""
+    notify: str = ""
 
 
 def choose_path(branches: Sequence[BranchRecord], capabilities: Mapping[str, Capabilities]) -> Path:
@@ -106,12 +108,13 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
         return _withdraw(plan, record, todo)
     if record.phase is Phase.PREPARING:
         return _collect(record, None, plan is not None, todo)
-    return _DONE if record.finished else _finish(record, todo)
+    return _DONE if record.ended else _finish(record, todo)
 
 
 def begin_of(plan: Plan) -> Begin:
     """The record of what was asked for."""
-    return Begin(plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms, at_ms=0, trace=plan.trace)
+    begun = (plan.gid, plan.digest, plan.path, plan.branches, plan.deadline_ms)
+    return Begin(*begun, at_ms=0, trace=plan.trace, key=plan.key, notify=plan.notify)
 
 
 def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bool, todo: Todo) -> Step:

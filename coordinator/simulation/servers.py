@@ -23,6 +23,7 @@ from coordinator.http.context import Context
 from coordinator.http.views import outcome_view, transaction_view
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.web import ARRAYS, HTTP, url_of
+from coordinator.webhooks import NoticeView
 from coordinator.wire import (
     BeginQuery,
     InquiryRequest,
@@ -156,11 +157,23 @@ class ReplicaApi(_Api):
 
 
 class ParticipantApi(_Api):
-    """A bank's API: the operations that its kind knows, and its capabilities. `said` hears every answer."""
+    """A bank's API: the operations that its kind knows, and its capabilities. `said` hears every answer.
 
-    def __init__(self, rpc: Rpc, service: ParticipantService, kind: Kind, said: Said, struck: Struck) -> None:
+    It is also where an application is `notified`.
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        service: ParticipantService,
+        kind: Kind,
+        said: Said,
+        notified: Callable[[NoticeView], None],
+        struck: Struck,
+    ) -> None:
         super().__init__(rpc, struck)
         self._service = service
+        self._notified = notified
         self._kind = kind
         self._said = said
 
@@ -169,6 +182,10 @@ class ParticipantApi(_Api):
             match method, path.split("/")[2:]:
                 case "GET", ["capabilities"]:
                     return 200, {}, self._capabilities()
+                case "POST", ["notices"]:
+                    self._notified(NoticeView.model_validate(body))
+                    await self._pass("answering")
+                    return 204, {}, {}
                 case "POST", ["branches", gid, branch, verb]:
                     operation = Operation.from_map({**body, "verb": verb, "gid": gid, "branch": branch}, "operation")
                     return await self._perform(operation)

@@ -20,14 +20,14 @@ from yarl import URL
 from coordinator.client.client import Client
 from coordinator.client.session import Lost, NotReached, Response, Session
 from coordinator.participants.http import capabilities_of
-from coordinator.ports import CallFailed
+from coordinator.ports import CallFailed, Letter
 from coordinator.simulation.rpc import CallRefused, CallTimeout, Rpc
 from coordinator.wire import MSGPACK_SEQ
 from participant.ids import BranchKey
 from participant.outcomes import Outcome as Ended
 from participant.wire import Answer, Capabilities, Operation
 
-__all__ = ["ARRAYS", "HTTP", "SimClient", "SimOutcomeSource", "SimParticipants", "SimSession", "url_of"]
+__all__ = ["ARRAYS", "HTTP", "SimClient", "SimNotifier", "SimOutcomeSource", "SimParticipants", "SimSession", "url_of"]
 
 HTTP = "http"
 """The service that answers `[method, path, query, body]` with `[status, headers, document]`."""
@@ -168,6 +168,28 @@ class SimParticipants:
         if status != 200:
             raise CallFailed(f"{name} answered {status}: {document}")
         return document
+
+
+class SimNotifier:
+    """`coordinator.ports.Notifier` of one replica."""
+
+    def __init__(self, rpc: Rpc, timeout_s: float) -> None:
+        self._rpc = rpc
+        self._timeout_s = timeout_s
+
+    def refusal(self, _: str) -> str:
+        return ""
+
+    def send(self, letter: Letter) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._send(letter))
+
+    async def _send(self, letter: Letter) -> None:
+        try:
+            status, _, _ = await _request(self._rpc, "POST", URL(letter.url), json.loads(letter.body), self._timeout_s)
+        except (CallRefused, CallTimeout) as error:
+            raise CallFailed(str(error)) from error
+        if status != 204:
+            raise CallFailed(f"{letter.url} answered {status}")
 
 
 class SimOutcomeSource:

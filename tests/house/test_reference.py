@@ -32,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "timing": config.Timing,
     "limits": config.Limits,
     "alarms": config.Alarms,
+    "notify": config.Notify,
     "raft": config.Raft,
     "participant": ParticipantConfig,
 }

@@ -24,6 +24,7 @@ from coordinator.ledger.commands import (
     End,
     Forget,
     Heard,
+    Notified,
     Progress,
     decode,
     encode,
@@ -32,6 +33,7 @@ from coordinator.ledger.records import (
     BranchRecord,
     Decision,
     Mode,
+    Notice,
     Path,
     Phase,
     Retry,
@@ -56,6 +58,8 @@ def with_step(name: str) -> BranchRecord:
 
 
 digests = st.sampled_from((b"d1", b"d2"))
+notifies = st.sampled_from(("", "http://a"))
+keys = st.sampled_from(("", "order-1", "order-2"))
 begins = st.one_of(
     st.builds(
         Begin,
@@ -65,6 +69,8 @@ begins = st.one_of(
         names.map(lambda chosen: tuple(map(branch, chosen))),
         st.just(1000),
         times_ms,
+        key=keys,
+        notify=notifies,
     ),
     st.builds(
         Begin,
@@ -74,6 +80,8 @@ begins = st.one_of(
         names.map(lambda chosen: tuple(map(with_step, chosen))),
         st.just(1000),
         times_ms,
+        key=keys,
+        notify=notifies,
     ),
 )
 progresses = st.builds(
@@ -81,8 +89,9 @@ progresses = st.builds(
 )
 decides = st.builds(Decide, gids, st.sampled_from(Decision), bys, times_ms, done=names)
 ends = st.builds(End, gids, names)
+notifieds = st.builds(Notified, gids, st.sampled_from((Notice.DECIDED, Notice.ENDED)))
 forgets = st.builds(Forget, st.lists(gids, max_size=3).map(tuple))
-commands = st.one_of(begins, decides, decides, ends, forgets, progresses, progresses)
+commands = st.one_of(begins, decides, decides, ends, forgets, progresses, progresses, notifieds, notifieds)
 
 
 @dataclass
@@ -96,9 +105,16 @@ class Entry:
     owed: set[str] = field(default_factory=set)
     steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
 
+    heard: set[Notice] = field(default_factory=set)
+
+    @property
+    def wants_notice(self) -> bool:
+        return self.begin is not None and self.begin.notify != ""
+
     @property
     def finished(self) -> bool:
-        return self.decision is not None and not self.owed
+        is_told = not self.wants_notice or Notice.ENDED in self.heard
+        return self.decision is not None and not self.owed and is_told
 
 
 class Model:
@@ -118,6 +134,8 @@ class Model:
                 return self.end(command)
             case Progress():
                 return self.progress(command)
+            case Notified():
+                return self.notified(command)
             case Forget():
                 for gid in command.gids:
                     if gid in self.entries and self.entries[gid].finished:
@@ -161,6 +179,15 @@ class Model:
         if entry is None or entry.decision is None:
             return False
         entry.owed -= set(command.branches)
+        return True
+
+    def notified(self, command: Notified) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or entry.decision is None or not entry.wants_notice:
+            return False
+        if command.notice is Notice.ENDED and entry.owed:
+            return False
+        entry.heard.add(command.notice)
         return True
 
     def progress(self, command: Progress) -> bool:
@@ -264,6 +291,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 if b.step is not None:
                     known = entry.steps.get(b.branch, (1, 1, False, b""))
                     assert (b.step.attempt, b.step.settling, b.step.done, b.step.result) == known
+            assert record.notified == ("" if not entry.heard else max(entry.heard))  # ended is behind decided
             assert self.heard[gid] == record
 
     @invariant()
@@ -273,6 +301,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {record.gid for record in self.ledger.unfinished()} == unfinished
         old = sorted((e.decided_at_ms, gid) for gid, e in entries.items() if e.finished and e.decided_at_ms < 10)
         assert list(self.ledger.finished_before(10, limit=9)) == [gid for _, gid in old]
+        for key in ("order-1", "order-2"):
+            begun = ((e.at_ms, gid) for gid, e in entries.items() if e.begin is not None and e.begin.key == key)
+            found = self.ledger.page(PageQuery(limit=9, key=key)).records
+            assert [(record.begun_at_ms, record.gid) for record in found] == sorted(begun, reverse=True)
 
     @invariant()
     def no_decision_is_reversed(self) -> None:
@@ -326,6 +358,9 @@ any_command = st.one_of(
         st.lists(any_branch).map(tuple),
         numbers,
         numbers,
+        texts,
+        texts,
+        texts,
     ),
     st.builds(
         Begin,
@@ -348,6 +383,7 @@ any_command = st.one_of(
         st.lists(texts).map(tuple),
     ),
     st.builds(End, texts, st.lists(texts).map(tuple)),
+    st.builds(Notified, texts, st.sampled_from((Notice.DECIDED, Notice.ENDED))),
     st.builds(Forget, st.lists(texts).map(tuple)),
 )
 

@@ -27,7 +27,7 @@ from coordinator.ledger.table import Ledger
 from coordinator.simulation.machines import Machine
 from coordinator.simulation.rpc import Flaws, Rpc
 from coordinator.simulation.servers import ParticipantApi, ReplicaApi
-from coordinator.simulation.web import SimOutcomeSource, SimParticipants
+from coordinator.simulation.web import SimNotifier, SimOutcomeSource, SimParticipants
 from coordinator.simulation.worker import SimWorker
 from participant.branch import Branch
 from participant.errors import ResourceFailed
@@ -45,6 +45,7 @@ from tests.simulation.bank import ACTIONS, INITIAL, Kind, draw_kinds
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.money import Money
+from tests.simulation.checkers.notices import Notices
 from tests.simulation.checkers.steps import Effect, Steps
 from tests.simulation.errands import EFFECTS, errands
 from tests.simulation.faults import FaultPlan
@@ -120,6 +121,7 @@ class SystemWorld(World):
         self.rpc = Rpc(self.loop, self.links)
         self.decisions = Decisions(self.findings)
         self.steps = Steps(self.findings, self.decisions)
+        self.notices = Notices(self.findings, self.decisions)
         self.branches = Branches(self.findings, self.decisions, self.steps)
         self.money = Money(self.findings, INITIAL)
         self.tally = Tally(self.decisions, self.settings.kinds)
@@ -138,7 +140,8 @@ class SystemWorld(World):
         answers = ", ".join(f"{count} {what}" for what, count in sorted(self.decisions.answers.items()))
         return (
             f"{len(self._banks)} banks, {self.faults.done} faults, {len(self.decisions.committed)} committed; "
-            f"clients heard: {answers}, {self.decisions.ahead} of them ahead of every ledger; {self.tally}"
+            f"clients heard: {answers}, {self.decisions.ahead} of them ahead of every ledger; "
+            f"{self.notices}; {self.tally}"
         )
 
     # Rounds ------------------------------------------------------------------------------------------------------
@@ -177,6 +180,7 @@ class SystemWorld(World):
 
     def _check(self) -> None:
         self.decisions.check()
+        self.notices.check()
         balances: dict[str, int] = {}
         effects: dict[tuple[str, str, str], Effect] = {}
         for name in self._banks:
@@ -247,6 +251,7 @@ class SystemWorld(World):
             chance=chance,
             admission=Admission(),
             tunables=_TUNABLES,
+            notifier=SimNotifier(self.rpc, _TUNABLES.call_timeout_s),
         )
         self._listen(name, replica)
         await replica.start()
@@ -263,7 +268,7 @@ class SystemWorld(World):
         self._resources[name] = memory
         service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time))
         kind = self.settings.kinds[name]
-        ParticipantApi(self.rpc, service, kind, partial(self._said, name), self._struck(name))
+        ParticipantApi(self.rpc, service, kind, partial(self._said, name), self.notices.heard, self._struck(name))
         source = SimOutcomeSource(self.rpc, name, _REPLICAS)
         recovery = asyncio.ensure_future(Recovery(memory, source, _RECOVERY, machine.chance()).run())
         failure = await memory.failed()
@@ -275,6 +280,7 @@ class SystemWorld(World):
         self.decisions.recorded(name, record)
         self.tally.recorded(record)
         self.steps.recorded(record)
+        self.notices.recorded(record)
         if log.leadership.role is Role.LEADER and record.branches:
             if record.decision is not None:
                 self.faults.moment("decided", name)

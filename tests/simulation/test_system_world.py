@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from coordinator.driver.service import Transactions
+from coordinator.effects import Step
+from coordinator.facts import Facts
 from coordinator.ledger.records import TransactionRecord
+from coordinator.protocols import protocol
+from coordinator.protocols.notices import with_notice
 from participant.rm.memory.journal import Journal
 from tests.simulation.canaries import is_found
 from tests.simulation.hasty import act_before_it_is_logged
@@ -41,6 +45,17 @@ def test_canary_acting_before_the_decision_is_logged_is_found(monkeypatch: pytes
     """The driver takes a decision that it has proposed for one that is recorded, and tells the branches."""
     act_before_it_is_logged(monkeypatch)
     assert is_found(SystemWorld, "a prepared branch waits for the decision")
+
+
+def test_canary_a_notice_that_is_noted_before_it_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver notes that the application knows, and does not wait until it has taken the notice."""
+
+    def hasty(step: Step, record: TransactionRecord, facts: Facts, now: float) -> Step:
+        facts.notice.taken = record.notice_owed
+        return with_notice(step, record, facts, now)
+
+    monkeypatch.setattr(protocol, "with_notice", hasty)
+    assert is_found(SystemWorld, "an application that wants to be told is told")
 
 
 def test_canary_a_vote_before_it_is_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

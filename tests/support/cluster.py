@@ -12,12 +12,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 from coordinator.driver.admission import Admission
+from coordinator.driver.notices import SILENT
 from coordinator.driver.replica import Replica, Tunables
 from coordinator.http.app import build_app, serving
 from coordinator.http.context import Context
 from coordinator.ledger.records import TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.participants.local import LocalParticipants
+from coordinator.ports import Notifier
 from coordinator.wire import BranchRequest, TransactionRequest
 from raftlog.memory import MemoryGroup
 from raftlog.port import Leadership, Role
@@ -39,7 +41,14 @@ def request(*names: str, gid: str | None = None, body: object = 1, deadline_ms: 
 class Cluster:
     """`replicas` by name, `clerks` (participants) by name, `urls` of the served replicas, `now_ms` the wall clock."""
 
-    def __init__(self, names: Iterable[str], clerks: Iterable[Clerk], admission: Admission, tunables: Tunables) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        clerks: Iterable[Clerk],
+        admission: Admission,
+        tunables: Tunables,
+        notifier: Notifier = SILENT,
+    ) -> None:
         self.group = MemoryGroup(names)
         self.clerks = {clerk.name: clerk for clerk in clerks}
         self.urls: dict[str, str] = {}
@@ -47,6 +56,7 @@ class Cluster:
         self.now_ms = 1_700_000_000_000
         self._admission = admission
         self._tunables = tunables
+        self._notifier = notifier
 
     async def start(self, name: str) -> Replica:
         """Start a replica, also again after a crash."""
@@ -59,6 +69,7 @@ class Cluster:
             chance=Random(name),
             admission=self._admission,
             tunables=self._tunables,
+            notifier=self._notifier,
         )
         self.replicas[name] = replica
         await replica.start()
@@ -125,6 +136,7 @@ async def cluster(
     admission: Admission = ADMISSION,
     tunables: Tunables = TUNABLES,
     serve: bool = False,
+    notifier: Notifier = SILENT,
 ) -> AsyncIterator[Cluster]:
     """A running cluster that `n1` leads; with `serve`, each replica listens on loopback.
 
@@ -132,7 +144,7 @@ async def cluster(
     classic one.
     """
     names = [f"n{number}" for number in range(1, replicas + 1)]
-    made = Cluster(names, [Clerk(name, prevent=prevent) for name in clerks], admission, tunables)
+    made = Cluster(names, [Clerk(name, prevent=prevent) for name in clerks], admission, tunables, notifier)
     async with AsyncExitStack() as stack:
         for name in names:
             await made.start(name)

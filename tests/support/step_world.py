@@ -179,7 +179,7 @@ class StepWorld:
             self.facts.note(effect)
             if isinstance(effect, Propose):
                 self.proposals.append(effect.command)
-            else:
+            elif isinstance(effect, Call):
                 self.requests.append((self.term, effect))
         self.wake_at = step.wake_at
         if step.contradiction:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coordinator.effects import Call, CallEnded, Haste, ProposalEnded, Propose
+from coordinator.effects import Call, CallEnded, Event, Haste, ProposalEnded, Propose, Tell, TellEnded
 from coordinator.facts import Facts
-from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, Progress, encode
+from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, Notified, Progress, encode
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, TransactionRecord
 from coordinator.ledger.table import Ledger, Rejected
 from coordinator.protocols.modes import MODES, Does
@@ -45,6 +45,7 @@ class Stage:
         self._branches: dict[str, Branch] = {}
         self._proposals: list[Command] = []
         self._requests: list[tuple[int, Call]] = []  # the term of the leader that waits for it, or NOBODY
+        self._notices: list[tuple[int, Tell]] = []  # on their way to the application
         self._lines: list[str] = []
 
     def run(self, verb: str, arguments: list[str]) -> list[str]:
@@ -57,12 +58,13 @@ class Stage:
     # The verbs
 
     def post(self, *words: str) -> None:
-        """post a=yes b=no [path=one-phase] [unable=b] [deadline=10s]: a client posts it, or posts it again.
+        """post a=yes b=no [path=one-phase] [unable=b] [deadline=10s] [notify=yes]: a client posts it, perhaps again.
 
         The path is what this leader chooses, so it is no part of what was posted. Without one it is classic; with
         path=best it follows from what the banks can do, where `unable` cannot prevent.
         """
         options = dict(word.split("=") for word in words)
+        notify = "http://shop" if options.pop("notify", "") else ""
         chosen, unable = options.pop("path", "classic"), options.pop("unable", "")
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
         branches = tuple(BranchRecord(name, f"bank-{name}", "debit", b"") for name in options)
@@ -70,7 +72,7 @@ class Stage:
             able = {f"bank-{name}": Capabilities(f"bank-{name}", prevent=name != unable) for name in options}
             self._say(f"the path is {choose_path(branches, able)}")
         path = choose_path(branches, able) if chosen == "best" else Path(chosen)
-        plan = Plan(GID, repr(sorted(options)).encode(), path, branches, deadline_ms)
+        plan = Plan(GID, repr(sorted(options)).encode(), path, branches, deadline_ms, notify=notify)
         record = self._record
         if record is not None and not record.tombstone and record.digest != plan.digest:
             self._say("client hears: the gid names another transaction")
@@ -153,6 +155,19 @@ class Stage:
         """duplicate a [prepare]: the oldest request (of this verb) will arrive once more; nobody hears that answer."""
         self._requests.append((NOBODY, self._oldest_request_to(name, *words)[1]))
 
+    def take(self, answer: str = "") -> None:
+        """take [answer-lost]: the oldest notice arrives at the application, which takes it."""
+        term, tell = self._notices.pop(0)
+        self._say(f"application hears: {tell.notice}")
+        if term == self._term:
+            self._ended(TellEnded(tell.notice, "no answer" if answer else ""))
+
+    def refuse_notice(self) -> None:
+        """The oldest notice arrives at the application, which does not take it."""
+        term, tell = self._notices.pop(0)
+        if term == self._term:
+            self._ended(TellEnded(tell.notice, "it answered 503"))
+
     def wait(self, duration: str) -> None:
         """wait 10s: time passes."""
         self._now += _seconds(duration)
@@ -227,7 +242,8 @@ class Stage:
             ended = ",".join(b.branch for b in record.branches if b.ended) or "none"
             decided = f", decided by {record.decided_by}" if record.decision else ""
             reason = f", reason: {record.reason}" if record.reason else ""
-            self._say(f"record: {record.phase}{decided}{reason}, ended: {ended}")
+            told = f", the application knows: {record.notified or 'nothing'}" if record.notify else ""
+            self._say(f"record: {record.phase}{decided}{reason}, ended: {ended}{told}")
         for name, branch in self._branches.items():
             self._say(f"{name} is {branch.state}")
 
@@ -248,7 +264,7 @@ class Stage:
         else:
             self._say(f"{name} is applied: {result.record.phase if result.record else 'forgotten'}")
 
-    def _ended(self, event: CallEnded | ProposalEnded) -> None:
+    def _ended(self, event: Event) -> None:
         if self._facts is not None:
             self._facts.fold(event, self._now, DRAW)
             self._drive()
@@ -266,6 +282,9 @@ class Stage:
                 self._proposals.append(effect.command)
                 soon = " soon:" if effect.haste is Haste.SOON else ""
                 self._say(f"n{self._term} proposes{soon} {_told(effect.command)}")
+            elif isinstance(effect, Tell):
+                self._notices.append((self._term, effect))
+                self._say(f"n{self._term} tells the application: {effect.notice}")
             else:
                 self._requests.append((self._term, effect))
                 one_phase = " in one phase" if effect.one_phase else ""
@@ -329,6 +348,8 @@ def _told(command: Command) -> str:
             return f"{decision} by {by}{why}" + (f", done: {','.join(done)}" if done else "")
         case End(branches=ended):
             return f"end {','.join(ended)}"
+        case Notified(notice=notice):
+            return f"that the application knows: {notice}"
         case Progress(branch=branch, attempt=attempt, heard=heard):
             return f"progress of {branch}: attempt {attempt} {heard}"
     raise ValueError(command)

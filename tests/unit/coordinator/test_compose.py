@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.compose import log_config, run_replica
+from coordinator.compose import log_config, notifier_of, run_replica
 from coordinator.config import ClusterConfig, load
 from coordinator.errors import ConfigError, ReplicaFailed
 from raftlog.port import Member
@@ -54,6 +54,25 @@ def test_a_file_that_cannot_be_used_is_named_with_its_key(tmp_path: Path, cluste
     with pytest.raises(ConfigError) as refused:
         log_config(config, config.node("n1"))
     assert [mistake.key for mistake in refused.value.mistakes] == [named]
+
+
+@pytest.mark.parametrize(("held", "said"), [(None, "No such file"), ("short", "24 to 64 random bytes")])
+def test_a_secret_of_notices_that_cannot_be_used_is_named_with_its_key(
+    tmp_path: Path, held: str | None, said: str
+) -> None:
+    if held is not None:
+        (tmp_path / "notify").write_text(held, encoding="utf-8")
+    config = configured(
+        tmp_path, 'secret = "sixteen bytes or more"\n[notify]\nallow = ["http://a"]\nsecret_file = "notify"'
+    )
+    with pytest.raises(ConfigError, match=said) as refused:
+        notifier_of(config)
+    assert [mistake.key for mistake in refused.value.mistakes] == ["notify.secret_file"]
+    assert "short" not in str(refused.value)
+
+
+def test_without_a_url_that_is_allowed_nobody_is_notified(tmp_path: Path) -> None:
+    assert notifier_of(configured(tmp_path, 'secret = "sixteen bytes or more"')) is None
 
 
 async def test_a_secret_that_is_too_short_for_the_log_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ data_dir = "data/n1"
 [participants]
 bank-a = "http://127.0.0.1:9001/"
 """
+KNOWN = "cluster, nodes, participants, timing, limits, notify, alarms, raft"
 SECOND = GOOD[GOOD.index("[[nodes]]") : GOOD.index("[participants]")]
 
 
@@ -150,10 +151,7 @@ def test_a_mistake_in_a_variable_names_the_variable(file: Path) -> None:
     ("variable", "said"),
     [
         ("COMMITD_LIMIT__IN_FLIGHT_MAX", "COMMITD_LIMIT__IN_FLIGHT_MAX: no such section; did you mean limits?"),
-        (
-            "COMMITD_X__Y",
-            "COMMITD_X__Y: no such section; there are cluster, nodes, participants, timing, limits, alarms, raft",
-        ),
+        ("COMMITD_X__Y", f"COMMITD_X__Y: no such section; there are {KNOWN}"),
     ],
 )
 def test_a_variable_that_means_no_section_is_a_mistake_and_not_ignored(file: Path, variable: str, said: str) -> None:
@@ -172,6 +170,34 @@ def test_a_variable_that_means_no_section_is_a_mistake_and_not_ignored(file: Pat
 def test_a_value_where_a_table_belongs_is_told_in_words_of_toml(file: Path, text: str, said: str) -> None:
     found = mistakes(file, text)
     assert any(mistake.startswith(said) for mistake in found), found
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_where_applications_may_be_notified_is_read_and_its_secret_is_not_printed(file: Path) -> None:
+    config = read(file, f'{GOOD}[notify]\nallow = ["https://shop.example/hooks"]\nsecret = "{SECRET}"\n')
+    assert config.notify.allow == ("https://shop.example/hooks",)
+    assert SECRET not in repr(config)
+    assert read(file).notify.allow == ()
+    anchored = read(file, f'{GOOD}[notify]\nallow = ["http://a"]\nsecret_file = "s"\n')
+    assert anchored.notify.secret_file == file.parent / "s"
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ('allow = ["http://a"]', "notify: with allow, give exactly one of secret and secret_file (there is none)"),
+        (f'secret = "{SECRET}"\nsecret_file = "s"', "notify: with allow, give exactly one of secret and secret_file"),
+        ('allow = ["shop.example"]\nsecret_file = "s"', "notify.allow.0: write http:// or https://"),
+        ('allow = ["http://a?x"]\nsecret_file = "s"', "notify.allow.0: leave the query out"),
+        ('secret = "whsec_short"', "notify.secret: a secret is whsec_ and 24 to 64 random bytes in base64"),
+    ],
+)
+def test_a_mistake_about_notices_says_what_to_do(file: Path, section: str, said: str) -> None:
+    (mistake,) = mistakes(file, f"{GOOD}[notify]\n{section}\n")
+    assert mistake.startswith(said)
+    assert "short" not in mistake
 
 
 def test_a_file_that_is_not_there_is_one_clear_mistake(tmp_path: Path) -> None:

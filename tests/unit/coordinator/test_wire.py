@@ -14,7 +14,6 @@ from coordinator.wire import (
     DEADLINE_MAX_MS,
     DEADLINE_MIN_MS,
     Encoding,
-    ListQuery,
     Outcome,
     OutcomeView,
     ResolveRequest,
@@ -27,6 +26,7 @@ from coordinator.wire import (
     parse,
     unpack_body,
 )
+from coordinator.wire_queries import KEY_BYTES_MAX, NOTIFY_CHARS_MAX, ListQuery
 from participant.wire import WORKS_MAX
 
 GOOD: dict[str, Any] = {"gid": "g", "branches": [{"participant": "bank-a", "action": "debit", "body": {"n": 1}}]}
@@ -81,6 +81,40 @@ def test_every_wrong_field_is_named_at_once() -> None:
 
 def test_a_resolution_needs_a_name_and_a_reason() -> None:
     assert wrong_fields(ResolveRequest, {"decision": "maybe"}) == ["decision", "operator", "reason"]
+
+
+@pytest.mark.parametrize("key", ["", "two\nlines", "\x00", "é" * (KEY_BYTES_MAX // 2) + "x", 7])
+def test_a_key_is_a_line_of_bounded_bytes(key: Any) -> None:
+    assert wrong_fields(TransactionRequest, {"branches": [{"participant": "bank"}], "key": key}) == ["key"]
+
+
+def test_a_key_may_be_any_text_of_the_application() -> None:
+    key = "Bestellung 4711 / é" + "x" * (KEY_BYTES_MAX - 20)
+    assert parse(TransactionRequest, {"branches": [{"participant": "bank"}], "key": key}).key == key
+    assert parse(ListQuery, {"key": key}).key == key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "shop.example/hook",
+        "ftp://shop.example",
+        "http://user@shop.example/",
+        "http://shop.example/#x",
+        "http://shop.example/a/../b",
+        "http://shop.example/a/%2e%2E/b",
+        "http://shop.example/a%5c..",
+        "http://shop.example/a b",
+        "http://shop.example:0/",
+        "http://shop.example:99999/",
+        "http://shöp.example/",
+        "http://shop.example/" + "x" * NOTIFY_CHARS_MAX,
+    ],
+)
+def test_whom_to_notify_is_a_plain_url(url: str) -> None:
+    """Goal: what is compared with the configuration is what is sent to; nothing is resolved in between."""
+    assert wrong_fields(TransactionRequest, {"branches": [{"participant": "bank"}], "notify": url}) == ["notify"]
 
 
 def test_numbers_in_a_query_are_read_from_text_and_a_cursor_must_be_one() -> None:

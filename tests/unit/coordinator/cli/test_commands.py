@@ -37,7 +37,8 @@ def background() -> Iterator[Background]:
     """A cluster with one committed transaction, `paid`, and one that was aborted, `refused`."""
     with served() as running:
         leader = running.cluster.replicas["n1"]
-        running.do(leader.transactions.begin(request("bank-a", "bank-b", gid="paid"), 5.0))
+        paid = request("bank-a", "bank-b", gid="paid").model_copy(update={"key": "order [4711]"})
+        running.do(leader.transactions.begin(paid, 5.0))
         running.cluster.now_ms += 1
         running.cluster.clerks["bank-b"].refuse("no [money]")
         running.do(leader.transactions.begin(request("bank-a", "bank-b", gid="refused"), 5.0))
@@ -61,6 +62,22 @@ def test_transactions_are_listed_for_people_and_for_programs(background: Backgro
     listed = json.loads(at(background, "txn", "list", "--json", "--phase", "committed").stdout)
     assert [view["gid"] for view in listed["transactions"]] == ["paid"]
     assert len(json.loads(at(background, "txn", "list", "--json", "--limit", "1").stdout)["transactions"]) == 1
+
+
+def test_transactions_are_found_by_their_key(background: Background) -> None:
+    assert [line.split()[0] for line in at(background, "txn", "list", "--key", "order [4711]").stdout.splitlines()] == [
+        "gid",
+        "paid",
+    ]
+    assert len(at(background, "txn", "list", "--key", "order").stdout.splitlines()) == 1
+    assert "order [4711]" in at(background, "txn", "show", "paid").stdout
+
+
+def test_a_transaction_is_watched_to_its_end(background: Background) -> None:
+    assert at(background, "txn", "watch", "refused").stdout == "aborted     b1 ended, b2 ended\n"
+    lines = at(background, "txn", "watch", "refused", "--json").stdout.splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["aborted"]
+    assert at(background, "txn", "watch", "unheard-of").exit_code == 5
 
 
 def test_one_transaction_is_shown(background: Background) -> None:

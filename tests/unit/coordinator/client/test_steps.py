@@ -137,8 +137,8 @@ async def test_a_retry_says_all_that_it_means(told: _Told) -> None:
     assert step_of(steps[often]).retry == (5, 20, 20)
 
 
-async def test_gid_deadline_and_patience_reach_the_client(told: _Told) -> None:
-    message = Message(told, 1_234)
+async def test_gid_key_deadline_and_patience_reach_the_client(told: _Told) -> None:
+    message = Message(told, 1_234, key="7")
     message.when("orders", "place")
     assert await message.run(gid="order-7", timeout_s=2.5) == Committed("g")
-    assert told.rest == {"gid": "order-7", "deadline_ms": 1_234, "timeout_s": 2.5}
+    assert told.rest == {"gid": "order-7", "key": "7", "deadline_ms": 1_234, "timeout_s": 2.5}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from random import Random
+from typing import Unpack
 
 import msgpack
 import pytest
 from aiohttp import web
 
 from coordinator.client.asking import Patience
-from coordinator.client.outcomes import Aborted, Branch, Committed, Ended
+from coordinator.client.outcomes import Aborted, Branch, Committed, Ended, Named
 from coordinator.client.policy import Pauses
 from coordinator.client.session import Session
 from coordinator.client.transaction import InteractiveTransaction
@@ -30,9 +31,13 @@ class Desk:
         self.url = url
         self.answer: Ended | Exception = Committed("g")
         self.lists: list[list[Branch]] = []
+        self.named: Named = {}
 
-    async def commit(self, branches: Iterable[Branch], *, gid: str | None = None, deadline_ms: int = 0) -> Ended:
+    async def commit(
+        self, branches: Iterable[Branch], *, gid: str | None = None, deadline_ms: int = 0, **named: Unpack[Named]
+    ) -> Ended:
         self.lists.append(list(branches))
+        self.named = named
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -48,7 +53,9 @@ class Scene:
         self.session = session
 
     def transaction(self) -> InteractiveTransaction:
-        return InteractiveTransaction("g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=0.3)
+        return InteractiveTransaction(
+            "g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=0.3, named={"key": "order-1"}
+        )
 
     @property
     def asked(self) -> list[str]:
@@ -69,6 +76,7 @@ async def test_leaving_the_block_commits_what_enlisted(scene: Scene) -> None:
         assert await tx.call("bank-a", "debit", {"n": 1}) == {"balance": 90}
         await tx.call("bank-a", "debit", {"n": 2})
     assert scene.desk.lists == [[Branch("bank-a", name="bank-a", works=2)]]
+    assert scene.desk.named == {"key": "order-1"}
     assert scene.asked == ["/v1/branches/g/bank-a/work"] * 2
     sent = [msgpack.unpackb(body) for _, _, body in scene.bank.seen]
     assert [(form["seq"], form["body"]) for form in sent] == [(0, {"n": 1}), (1, {"n": 2})]

@@ -7,7 +7,7 @@ import pytest
 from coordinator.driver.admission import Admission
 from coordinator.errors import Overloaded
 
-LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1)
+LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1, listeners_max=1, untold_max=1)
 
 
 def test_below_its_limits_a_leader_takes_one_more() -> None:
@@ -27,6 +27,15 @@ def test_at_a_limit_the_refusal_names_it_and_says_when_to_come_again(
         LIMITS.admit(in_flight=in_flight, open_=open_, records=records)
     assert refused.value.retry_after_s == 1.0
     assert refused.value.retry_safe
+
+
+def test_too_many_listeners_and_too_many_untold_are_refused_by_name() -> None:
+    LIMITS.admit_listener(0)
+    LIMITS.admit_notice(0)
+    with pytest.raises(Overloaded, match="listeners_max"):
+        LIMITS.admit_listener(1)
+    with pytest.raises(Overloaded, match="untold_max"):
+        LIMITS.admit_notice(1)
 
 
 def test_too_many_waiters_are_refused_by_name() -> None:

@@ -7,7 +7,8 @@ from coordinator.http.views import outcome_view, page_query_of, page_view, trans
 from coordinator.ledger.commands import BY_DEADLINE, BY_INQUIRY, BY_VOTES, Begin, Decide, Heard, Progress
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, Retry, StepRecord, TransactionRecord
 from coordinator.ledger.table import Ledger, PageQuery
-from coordinator.wire import ListQuery, Outcome, parse
+from coordinator.wire import Outcome, parse
+from coordinator.wire_queries import ListQuery
 
 
 def record(*decisions: Decide, gid: str = "g") -> TransactionRecord:

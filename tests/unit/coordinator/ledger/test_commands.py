@@ -13,12 +13,13 @@ from coordinator.ledger.commands import (
     End,
     Forget,
     Heard,
+    Notified,
     Progress,
     decode,
     encode,
 )
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Notice, Path, Retry, StepRecord
 
 STEP = StepRecord(Mode.TCC, ("b1",), "confirm", "cancel", (("room", "b1"),), Retry(3, 100, 10_000))
 STEPS = Begin(
@@ -54,6 +55,15 @@ GOLDEN: list[tuple[Command, str]] = [
         Begin("t2", b"", Path.STAGED, (), 1, 2, trace="00-ab"),
         "990201a27432c400a6737461676564900102a530302d6162",
     ),
+    (
+        Begin("t2", b"", Path.STAGED, (), 1, 2, key="order-7"),
+        "9a0201a27432c400a6737461676564900102a0a76f726465722d37",
+    ),
+    (
+        Begin("t2", b"", Path.STAGED, (), 1, 2, notify="http://a"),
+        "9b0201a27432c400a6737461676564900102a0a0a8687474703a2f2f61",
+    ),
+    (Notified("t1", Notice.ENDED), "940207a27431a5656e646564"),
     (Decide("t1", Decision.COMMIT, "votes", 5, done=("b2",)), "990202a27431a6636f6d6d6974a5766f74657305a0c091a26232"),
     (
         Decide("t1", Decision.ABORT, "operator ann", 6, reason="no", culprit="b1"),
@@ -115,7 +125,9 @@ def bad(*array: object) -> bytes:
         (bad(2, 1, "t1", b"", "scenic", (), 1, 1), "'scenic' is not a path"),
         (bad(2, 1, "t1", b"", "classic", (), 1), "BEGIN has 5 fields instead of 6"),
         (bad(2, 1, "t1", b"", "classic", (), 1, 1, b"00"), "BEGIN holds bytes in field 6 instead of str"),
-        (bad(2, 1, "t1", b"", "classic", (), 1, 1, "00", 1), "BEGIN has 8 fields instead of 6"),
+        (bad(2, 1, "t1", b"", "classic", (), 1, 1, "00", 1), "BEGIN holds int in field 7 instead of str"),
+        (bad(2, 1, "t1", b"", "classic", (), 1, 1, "", "", "", ""), "fields instead of 6"),
+        (bad(2, 7, "t1", ""), "'' is not a notice"),
         (bad(2, 1, "t1", b"", "classic", ("b1",), 1, 1), "a branch is an array, not str"),
         (bad(2, 1, "t1", b"", "classic", (("b1",),), 1, 1), "branch has 1 fields instead of 5"),
         (bad(2, 1, "t1", b"", "classic", (("b1", "p", None, "text", None),), 1, 1), "branch holds str in field 3"),

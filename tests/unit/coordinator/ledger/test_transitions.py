@@ -20,9 +20,20 @@ from coordinator.ledger.commands import (
     End,
     Forget,
     Heard,
+    Notified,
     Progress,
 )
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, Retry, StepRecord, TransactionRecord
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Mode,
+    Notice,
+    Path,
+    Phase,
+    Retry,
+    StepRecord,
+    TransactionRecord,
+)
 from coordinator.ledger.transitions import TRANSITIONS, Event, Guard, Transition, Why, draw, find
 
 STATES_PAGE = File(__file__).parents[4] / "docs" / "internals" / "states.md"
@@ -151,6 +162,25 @@ def test_there_is_progress_of_open_steps_only(phase: Phase) -> None:
     ):
         assert becomes(before, Event.PROGRESS, Progress("t", name, 1, heard)) is Why.NO_STEP
     assert becomes(None, Event.PROGRESS, Progress("t", "a", 1, heard)) is Why.UNKNOWN_GID
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_an_application_is_said_to_know_what_is_so_if_it_wants_to(phase: Phase) -> None:
+    wanted = record(phase)._replace(notify="http://a")
+    ended = phase in (Phase.COMMITTED, Phase.ABORTED)
+    for notice, is_so in ((Notice.DECIDED, phase is not Phase.PREPARING), (Notice.ENDED, ended)):
+        command = Notified("t", notice)
+        why = Why.UNDECIDED if phase is Phase.PREPARING else Why.NO_NOTICE
+        assert becomes(wanted, Event.NOTIFIED, command) is (phase if is_so else why)
+        assert becomes(record(phase), Event.NOTIFIED, command) is why
+    assert becomes(None, Event.NOTIFIED, Notified("t", Notice.ENDED)) is Why.UNKNOWN_GID
+
+
+def test_what_an_application_has_not_heard_is_not_forgotten() -> None:
+    for notified in Notice:
+        wanted = record(Phase.COMMITTED)._replace(notify="http://a", notified=notified)
+        forgotten = notified is Notice.ENDED
+        assert becomes(wanted, Event.FORGET, Forget(("t",))) is (None if forgotten else Why.UNFINISHED)
 
 
 def test_only_the_finished_is_forgotten() -> None:

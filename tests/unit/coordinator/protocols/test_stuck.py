@@ -59,5 +59,14 @@ def test_a_delayed_one_is_late_so_long_after_its_time() -> None:
     assert stuck(record, THRESHOLDS, 165_000) is not None
 
 
+def test_an_application_that_has_not_been_told_for_so_long_is_named() -> None:
+    record = after(BEGIN._replace(notify="http://shop/hook"), ABORT, End("t", ("a",)))
+    assert stuck(record, THRESHOLDS, 64_999) is None
+    assert stuck(record, THRESHOLDS, 65_000) == (
+        Kind.UNTOLD,
+        "decided 60 s ago, and http://shop/hook has not taken the notice",
+    )
+
+
 def test_what_has_ended_is_never_stuck() -> None:
     assert stuck(after(BEGIN, ABORT, *refusals(2), End("t", ("a",))), THRESHOLDS, 1_000_000) is None

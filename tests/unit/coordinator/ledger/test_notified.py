@@ -1,0 +1,73 @@
+"""Notices in the ledger: a transaction is finished when its application has heard of the end, and not before."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.ledger.commands import BY_VOTES, Begin, Decide, End, Forget, Notified
+from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
+from coordinator.ledger.table import Accepted, Ledger, Rejected
+from coordinator.ledger.transitions import Why
+
+BRANCH = BranchRecord("a", "bank-a", "debit", b"")
+BEGIN = Begin("t", b"d", Path.CLASSIC, (BRANCH,), 1_000, 1, notify="http://a")
+COMMIT = Decide("t", Decision.COMMIT, BY_VOTES, 2)
+END = End("t", ("a",))
+
+
+def after(*commands: Begin | Decide | End | Notified) -> Ledger:
+    ledger = Ledger()
+    for command in commands:
+        assert isinstance(ledger.execute(command), Accepted)
+    return ledger
+
+
+def record(ledger: Ledger) -> TransactionRecord:
+    found = ledger.get("t")
+    assert found is not None
+    return found
+
+
+def test_it_is_open_until_the_application_has_heard_of_the_end() -> None:
+    """Whoever leads takes it up; nobody forgets it. Red when `finished` looks at the branches alone."""
+    ledger = after(BEGIN, COMMIT, Notified("t", Notice.DECIDED), END)
+    assert (record(ledger).phase, record(ledger).notified) == (Phase.COMMITTED, Notice.DECIDED)
+    assert [each.gid for each in ledger.unfinished()] == ["t"]
+    assert (ledger.untold, ledger.finished_before(9, limit=9)) == (1, ())
+    ledger.execute(Forget(("t",)))
+    assert record(ledger).notify == "http://a"
+    ledger.execute(Notified("t", Notice.ENDED))
+    assert (ledger.unfinished(), ledger.untold, ledger.finished_before(9, limit=9)) == ((), 0, ("t",))
+    ledger.execute(Forget(("t",)))
+    assert ledger.get("t") is None
+
+
+def test_repeats_and_what_comes_late_change_nothing() -> None:
+    ledger = after(BEGIN, COMMIT, END, Notified("t", Notice.ENDED))
+    revision = ledger.revision
+    for notice in (Notice.ENDED, Notice.DECIDED):
+        assert ledger.execute(Notified("t", notice)) == Accepted(record(ledger))
+    assert (ledger.revision, record(ledger).notified) == (revision, Notice.ENDED)
+
+
+@pytest.mark.parametrize(
+    ("commands", "command", "why"),
+    [
+        ((), Notified("t", Notice.DECIDED), Why.UNKNOWN_GID),
+        ((BEGIN,), Notified("t", Notice.DECIDED), Why.UNDECIDED),
+        ((BEGIN, COMMIT), Notified("t", Notice.ENDED), Why.NO_NOTICE),
+        ((BEGIN._replace(notify=""), COMMIT), Notified("t", Notice.DECIDED), Why.NO_NOTICE),
+    ],
+)
+def test_what_is_not_so_is_rejected(commands: tuple[Begin | Decide, ...], command: Notified, why: Why) -> None:
+    result = after(*commands).execute(command)
+    assert isinstance(result, Rejected)
+    assert result.reason is why
+
+
+def test_what_is_owed_comes_back_with_the_snapshot() -> None:
+    ledger, other = after(BEGIN, COMMIT, END), Ledger()
+    other.restore(ledger.snapshot())
+    assert (other.untold, other.unfinished()) == (1, ledger.unfinished())
+    assert other.execute(Notified("t", Notice.ENDED)) == ledger.execute(Notified("t", Notice.ENDED))
+    assert (other.untold, other.finished_before(9, limit=9)) == (0, ("t",))
