@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from coordinator.client.client import Client
+from coordinator.client.declaration import OWN, Retry
+from coordinator.client.message import Message, Prepared
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
-from coordinator.client.steps import OWN, Message, Prepared, Retry, Saga, Tcc
+from coordinator.client.saga import Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 
 __all__ = [

@@ -28,12 +28,13 @@ from typing import Any, Self
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.lane import Lane
 from coordinator.client.listing import merged
+from coordinator.client.message import Message
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.policy import Pauses, pause_s
 from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.saga import Saga, Tcc
 from coordinator.client.session import Lost, Session
 from coordinator.client.shards import Shard, Shards
-from coordinator.client.steps import Message, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import Contradiction, NotFound, OutcomeUnknown, RequestError, Unavailable
 from coordinator.examined import ExaminationView
@@ -41,9 +42,9 @@ from coordinator.ledger.records import Decision, Phase
 from coordinator.shards import MAP_PATH, ClusterMap
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
-    DEADLINE_MAX_MS,
     GID_RANDOM_BITS,
     WAIT_MAX_MS,
+    BranchView,
     ClusterView,
     Outcome,
     OutcomeView,
@@ -54,6 +55,7 @@ from coordinator.wire import (
     new_gid,
     parse_name,
 )
+from coordinator.wire_base import DEADLINE_MAX_MS
 from participant.tracing import current
 
 __all__ = ["Client"]
@@ -169,16 +171,16 @@ class Client:
         )
 
     def saga(self, *, deadline_ms: int = DEADLINE_MAX_MS) -> Saga:
-        """A saga, to be declared and run; see `coordinator.client.steps`. `deadline_ms`: how long until it is given up
+        """A saga, to be declared and run; see `coordinator.client.saga`. `deadline_ms`: how long until it is given up
         and undone, unless it is decided by then."""
         return Saga(self, deadline_ms)
 
     def tcc(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS) -> Tcc:
-        """Reservations, to be declared and run; see `coordinator.client.steps`."""
+        """Reservations, to be declared and run; see `coordinator.client.saga`."""
         return Tcc(self, deadline_ms)
 
     def message(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS) -> Message:
-        """A local transaction with messages, to be declared and run; see `coordinator.client.steps`."""
+        """A local transaction with messages, to be declared and run; see `coordinator.client.message`."""
         return Message(self, deadline_ms)
 
     async def begin(
@@ -208,6 +210,32 @@ class Client:
         """Say that the source of a message is done, and wait for the decision. Without it, the coordinators ask by
         themselves at the deadline. Raises: OutcomeUnknown; NotFound; Contradiction, if `gid` has no source."""
         return await self._decided("POST", f"{_path_of(gid)}/submit", gid, timeout_s)
+
+    async def cancel(self, gid: str, *, reason: str, by: str = "caller") -> Ended:
+        """Abort a transaction that is not decided yet, and hear how it ended: what it has done is undone, or will be.
+        `by` stands in its record. Raises: NotFound, OutcomeUnknown, Unavailable."""
+        try:
+            view = await self.resolve(gid, Decision.ABORT, operator=by, reason=reason)
+        except Contradiction:  # it was decided before
+            return await self.wait(gid)
+        return Aborted(gid, view.reason or "", view.branch)
+
+    async def report(self, token: str, result: Any = None) -> BranchView:
+        """Report that the work which a step has begun is done; `token` is what its action was given.
+
+        The same again is harmless, whatever has been decided meanwhile; so after Unavailable it is asked again.
+        Raises: Contradiction, if nobody waits for it any more; WrongToken, NotFound, Invalid, Unavailable.
+        """
+        return await self._report(token, {"result": result})
+
+    async def decline(self, token: str, reason: str) -> BranchView:
+        """Report that the work which a step has begun will not be done; otherwise as `report`."""
+        return await self._report(token, {"refused": reason})
+
+    async def _report(self, token: str, word: dict[str, Any]) -> BranchView:
+        gid, step, *_ = f"{token}//".split("/")
+        path = f"{_path_of(gid)}/steps/{parse_name(step, 'token')}"
+        return await self._about(gid).ask("POST", path, BranchView, body={"token": token, **word})
 
     async def outcome(self, gid: str) -> Ended | Deciding:
         """What is recorded of `gid` now. Linearizable.

@@ -22,10 +22,12 @@ from coordinator.errors import (
     Undetermined,
     Unreachable,
     UnsupportedMedia,
+    WrongToken,
 )
 from coordinator.examined import ExaminationView
 from coordinator.http import cluster, health, outcomes, transactions
 from coordinator.shards import MAP_PATH, ClusterMap
+from coordinator.wire_steps import ReportRequest
 
 __all__ = ["ENDPOINTS", "Endpoint"]
 
@@ -130,6 +132,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         {200: (wire.OutcomeView, "Committed, aborted or deciding.")},
         (Invalid, NotFound, Contradiction, Overloaded, *_READ),
         query=wire.OutcomeQuery,
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/transactions/{gid}/steps/{name}",
+        "report",
+        "Whoever has done the work that a step has begun says how it has ended. The same again is harmless.",
+        transactions.report,
+        {200: (wire.BranchView, "The step, with the report in it.")},
+        (*_BODY, WrongToken, NotFound, Contradiction, Overloaded, *_READ),
+        body=ReportRequest,
         leader=True,
     ),
     Endpoint(

@@ -25,7 +25,16 @@ from coordinator.wire import (
 )
 from coordinator.wire_steps import StepView
 
-__all__ = ["Judge", "examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
+__all__ = [
+    "Judge",
+    "branch_view",
+    "examination_view",
+    "outcome_view",
+    "page_query_of",
+    "page_view",
+    "problem_of",
+    "transaction_view",
+]
 
 Judge: TypeAlias = Callable[[TransactionRecord], Stuck | None]
 """What is wrong with a transaction now (`driver.watch.Watch.stuck`)."""
@@ -55,7 +64,7 @@ def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> T
         outcome=_OUTCOMES[record.decision],
         phase=record.phase,
         path=record.path,
-        branches=[_branch_view(branch) for branch in record.branches],
+        branches=[branch_view(branch) for branch in record.branches],
         deadline_ms=record.deadline_ms,
         begun_at_ms=record.begun_at_ms,
         decided_at_ms=record.decided_at_ms if decided else None,
@@ -67,7 +76,8 @@ def transaction_view(record: TransactionRecord, judge: Judge | None = None) -> T
     )
 
 
-def _branch_view(branch: BranchRecord) -> BranchView:
+def branch_view(branch: BranchRecord) -> BranchView:
+    """One branch of a record."""
     return BranchView(**_branch_fields(branch))
 
 
@@ -82,6 +92,7 @@ def _branch_fields(branch: BranchRecord) -> dict[str, Any]:
 
 
 def _step_view(step: StepRecord) -> StepView:
+    reporting = step.reporting
     return StepView(
         mode=step.mode,
         after=list(step.after),
@@ -91,6 +102,8 @@ def _step_view(step: StepRecord) -> StepView:
         attempt=step.attempt,
         settling=step.settling,
         not_before_ms=step.not_before_ms,
+        awaits_report=reporting is not None and reporting.begun and reporting.heard is None,
+        reported=None if reporting is None else reporting.heard,
     )
 
 

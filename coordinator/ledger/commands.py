@@ -1,10 +1,10 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms]. A field
-that was added later is the last, and left out where it says nothing. Golden bytes of the version are kept in
-`tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because guessing
-would let replicas diverge.
+body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms,
+reporting]. Fields that were added later are the last ones, and left out where they say nothing. Golden bytes of the
+version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal,
+because guessing would let replicas diverge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, shared_names
+from coordinator.ledger.records import (
+    JITTER_DEFAULT_PERCENT,
+    BranchRecord,
+    Decision,
+    Mode,
+    Path,
+    Reporting,
+    Retry,
+    StepRecord,
+    shared_names,
+)
 
 __all__ = [
     "BY_DEADLINE",
@@ -36,6 +46,7 @@ __all__ = [
     "Progress",
     "decode",
     "encode",
+    "retry_fields",
 ]
 
 COMMANDS_VERSION = 2
@@ -86,11 +97,14 @@ class Heard(StrEnum):
     DONE = "done"  # what comes before the decision has succeeded
     REFUSED = "refused"  # it was refused; the next attempt may begin
     UNSETTLED = "unsettled"  # what follows the decision was refused; the next attempt may begin
+    BEGUN = "begun"  # the action of a step that is reported has committed; its work may go on
+    REPORTED = "reported"  # somebody has reported that this work is done
+    DECLINED = "declined"  # somebody has reported that it will not be done
 
 
 class Progress(NamedTuple):
     """How far one step has come, on the path STEPS. `result`: what it gave, packed, if it is DONE and somebody takes
-    it."""
+    it, or REPORTED; why not, packed, if it is DECLINED."""
 
     gid: str
     branch: str
@@ -109,18 +123,19 @@ Command: TypeAlias = Begin | Decide | End | Forget | Progress
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
-_TEXT_OR_NIL, _INT_OR_NIL = (str, NoneType), (int, NoneType)
+_TEXT_OR_NIL, _INT_OR_NIL, _ARRAY_OR_NIL = (str, NoneType), (int, NoneType), (tuple, NoneType)
 
 
 class _Shape:
     """What types the fields of something have. Compared exactly: msgpack's `true` is not the number 1."""
 
-    def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[type, ...] | None = None) -> None:
-        """`added`: of a last field, which may be absent."""
+    def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[tuple[type, ...], ...] = ()) -> None:
+        """`added`: of the last fields, which may be absent from any of them on."""
         self._name = name
         self._count = len(allowed)
-        self._allowed = allowed if added is None else (*allowed, added)
-        self._fitting = frozenset(product(*allowed)) | frozenset(product(*self._allowed))
+        self._allowed = (*allowed, *added)
+        lengths = range(self._count, len(self._allowed) + 1)
+        self._fitting = frozenset(types for length in lengths for types in product(*self._allowed[:length]))
 
     def check(self, fields: Sequence[Any]) -> None:
         """Raises CommandError, which names the first field that does not fit."""
@@ -135,18 +150,19 @@ class _Shape:
 
 
 _SHAPES = {
-    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=_TEXT),
+    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=(_TEXT,)),
     2: _Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
     3: _Shape("END", _TEXT, _ARRAY),
     4: _Shape("FORGET", _ARRAY),
-    5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=_TEXT),
+    5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=(_TEXT,)),
     6: _Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
 }
 _BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=_INT)
+_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL))
 _TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
-_RETRY = _Shape("retry", _INT, _INT, _INT)
+_RETRY = _Shape("retry", _INT, _INT, _INT, added=(_INT,))
+_REPORTING = _Shape("how a step is reported", _TEXT, _TEXT)
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
 _MODES = {mode.value: mode for mode in Mode}
 _HEARD = {heard.value: heard for heard in Heard}
@@ -227,8 +243,14 @@ def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
     if step is None:
         raise CommandError(f"branch {branch.branch} has no step")
-    delay = (step.not_before_ms,) if step.not_before_ms else ()
-    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry, *delay)
+    reporting = None if step.reporting is None else (step.reporting.field, step.reporting.secret)
+    added = (step.not_before_ms, reporting) if reporting else (step.not_before_ms,) if step.not_before_ms else ()
+    return (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry), *added)
+
+
+def retry_fields(retry: Retry) -> tuple[int, ...]:
+    """As it stands in a command: without a jitter that says nothing."""
+    return retry[:3] if retry.jitter_percent == JITTER_DEFAULT_PERCENT else tuple(retry)
 
 
 def _branch_with_step(fields: Any) -> BranchRecord:
@@ -236,13 +258,21 @@ def _branch_with_step(fields: Any) -> BranchRecord:
         raise CommandError("a branch of a transaction of steps is an array of 6 fields, the last one an array")
     *branch, step = fields
     _STEP.check(step)
-    mode, after, confirm, undo, takes, retry, *delay = step
+    mode, after, confirm, undo, takes, retry, *added = step
     for take in takes:
         _TAKE.check(take if type(take) is tuple else ())
     _RETRY.check(retry)
     record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
-    record = record._replace(not_before_ms=delay[0]) if delay else record
+    if added:
+        record = record._replace(not_before_ms=added[0], reporting=_reporting(added[1]) if added[1:] else None)
     return _branch(tuple(branch))._replace(step=record)
+
+
+def _reporting(fields: tuple[Any, ...] | None) -> Reporting | None:
+    if fields is None:
+        return None
+    _REPORTING.check(fields)
+    return Reporting(*fields)
 
 
 def _branch(fields: Any) -> BranchRecord:

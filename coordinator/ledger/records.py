@@ -11,17 +11,21 @@ from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = [
+    "JITTER_DEFAULT_PERCENT",
     "BranchRecord",
     "Decision",
     "Mode",
     "Path",
     "Phase",
+    "Report",
+    "Reporting",
     "Retry",
     "StepRecord",
     "TransactionRecord",
     "shared_names",
 ]
 
+JITTER_DEFAULT_PERCENT = 100
 NAMES_SHARED_MAX = 1_024  # combinations; of others, each record has its own
 
 
@@ -65,12 +69,39 @@ class Decision(StrEnum):
     ABORT = "abort"
 
 
+class Report(StrEnum):
+    """What whoever did the work of a step has reported."""
+
+    DONE = "done"
+    REFUSED = "refused"
+
+
 class Retry(NamedTuple):
-    """How often a step is begun anew after a refusal, and after how long: the window doubles from base to cap."""
+    """How often a step is begun anew after a refusal, and after how long: the window doubles from base to cap, and so
+    many hundredths of it are drawn by chance."""
 
     attempts_max: int
     base_ms: int
     cap_ms: int
+    jitter_percent: int = JITTER_DEFAULT_PERCENT
+
+
+class Reporting(NamedTuple):
+    """Of a step whose action only begins the work: `field` of its body is a token, made with `secret`
+    (`protocols.reports`), with which somebody reports how the work has ended.
+
+    `begun`: the action of the attempt that counts now has committed. `heard`: what was reported of that attempt.
+    """
+
+    field: str
+    secret: str
+    begun: bool = False
+    heard: Report | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the work is done, of which only one who had the token can know."""
+        return self.begun and self.heard is Report.DONE
 
 
 class StepRecord(NamedTuple):
@@ -82,7 +113,7 @@ class StepRecord(NamedTuple):
     `attempt` counts from 1 how often it was begun before the decision, `settling` the same for what follows that. Each
     attempt is a branch of its own at the participant, and none is called before the refusal of the one before is
     recorded: so it is always known how many there may be. `done`: what comes before the decision has succeeded;
-    `result` is what it gave, packed, if somebody takes it.
+    `result` is what it gave, packed, if somebody takes it; or, reported as refused, why.
 
     `not_before_ms` is a duration, as the deadline is: each leader counts it from when *it* saw the decision. So nothing
     begins earlier than that after the decision was recorded, whatever the clocks say, and after a takeover it is later.
@@ -99,6 +130,12 @@ class StepRecord(NamedTuple):
     done: bool = False
     result: bytes = b""
     not_before_ms: int = 0
+    reporting: Reporting | None = None
+
+    @property
+    def running(self) -> int:
+        """Which attempt at its action counts now."""
+        return self.settling if self.mode is Mode.FORWARD else self.attempt
 
 
 class BranchRecord(NamedTuple):

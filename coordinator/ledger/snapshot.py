@@ -20,6 +20,8 @@ from coordinator.ledger.records import (
     Mode,
     Path,
     Phase,
+    Report,
+    Reporting,
     Retry,
     StepRecord,
     TransactionRecord,
@@ -111,4 +113,12 @@ def _branch(branch: str, participant: str, action: str | None, *rest: Any) -> Br
     if not step:
         return record
     mode, after, confirm, undo, takes, retry, *progress = step[0]
-    return record._replace(step=StepRecord(Mode(mode), after, confirm, undo, takes, Retry(*retry), *progress))
+    made = StepRecord(Mode(mode), after, confirm, undo, takes, Retry(*retry), *progress)
+    return record._replace(step=made._replace(reporting=_reporting(made.reporting)))
+
+
+def _reporting(array: Any) -> Reporting | None:
+    if array is None:
+        return None
+    field, secret, begun, heard = array
+    return Reporting(field, secret, begun, None if heard is None else Report(heard))

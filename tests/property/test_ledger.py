@@ -34,6 +34,8 @@ from coordinator.ledger.records import (
     Mode,
     Path,
     Phase,
+    Report,
+    Reporting,
     Retry,
     StepRecord,
     TransactionRecord,
@@ -52,7 +54,11 @@ def branch(name: str) -> BranchRecord:
 
 
 def with_step(name: str) -> BranchRecord:
-    return branch(name)._replace(step=StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 1, 1)))
+    """`a` is no more than a step; `b` is reported before the decision, `c` behind it."""
+    step = StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 1, 1))
+    reporting = Reporting("token", "secret")
+    steps = {"b": step._replace(reporting=reporting), "c": step._replace(mode=Mode.FORWARD, reporting=reporting)}
+    return branch(name)._replace(step=steps.get(name, step))
 
 
 digests = st.sampled_from((b"d1", b"d2"))
@@ -95,6 +101,7 @@ class Entry:
     decided_at_ms: int = 0
     owed: set[str] = field(default_factory=set)
     steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
+    reports: dict[str, tuple[bool, Report | None]] = field(default_factory=dict)  # begun, and what was heard
 
     @property
     def finished(self) -> bool:
@@ -167,17 +174,40 @@ class Model:
         entry = self.entries.get(command.gid)
         if entry is None or entry.begin is None or entry.begin.path is not Path.STEPS:
             return False
-        if command.branch not in entry.owed or (entry.decision is None) is (command.heard is Heard.UNSETTLED):
+        name, heard = command.branch, command.heard
+        before, behind = entry.decision is None, entry.decision is not None
+        of_action = heard in (Heard.BEGUN, Heard.REPORTED, Heard.DECLINED)
+        if name == "c":
+            fits = behind and (heard is Heard.UNSETTLED or (of_action and entry.decision is Decision.COMMIT))
+        else:
+            fits = before is not (heard is Heard.UNSETTLED)
+        if name not in entry.owed or not fits:
             return False
-        attempt, settling, done, result = entry.steps.get(command.branch, (1, 1, False, b""))
-        if command.heard is Heard.UNSETTLED and command.attempt == settling:
+        attempt, settling, done, result = entry.steps.get(name, (1, 1, False, b""))
+        if heard is Heard.UNSETTLED and command.attempt == settling:
             settling += 1
-        if command.heard is Heard.REFUSED and command.attempt == attempt and not done:
+            result = self.anew(entry, name, result)
+        if heard is Heard.REFUSED and command.attempt == attempt and not done:
             attempt += 1
-        if command.heard is Heard.DONE and command.attempt == attempt:
+            result = self.anew(entry, name, result)
+        if heard is Heard.DONE and command.attempt == attempt:
             done, result = True, command.result
-        entry.steps[command.branch] = (attempt, settling, done, result)
+        if of_action and name != "a" and command.attempt == (settling if name == "c" else attempt):
+            begun, said = entry.reports.get(name, (False, None))
+            if heard is Heard.BEGUN:
+                begun = True
+            elif said is None:
+                said = Report.DONE if heard is Heard.REPORTED else Report.REFUSED
+                result = command.result
+            entry.reports[name] = (begun, said)
+            done = done or (name == "b" and begun and said is Report.DONE)
+        entry.steps[name] = (attempt, settling, done, result)
         return True
+
+    @staticmethod
+    def anew(entry: Entry, name: str, result: bytes) -> bytes:
+        entry.reports.pop(name, None)
+        return result if name == "a" else b""
 
 
 def phase_of(entry: Entry) -> Phase:
@@ -263,7 +293,10 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert b.body == (b"" if is_over or (b.step is not None and b.ended) else b"body")
                 if b.step is not None:
                     known = entry.steps.get(b.branch, (1, 1, False, b""))
+                    known = (*known[:3], b"") if entry.finished else known
                     assert (b.step.attempt, b.step.settling, b.step.done, b.step.result) == known
+                    if b.step.reporting is not None:
+                        assert b.step.reporting[2:] == entry.reports.get(b.branch, (False, None))
             assert self.heard[gid] == record
 
     @invariant()
@@ -310,12 +343,13 @@ any_step = st.builds(
     st.none() | texts,
     st.none() | texts,
     st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
-    st.builds(Retry, numbers, numbers, numbers),
+    st.builds(Retry, numbers, numbers, numbers, numbers),
     attempt=st.just(1),
     settling=st.just(1),
     done=st.just(False),
     result=st.just(b""),
     not_before_ms=numbers,
+    reporting=st.none() | st.builds(Reporting, texts, texts, st.just(False), st.none()),
 )
 any_command = st.one_of(
     st.builds(

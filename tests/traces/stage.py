@@ -11,13 +11,25 @@ from collections.abc import Callable
 from coordinator.effects import Call, CallEnded, Haste, ProposalEnded, Propose
 from coordinator.facts import Facts
 from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, Progress, encode
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, TransactionRecord
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Mode,
+    Path,
+    Report,
+    Reporting,
+    Retry,
+    StepRecord,
+    TransactionRecord,
+)
 from coordinator.ledger.table import Ledger, Rejected
 from coordinator.protocols.modes import MODES, Does
 from coordinator.protocols.protocol import decide
+from coordinator.protocols.reports import Misreported, judge_report, token_of
 from coordinator.protocols.two_phase import Plan, choose_path
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
+from participant.values import packed
 from participant.wire import Answer, BranchState, Capabilities, Verb
 
 GID = "t"
@@ -88,21 +100,24 @@ class Stage:
     def steps(self, *words: str) -> None:
         """steps a=saga b=saga>a c=pivot d=forward [attempts=3] [deadline=10s]: a client posts a transaction of steps.
 
-        `>` names those that a step comes after, `@5s` says how long after the decision it begins. A bank does what it
-        is asked, unless it is told to `refuse`.
+        `>` names those that a step comes after (`a=saga>b>c`), `@5s` says how long after the decision it begins, `!`
+        that somebody is to report it. A bank does what it is asked, unless it is told to `refuse`.
         """
         options = dict(word.split("=") for word in words)
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
         retry = Retry(int(options.pop("attempts", "1")), 1_000, 1_000)
         branches = []
         for name, how in options.items():
-            kind, *after = how.split(">")
+            kind, *after = how.replace("!", "").split(">")
+            reporting = Reporting("token", f"secret-{name}") if "!" in how else None
             mode, _, delay = kind.partition("@")
             delay_ms = int(_seconds(delay or "0s") * 1_000)
             rules = MODES[Mode(mode)]
             undo = "undo" if rules.on_abort is Does.UNDO else None
             confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
-            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry, not_before_ms=delay_ms)
+            step = StepRecord(
+                Mode(mode), tuple(after), confirm, undo, (), retry, not_before_ms=delay_ms, reporting=reporting
+            )
             action = None if step.mode is Mode.SOURCE else "do"
             branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))
         self._client_waits = True
@@ -113,6 +128,30 @@ class Stage:
     def refuse(self, *names: str) -> None:
         """refuse b b:undo: what these attempts ask for will be refused."""
         self._wills.update(dict.fromkeys(names, "no"))
+
+    def report(self, name: str, *words: str) -> None:
+        """report a [attempt=1] [token=wrong]: somebody reports that the work which a step has begun is done."""
+        self._report(name, Report.DONE, *words)
+
+    def decline(self, name: str, *words: str) -> None:
+        """decline a [attempt=1]: somebody reports that it will not be done."""
+        self._report(name, Report.REFUSED, *words)
+
+    def _report(self, name: str, report: Report, *words: str) -> None:
+        record, options = self._record, dict(word.split("=") for word in words)
+        step = next((b.step for b in (record.branches if record else ()) if b.branch == name), None)
+        if record is None or step is None:
+            self._say(f"whoever reports hears: {'no record' if record is None else 'no step'}")
+            return
+        token = options.get("token") or token_of(GID, name, step, int(options.get("attempt", step.running)))
+        judged = judge_report(record, name, token, report, packed(REASON if report is Report.REFUSED else None, "word"))
+        if judged is None:
+            self._say("it was reported so before")
+        elif isinstance(judged, Misreported):
+            self._say(f"whoever reports hears: {judged.why}")
+        else:
+            self._commit(judged)
+            self._drive()
 
     def commit(self, name: str) -> None:
         """commit a: the sender commits its source by itself."""

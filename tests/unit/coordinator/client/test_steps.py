@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ async def read(declared: Saga | Tcc | Message, told: _Told) -> dict[str, BranchR
     """What the coordinator makes of it: sent, parsed, and found to be in order."""
     await declared.run()
     forms = {"branches": [branch.to_map() for branch in told.branches]}
-    return {branch.branch: branch for branch in branches_of(parse(TransactionRequest, forms).branches, told)}
+    return {branch.branch: branch for branch in branches_of(parse(TransactionRequest, forms).branches, told, Random(1))}
 
 
 async def test_a_saga_is_read_as_it_was_written(told: _Told) -> None:
@@ -131,10 +132,10 @@ async def test_messages_follow_their_local_transaction(told: _Told) -> None:
 async def test_a_retry_says_all_that_it_means(told: _Told) -> None:
     trip = Saga(told, 1_000)
     once = trip.step("a", "do", undo="undo")
-    often = trip.step("b", "do", undo="undo", retry=Retry(5, base_ms=20, cap_ms=20))
+    often = trip.step("b", "do", undo="undo", retry=Retry(5, base_ms=20, cap_ms=20, jitter_percent=0))
     steps = await read(trip, told)
-    assert step_of(steps[once]).retry == (Retry().attempts_max, Retry().base_ms, Retry().cap_ms)
-    assert step_of(steps[often]).retry == (5, 20, 20)
+    assert step_of(steps[once]).retry == (Retry().attempts_max, Retry().base_ms, Retry().cap_ms, 100)
+    assert step_of(steps[often]).retry == (5, 20, 20, 0)
 
 
 async def test_gid_deadline_and_patience_reach_the_client(told: _Told) -> None:

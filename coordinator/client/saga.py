@@ -1,0 +1,150 @@
+"""Transactions that go step by step, written down in the words of their kind: `Saga` and `Tcc`.
+
+    trip = client.saga()
+    flight = trip.step("airline", "book", {"seat": "4A"}, undo="cancel", takes={"booking": OWN})
+    trip.step("hotel", "reserve", {"nights": 3}, undo="release")
+    trip.pivot("bank", "charge", {"cents": 90_000}, takes={"booking": flight})
+    trip.then("mail", "confirm", {"to": "alice"})
+    ended = await trip.run()
+
+Each method returns the name of its branch, for `after` and `takes` of later ones. What may be mixed, and what not, the
+coordinator says (`protocols.declaration`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordinator.client.declaration import NO_RESULTS, Committer, Declaration, Retry
+from coordinator.ledger.records import Mode
+
+__all__ = ["Saga", "Tcc"]
+
+
+class _Mixture(Declaration):
+    """What may stand beside the steps of a saga, and beside reservations."""
+
+    def reserve(
+        self,
+        participant: str,
+        body: Any = None,
+        *,
+        attempt: str,
+        confirm: str,
+        cancel: str,
+        name: str | None = None,
+        after: Sequence[str] = (),
+        takes: Mapping[str, str] = NO_RESULTS,
+        retry: Retry | None = None,
+        reported: str | None = None,
+    ) -> str:
+        """Try by the action `attempt`; `confirm` and `cancel` get the same body. All are tried at once, unless some
+        are named to come first. `reported` as in `Saga.step`."""
+        return self._add(
+            Mode.TCC,
+            participant,
+            attempt,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            reported=reported,
+            confirm=confirm,
+            undo=cancel,
+        )
+
+    def prepare(self, participant: str, action: str, body: Any = None, *, name: str | None = None) -> str:
+        """A branch of two-phase commit: prepared before the decision, committed or aborted with it."""
+        return self._add(Mode.TWO_PHASE, participant, action, body, name=name, after=())
+
+    def then(
+        self,
+        participant: str,
+        action: str,
+        body: Any = None,
+        *,
+        name: str | None = None,
+        after: Sequence[str] = (),
+        takes: Mapping[str, str] = NO_RESULTS,
+        retry: Retry | None = None,
+        not_before_ms: int = 0,
+        reported: str | None = None,
+    ) -> str:
+        """A step that begins once it is decided to commit, and is begun anew until it succeeds. `not_before_ms`: it
+        begins so long after the decision, or later (a new leader begins to count anew), never earlier. `reported` as in
+        `Saga.step`; what is reported as refused here is begun anew."""
+        return self._add(
+            Mode.FORWARD,
+            participant,
+            action,
+            body,
+            name=name,
+            after=after,
+            takes=takes,
+            retry=retry,
+            not_before_ms=not_before_ms,
+            reported=reported,
+        )
+
+
+class Tcc(_Mixture):
+    """Reservations: all are tried at once, then all are confirmed, or those that were made are cancelled."""
+
+
+class Saga(_Mixture):
+    """Steps that commit one after the other; what has been done is undone if one of them is refused."""
+
+    def __init__(self, client: Committer, deadline_ms: int) -> None:
+        super().__init__(client, deadline_ms)
+        self._last: str | None = None
+
+    def step(
+        self,
+        participant: str,
+        action: str,
+        body: Any = None,
+        *,
+        undo: str,
+        name: str | None = None,
+        after: Sequence[str] | None = None,
+        takes: Mapping[str, str] = NO_RESULTS,
+        retry: Retry | None = None,
+        reported: str | None = None,
+    ) -> str:
+        """A step with the action that takes it back, which gets the same body. It comes after the one before it, or
+        after those that are named: `after=[]` begins at once. `reported`: the action only begins the work, and gets a
+        token as this field of its body; the step is done when somebody reports it with that (`Client.report`), or the
+        saga is undone when he declines it (`Client.decline`)."""
+        self._last = self._add(
+            Mode.SAGA,
+            participant,
+            action,
+            body,
+            name=name,
+            after=self._before(after),
+            takes=takes,
+            retry=retry,
+            reported=reported,
+            undo=undo,
+        )
+        return self._last
+
+    def pivot(
+        self,
+        participant: str,
+        action: str,
+        body: Any = None,
+        *,
+        name: str | None = None,
+        takes: Mapping[str, str] = NO_RESULTS,
+        retry: Retry | None = None,
+    ) -> str:
+        """The step with which all is decided; it comes after all others before it, and cannot be undone."""
+        return self._add(Mode.PIVOT, participant, action, body, name=name, after=(), takes=takes, retry=retry)
+
+    def _before(self, after: Sequence[str] | None) -> Sequence[str]:
+        if after is not None:
+            return after
+        return () if self._last is None else (self._last,)
