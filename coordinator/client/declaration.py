@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 from coordinator.client.outcomes import Branch, Ended
 from coordinator.ledger.records import JITTER_DEFAULT_PERCENT, Mode
 from coordinator.wire_steps import RETRY_BASE_DEFAULT_MS, RETRY_CAP_DEFAULT_MS
 
-__all__ = ["NO_RESULTS", "OWN", "Committer", "Declaration", "Retry"]
+__all__ = ["NO_RESULTS", "OWN", "Committer", "Declaration", "Included", "Retry"]
 
 OWN: Final = "."
 """In `takes`: the step's own result, which its confirm and its undo get."""
@@ -57,6 +57,27 @@ class Committer(Protocol):
         timeout_s: float | None = None,
     ) -> Ended:
         """Commit all branches, or undo them."""
+
+
+class Included(Mapping[str, str]):
+    """A part of a declaration: the names of its branches in the whole, by those that they had before.
+
+    `ends`: those of its branches before the decision that nothing else of it comes after, so that what comes after the
+    part names them.
+    """
+
+    def __init__(self, names: Mapping[str, str], ends: Sequence[str]) -> None:
+        self.ends = tuple(ends)
+        self._names = dict(names)
+
+    def __getitem__(self, name: str) -> str:
+        return self._names[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Declaration:
@@ -107,3 +128,35 @@ class Declaration:
             step["reported"] = reported
         self._branches.append(Branch(participant, action, body, name, step=step))
         return name
+
+    def _include(self, name: str, part: Declaration, after: Sequence[str]) -> Included:
+        """The branches of another declaration as branches of this one, each called `name.branch`. Those of them that
+        waited for nothing come after `after`. Raises: ValueError."""
+        if part is self or not part._branches:
+            raise ValueError("a part is another declaration, with at least one branch")
+        names = {str(branch.name): f"{name}.{branch.name}" for branch in part._branches}
+        if taken := set(names.values()) & {branch.name for branch in self._branches}:
+            raise ValueError(f"{', '.join(sorted(taken))}: there is a branch of that name already; choose another one")
+        before = {str(branch.name): _waits_for(branch) for branch in part._branches if _mode_of(branch) in _BEFORE}
+        for branch in part._branches:
+            own = str(branch.name)
+            step = {**(branch.step or {}), "after": [names[other] for other in (branch.step or {}).get("after", ())]}
+            if own in before and not before[own]:
+                step["after"] = list(after)
+            if takes := step.get("takes"):
+                step["takes"] = {field: names[source] for field, source in takes.items()}
+            self._branches.append(replace(branch, name=names[own], step=step))
+        inner = set().union(*before.values())
+        return Included(names, [names[own] for own in before if own not in inner])
+
+
+_BEFORE = frozenset((Mode.TWO_PHASE, Mode.TCC, Mode.SAGA))  # of these others may wait, before the decision
+
+
+def _mode_of(branch: Branch) -> Mode:
+    return Mode((branch.step or {})["mode"])
+
+
+def _waits_for(branch: Branch) -> set[str]:
+    step = branch.step or {}
+    return {*step.get("after", ()), *(source for source in step.get("takes", {}).values() if source != branch.name)}

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coordinator.client.declaration import NO_RESULTS, Committer, Declaration, Retry
+from coordinator.client.declaration import NO_RESULTS, Committer, Declaration, Included, Retry
 from coordinator.ledger.records import Mode
 
 __all__ = ["Saga", "Tcc"]
@@ -54,6 +54,15 @@ class _Mixture(Declaration):
             confirm=confirm,
             undo=cancel,
         )
+
+    def include(self, name: str, part: _Mixture, *, after: Sequence[str] = ()) -> Included:
+        """Make another declaration a part of this one: its branches, each called `name.branch`, decided and undone
+        with all others. Those of it that wait for nothing else come after `after`.
+
+        What comes after the part, says `after=included.ends`; its results are those of `included["branch"]`. A pivot in
+        it is the pivot of the whole. Raises: ValueError for names that there are already, or a part without branches.
+        """
+        return self._include(name, part, after)
 
     def prepare(self, participant: str, action: str, body: Any = None, *, name: str | None = None) -> str:
         """A branch of two-phase commit: prepared before the decision, committed or aborted with it."""
@@ -98,7 +107,7 @@ class Saga(_Mixture):
 
     def __init__(self, client: Committer, deadline_ms: int) -> None:
         super().__init__(client, deadline_ms)
-        self._last: str | None = None
+        self._last: tuple[str, ...] = ()
 
     def step(
         self,
@@ -117,7 +126,7 @@ class Saga(_Mixture):
         after those that are named: `after=[]` begins at once. `reported`: the action only begins the work, and gets a
         token as this field of its body; the step is done when somebody reports it with that (`Client.report`), or the
         saga is undone when he declines it (`Client.decline`)."""
-        self._last = self._add(
+        added = self._add(
             Mode.SAGA,
             participant,
             action,
@@ -129,7 +138,15 @@ class Saga(_Mixture):
             reported=reported,
             undo=undo,
         )
-        return self._last
+        self._last = (added,)
+        return added
+
+    def include(self, name: str, part: _Mixture, *, after: Sequence[str] | None = None) -> Included:
+        """As for reservations, but the part comes after the step before it, as a step does, and the next step after the
+        part."""
+        included = self._include(name, part, self._before(after))
+        self._last = included.ends or self._last
+        return included
 
     def pivot(
         self,
@@ -145,6 +162,4 @@ class Saga(_Mixture):
         return self._add(Mode.PIVOT, participant, action, body, name=name, after=(), takes=takes, retry=retry)
 
     def _before(self, after: Sequence[str] | None) -> Sequence[str]:
-        if after is not None:
-            return after
-        return () if self._last is None else (self._last,)
+        return self._last if after is None else after

@@ -9,8 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coordinator.effects import Call, CallEnded, Haste, ProposalEnded, Propose
-from coordinator.facts import Facts
-from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, Progress, encode
+from coordinator.facts import Expiry, Facts
+from coordinator.ledger.commands import (
+    BY_EXPIRY,
+    BY_INQUIRY,
+    BY_OPERATOR,
+    Begin,
+    Command,
+    Decide,
+    End,
+    Progress,
+    encode,
+)
 from coordinator.ledger.records import (
     BranchRecord,
     Decision,
@@ -256,6 +266,12 @@ class Stage:
         """resolve abort ann: an operator decides."""
         self._commit(Decide(GID, Decision(decision), BY_OPERATOR + operator, 0, reason="by hand"))
         self._drive()
+
+    def cancel(self, who: str) -> None:
+        """cancel ann: a client, or an operator, does not want to wait any longer."""
+        if self._facts is not None:
+            self._facts.expiry = Expiry(BY_EXPIRY + who, "not wanted")
+            self._drive()
 
     def show(self) -> None:
         """What is true."""
