@@ -13,6 +13,7 @@ __all__ = [
     "ATTEMPTS_MAX",
     "FIELD_CHARS_MAX",
     "NOT_BEFORE_MAX_MS",
+    "ORDER_KEY_CHARS_MAX",
     "REASON_CHARS_MAX",
     "RETRY_BASE_DEFAULT_MS",
     "RETRY_CAP_DEFAULT_MS",
@@ -26,6 +27,7 @@ __all__ = [
 ATTEMPTS_MAX = 1_000  # of a step before the decision
 FIELD_CHARS_MAX = 64  # the name of a field that a result becomes
 NOT_BEFORE_MAX_MS = 86_400_000  # a day: each leader begins to count anew
+ORDER_KEY_CHARS_MAX = 128
 REASON_CHARS_MAX = 512  # of a report that something was refused
 TOKEN_CHARS_MAX = 192
 RETRY_BASE_DEFAULT_MS = 100
@@ -75,6 +77,11 @@ class StepRequest(Message):
         " reports how the work has ended. Of modes saga, tcc and forward.",
     )
 
+    order_key: Annotated[str, Field(min_length=1, max_length=ORDER_KEY_CHARS_MAX)] | None = Field(
+        default=None,
+        description="Of mode forward: those of one key run one after the other, in the order of their begin.",
+    )
+
 
 class ReportRequest(Message):
     """Whoever has done the work that a step has begun says how it has ended."""
@@ -99,3 +106,5 @@ class StepView(Message):
     not_before_ms: int = Field(default=0, description="How long after the decision it begins, at the earliest.")
     awaits_report: bool = Field(default=False, description="Its action has run, and nobody has reported yet.")
     reported: Report | None = Field(default=None, strict=False, description="What was reported of this attempt.")
+    order_key: str | None = None
+    awaits_turn: bool = Field(default=False, description="Others of its key, which were begun before it, are first.")

@@ -91,6 +91,8 @@ def _step(step: StepView) -> str:
         words.append(f"attempt {step.attempt}")
     if step.awaits_report:
         words.append("awaits its report")
+    if step.awaits_turn:
+        words.append(f"awaits its turn among {plain(step.order_key)}")
     if step.reported is not None:
         words.append(f"reported as {step.reported}")
     if step.settling > 1:

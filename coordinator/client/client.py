@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
 from random import Random, SystemRandom
@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.lane import Lane
-from coordinator.client.listing import merged
+from coordinator.client.listing import listed, merged
 from coordinator.client.message import Message
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.policy import Pauses, pause_s
@@ -39,7 +39,7 @@ from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import Contradiction, NotFound, OutcomeUnknown, RequestError, Unavailable
 from coordinator.examined import ExaminationView
 from coordinator.ledger.records import Decision, Phase
-from coordinator.shards import MAP_PATH, ClusterMap
+from coordinator.shards import MAP_PATH, ClusterMap, draw_gid, shard_of
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
     GID_RANDOM_BITS,
@@ -49,7 +49,6 @@ from coordinator.wire import (
     Outcome,
     OutcomeView,
     ParticipantsView,
-    TransactionPage,
     TransactionView,
     handle_of,
     new_gid,
@@ -105,6 +104,11 @@ class Client:
     def new_gid(self) -> str:
         """A gid for a transaction of this client."""
         return self._gid_of(time.time_ns() // 1_000_000)
+
+    async def gid_beside(self, order_key: str) -> str:
+        """A gid for a transaction with a message of this key, whose order one shard keeps. Raises: Unavailable."""
+        shards = len(await self._asking().found(self._shards.all))
+        return draw_gid(shard_of(order_key, shards), shards, self.new_gid)
 
     def _gid_of(self, at_ms: int) -> str:
         return new_gid(at_ms, self._chance.getrandbits(GID_RANDOM_BITS))
@@ -304,26 +308,10 @@ class Client:
             "limit": page_size,
         }
         shards = await self._asking().found(self._shards.all)
-        listed = merged([self._listed(shard, query) for shard in shards])
-        async with aclosing(listed):
-            async for transaction in listed:
+        found = merged([listed(shard, query, self._patience) for shard in shards])
+        async with aclosing(found):
+            async for transaction in found:
                 yield transaction
-
-    async def _listed(self, shard: Shard, query: Mapping[str, Any]) -> AsyncGenerator[TransactionView]:
-        """The records of one shard."""
-        cursor: str | None = None
-
-        async def way(_: float) -> Shard:
-            return shard
-
-        while True:
-            asking = Asking(way, self._patience)
-            page = await asking.ask("GET", "/v1/transactions", TransactionPage, query={**query, "cursor": cursor})
-            for transaction in page.transactions:
-                yield transaction
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     async def resolve(self, gid: str, decision: Decision, *, operator: str, reason: str) -> TransactionView:
         """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""

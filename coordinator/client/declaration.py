@@ -40,6 +40,9 @@ class Committer(Protocol):
     def new_gid(self) -> str:
         """A gid for a new transaction."""
 
+    async def gid_beside(self, order_key: str) -> str:
+        """A gid for a new transaction with a message of this key."""
+
     async def begin(
         self, branches: Iterable[Branch], *, gid: str, deadline_ms: int, timeout_s: float | None = None
     ) -> Any:
@@ -87,17 +90,22 @@ class Declaration:
         self._client = client
         self._deadline_ms = deadline_ms
         self._branches: list[Branch] = []
+        self._order_key: str | None = None
 
     async def run(self, *, gid: str | None = None, timeout_s: float | None = None) -> Ended:
         """Have it done, and wait until it is decided. As `Client.commit`, which says what it raises."""
+        gid = gid or await self._gid_beside_key()
         return await self._client.commit(self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s)
 
     async def start(self, *, gid: str | None = None, timeout_s: float | None = None) -> str:
         """Have it recorded, and go on; `Client.wait` with the gid, which this gives, says how it ended. As
         `Client.begin`, which says what it raises."""
-        gid = gid or self._client.new_gid()
+        gid = gid or await self._gid_beside_key() or self._client.new_gid()
         await self._client.begin(self._branches, gid=gid, deadline_ms=self._deadline_ms, timeout_s=timeout_s)
         return gid
+
+    async def _gid_beside_key(self) -> str | None:
+        return None if self._order_key is None else await self._client.gid_beside(self._order_key)
 
     def _add(
         self,
@@ -112,6 +120,7 @@ class Declaration:
         retry: Retry | None = None,
         not_before_ms: int = 0,
         reported: str | None = None,
+        order_key: str | None = None,
         **actions: str,
     ) -> str:
         name = name or f"s{len(self._branches) + 1}"
@@ -126,6 +135,8 @@ class Declaration:
             step["not_before_ms"] = not_before_ms
         if reported is not None:
             step["reported"] = reported
+        if order_key is not None:
+            step["order_key"] = self._order_key = order_key
         self._branches.append(Branch(participant, action, body, name, step=step))
         return name
 
@@ -146,6 +157,7 @@ class Declaration:
             if takes := step.get("takes"):
                 step["takes"] = {field: names[source] for field, source in takes.items()}
             self._branches.append(replace(branch, name=names[own], step=step))
+        self._order_key = self._order_key or part._order_key
         inner = set().union(*before.values())
         return Included(names, [names[own] for own in before if own not in inner])
 

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
-from coordinator.wire import TransactionView
+from coordinator.client.asking import Asking, Patience
+from coordinator.client.shards import Shard
+from coordinator.wire import TransactionPage, TransactionView
 
-__all__ = ["merged"]
+__all__ = ["listed", "merged"]
+
+
+async def listed(shard: Shard, query: Mapping[str, Any], patience: Patience) -> AsyncGenerator[TransactionView]:
+    """The records of one shard, page by page. Raises: Unavailable, Invalid."""
+    cursor: str | None = None
+
+    async def way(_: float) -> Shard:
+        return shard
+
+    while True:
+        asking = Asking(way, patience)
+        page = await asking.ask("GET", "/v1/transactions", TransactionPage, query={**query, "cursor": cursor})
+        for transaction in page.transactions:
+            yield transaction
+        if page.cursor is None:
+            return
+        cursor = page.cursor
 
 
 async def merged(lists: Sequence[AsyncGenerator[TransactionView]]) -> AsyncGenerator[TransactionView]:

@@ -78,9 +78,12 @@ class Message(Declaration):
         takes: Mapping[str, str] = NO_RESULTS,
         retry: Retry | None = None,
         not_before_ms: int = 0,
+        order_key: str | None = None,
     ) -> str:
         """A message, delivered at least once, and done once; in any order, unless some are named to come first.
-        `not_before_ms` as in `Saga.then`."""
+        `not_before_ms` as in `Saga.then`. `order_key`: those of one key are delivered one after the other, in the order
+        in which their transactions were begun; each waits until those before it are delivered, or aborted. With a gid
+        of your own, see `Client.gid_beside`."""
         return self._add(
             Mode.FORWARD,
             participant,
@@ -91,4 +94,5 @@ class Message(Declaration):
             takes=takes,
             retry=retry,
             not_before_ms=not_before_ms,
+            order_key=order_key,
         )

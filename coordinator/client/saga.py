@@ -80,10 +80,11 @@ class _Mixture(Declaration):
         retry: Retry | None = None,
         not_before_ms: int = 0,
         reported: str | None = None,
+        order_key: str | None = None,
     ) -> str:
         """A step that begins once it is decided to commit, and is begun anew until it succeeds. `not_before_ms`: it
         begins so long after the decision, or later (a new leader begins to count anew), never earlier. `reported` as in
-        `Saga.step`; what is reported as refused here is begun anew."""
+        `Saga.step`; what is reported as refused here is begun anew. `order_key` as in `Message.send`."""
         return self._add(
             Mode.FORWARD,
             participant,
@@ -95,6 +96,7 @@ class _Mixture(Declaration):
             retry=retry,
             not_before_ms=not_before_ms,
             reported=reported,
+            order_key=order_key,
         )
 
 

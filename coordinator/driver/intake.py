@@ -13,7 +13,17 @@ import msgpack
 
 from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
 from coordinator.ledger.commands import retry_fields
-from coordinator.ledger.records import BranchRecord, Mode, Path, Report, Reporting, Retry, StepRecord, shared_names
+from coordinator.ledger.records import (
+    BranchRecord,
+    Delivery,
+    Mode,
+    Path,
+    Report,
+    Reporting,
+    Retry,
+    StepRecord,
+    shared_names,
+)
 from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
@@ -83,7 +93,8 @@ def _step_of(name: str, branch: BranchRequest, where: str, chance: Random) -> St
     if request.reported is not None:
         reporting = Reporting(request.reported, f"{chance.getrandbits(SECRET_BITS):x}")
     record = StepRecord(request.mode, after, request.confirm, request.undo, takes, retry)
-    return record._replace(not_before_ms=request.not_before_ms, reporting=reporting)
+    delivery = None if request.order_key is None else Delivery(request.order_key)
+    return record._replace(not_before_ms=request.not_before_ms, reporting=reporting, delivery=delivery)
 
 
 def check_deadline(deadline_ms: int, branches: tuple[BranchRecord, ...]) -> None:
@@ -131,9 +142,11 @@ def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
     if step is None:
         return ()
-    reported = () if step.reporting is None else (step.reporting.field,)
+    reported = None if step.reporting is None else step.reporting.field
+    key = () if step.delivery is None else (step.delivery.key,)
+    added = (reported, *key) if reported or key else ()
     declared = (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry))
-    return (*declared, step.not_before_ms, *reported)
+    return (*declared, step.not_before_ms, *added)
 
 
 async def path_of(branches: tuple[BranchRecord, ...], participants: Participants) -> Path:

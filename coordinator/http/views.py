@@ -104,6 +104,8 @@ def _step_view(step: StepRecord) -> StepView:
         not_before_ms=step.not_before_ms,
         awaits_report=reporting is not None and reporting.begun and reporting.heard is None,
         reported=None if reporting is None else reporting.heard,
+        order_key=None if step.delivery is None else step.delivery.key,
+        awaits_turn=step.delivery is not None and not step.delivery.turn,
     )
 
 

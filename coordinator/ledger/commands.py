@@ -2,9 +2,9 @@
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
 body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms,
-reporting]. Fields that were added later are the last ones, and left out where they say nothing. Golden bytes of the
-version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal,
-because guessing would let replicas diverge.
+reporting, key]. Fields that were added later are the last ones, and left out where they say nothing. Golden bytes of
+the version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is
+fatal, because guessing would let replicas diverge.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from coordinator.ledger.records import (
     JITTER_DEFAULT_PERCENT,
     BranchRecord,
     Decision,
+    Delivery,
     Mode,
     Path,
     Reporting,
@@ -159,7 +160,9 @@ _SHAPES = {
 }
 _BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL))
+_STEP = _Shape(
+    "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _TEXT_OR_NIL)
+)
 _TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
 _RETRY = _Shape("retry", _INT, _INT, _INT, added=(_INT,))
 _REPORTING = _Shape("how a step is reported", _TEXT, _TEXT)
@@ -244,7 +247,9 @@ def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
     if step is None:
         raise CommandError(f"branch {branch.branch} has no step")
     reporting = None if step.reporting is None else (step.reporting.field, step.reporting.secret)
-    added = (step.not_before_ms, reporting) if reporting else (step.not_before_ms,) if step.not_before_ms else ()
+    added = [step.not_before_ms, reporting, None if step.delivery is None else step.delivery.key]
+    while added and not added[-1]:
+        added.pop()
     return (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry), *added)
 
 
@@ -264,7 +269,9 @@ def _branch_with_step(fields: Any) -> BranchRecord:
     _RETRY.check(retry)
     record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
     if added:
-        record = record._replace(not_before_ms=added[0], reporting=_reporting(added[1]) if added[1:] else None)
+        not_before_ms, reporting, key = (*added, None, None)[:3]
+        delivery = Delivery(key) if key else None
+        record = record._replace(not_before_ms=not_before_ms, reporting=_reporting(reporting), delivery=delivery)
     return _branch(tuple(branch))._replace(step=record)
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "JITTER_DEFAULT_PERCENT",
     "BranchRecord",
     "Decision",
+    "Delivery",
     "Mode",
     "Path",
     "Phase",
@@ -104,6 +105,15 @@ class Reporting(NamedTuple):
         return self.begun and self.heard is Report.DONE
 
 
+class Delivery(NamedTuple):
+    """Of a message that stands in line with those of the same `key` (`ledger.lines`): `joined` is the ledger's revision
+    when it did, and before its `turn` it is not sent."""
+
+    key: str
+    joined: int = 0
+    turn: bool = False
+
+
 class StepRecord(NamedTuple):
     """What more there is to know of a branch on the path STEPS: what it does when, and how far it has come.
 
@@ -131,6 +141,7 @@ class StepRecord(NamedTuple):
     result: bytes = b""
     not_before_ms: int = 0
     reporting: Reporting | None = None
+    delivery: Delivery | None = None
 
     @property
     def running(self) -> int:

@@ -17,6 +17,7 @@ import msgpack
 from coordinator.ledger.errors import SnapshotError
 from coordinator.ledger.records import (
     BranchRecord,
+    Delivery,
     Mode,
     Path,
     Phase,
@@ -114,7 +115,8 @@ def _branch(branch: str, participant: str, action: str | None, *rest: Any) -> Br
         return record
     mode, after, confirm, undo, takes, retry, *progress = step[0]
     made = StepRecord(Mode(mode), after, confirm, undo, takes, Retry(*retry), *progress)
-    return record._replace(step=made._replace(reporting=_reporting(made.reporting)))
+    delivery = None if made.delivery is None else Delivery(*made.delivery)
+    return record._replace(step=made._replace(reporting=_reporting(made.reporting), delivery=delivery))
 
 
 def _reporting(array: Any) -> Reporting | None:

@@ -16,18 +16,10 @@ from typing import NamedTuple, TypeAlias
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Progress, decode
-from coordinator.ledger.records import (
-    BranchRecord,
-    Decision,
-    Mode,
-    Path,
-    Phase,
-    Report,
-    Reporting,
-    StepRecord,
-    TransactionRecord,
-)
+from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Progress, decode
+from coordinator.ledger.lines import Lines, with_turn
+from coordinator.ledger.progress import advanced
+from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
 
 __all__ = [
@@ -123,6 +115,7 @@ class Ledger:
         self.revision = 0
         self._records: dict[str, TransactionRecord] = {}
         self._unfinished: dict[str, TransactionRecord] = {}
+        self._lines = Lines()
         self._by_begin: SortedList[Cursor] = SortedList()
         self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
         self._listeners: dict[object, Listener] = {}
@@ -160,6 +153,7 @@ class Ledger:
         self.revision, records = snapshot.decode(chunks)
         self._records = {record.gid: record for record in records}
         self._unfinished = {record.gid: record for record in records if not record.finished}
+        self._lines = Lines(self._unfinished.values())
         self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
         self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
         for record in records:
@@ -221,7 +215,9 @@ class Ledger:
             return Accepted(record)
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
         record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace)
-        return self._become(row.becomes, record, command.branches)
+        if command.path is Path.STEPS:
+            record = record._replace(branches=self._lines.join(command.gid, command.branches, self.revision + 1))
+        return self._become(row.becomes, record, record.branches)
 
     def _decide(self, command: Decide) -> Result:
         record = self._records.get(command.gid)
@@ -253,7 +249,7 @@ class Ledger:
         row = find(record, Event.PROGRESS, command)
         if record is None or isinstance(row, Why):
             return Rejected(Why.UNKNOWN_GID if record is None else Why.NO_STEP, record)
-        branches = tuple([_advanced(branch, command) for branch in record.branches])
+        branches = tuple([advanced(branch, command) for branch in record.branches])
         if branches == record.branches:
             return Accepted(record)
         return self._become(row.becomes, record, branches)
@@ -292,7 +288,14 @@ class Ledger:
         else:
             self._unfinished[record.gid] = record
         self._tell(record)
-        return Accepted(record)
+        return self._give_turns(record) if record.path is Path.STEPS else Accepted(record)
+
+    def _give_turns(self, record: TransactionRecord) -> Accepted:
+        """Where messages of a record have left their lines, it is the turn of others, perhaps of the same record."""
+        for gid, name in self._lines.leave(record):
+            heir = self._records[gid]
+            self._become(heir.phase, heir, with_turn(heir.branches, name))
+        return Accepted(self._records[record.gid])
 
     def _tell(self, record: TransactionRecord) -> None:
         for listener in tuple(self._listeners.values()):
@@ -340,44 +343,6 @@ def _step_of(branch: BranchRecord, *, ended: bool) -> BranchRecord:
 def _emptied(branch: BranchRecord) -> BranchRecord:
     """Nobody takes a result of a transaction that is over."""
     return branch if branch.step is None else branch._replace(step=branch.step._replace(result=b""))
-
-
-def _advanced(branch: BranchRecord, command: Progress) -> BranchRecord:
-    """A repeat, and what comes too late, changes nothing."""
-    step = branch.step
-    if step is None or branch.branch != command.branch:
-        return branch
-    match command.heard:
-        case Heard.UNSETTLED if command.attempt == step.settling:
-            step = _anew(step._replace(settling=step.settling + 1))
-        case Heard.REFUSED if command.attempt == step.attempt and not step.done:
-            step = _anew(step._replace(attempt=step.attempt + 1))
-        case Heard.DONE if command.attempt == step.attempt:
-            step = step._replace(done=True, result=command.result)
-        case Heard.BEGUN | Heard.REPORTED | Heard.DECLINED if command.attempt == step.running:
-            step = _reported(step, command)
-    return branch._replace(step=step)
-
-
-def _anew(step: StepRecord) -> StepRecord:
-    """Nothing is known yet of the attempt that counts now."""
-    if step.reporting is None:
-        return step
-    return step._replace(reporting=Reporting(step.reporting.field, step.reporting.secret), result=b"")
-
-
-def _reported(step: StepRecord, command: Progress) -> StepRecord:
-    """The first report counts. What comes before the decision is done, once it has begun and is reported so."""
-    reporting = step.reporting
-    if reporting is None:
-        return step
-    if command.heard is Heard.BEGUN:
-        step = step._replace(reporting=reporting._replace(begun=True))
-    elif reporting.heard is None:
-        heard = Report.DONE if command.heard is Heard.REPORTED else Report.REFUSED
-        step = step._replace(reporting=reporting._replace(heard=heard), result=command.result)
-    done = step.mode is not Mode.FORWARD and step.reporting is not None and step.reporting.is_done
-    return step._replace(done=step.done or done)
 
 
 def _before(ms: int) -> Cursor:

@@ -83,6 +83,8 @@ def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
         raise Misdeclared(place, "step.retry.attempts_max", "a source is asked once, and its answer is final")
     if step.not_before_ms and mode is not Mode.FORWARD:
         raise Misdeclared(place, "step.not_before_ms", "only a forward branch can be delayed")
+    if step.delivery is not None and mode is not Mode.FORWARD:
+        raise Misdeclared(place, "step.order_key", "only a forward branch stands in line")
     if step.retry.cap_ms < step.retry.base_ms:
         raise Misdeclared(place, "step.retry.cap_ms", "must not be less than base_ms")
 

@@ -3,6 +3,7 @@
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
 - Nothing may fail here: what is refused is begun anew until it is not; see `protocols.stuck`.
+- A message with a key is sent when it is its turn (`ledger.lines`).
 - What is prepared at a participant is told first, because what else is to be done there may need its rows.
 """
 
@@ -75,7 +76,8 @@ def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settle
         return False
     match does:
         case Does.RUN:
-            return all(
+            delivery = step_of(branch).delivery
+            return (delivery is None or delivery.turn) and all(
                 other.branch in settled or rules_of(other).on_commit is None
                 for other in record.branches
                 if other.branch in step_of(branch).after

@@ -212,3 +212,27 @@ async def test_a_report_counts_wherever_the_leader_dies(stage: Stage) -> None:
         ended = await stage.kill_leader_at(f"{step}-{tag}", lambda tag=tag: _reported(stage, tag, "no tower here"))
         assert ended == Aborted(ended.gid, "no tower here", "s1")
         assert await stage.counts(tag) == ["do permit", "undo permit"]
+
+
+@pytest.mark.timeout(120)
+async def test_messages_of_one_key_are_delivered_in_order_though_the_leader_dies(stage: Stage) -> None:
+    """It dies in the third of them, while others wait for their turn."""
+    numbers = range(6)
+
+    async def send_all() -> Ended:
+        gids = []
+        for number in numbers:
+            message = stage.client.message()
+            message.when(DESK, "do", {"what": f"order{number}-k"})
+            message.send(DESK, "do", {"what": f"news{number}-k"}, order_key="customer-7")
+            gids.append(await message.start())
+        ended = [await stage.client.wait(gid) for gid in gids]
+        for gid in gids:
+            await stage.client.settled(gid)
+        return ended[-1]
+
+    ended = await stage.kill_leader_at("do news2-k", send_all)
+    assert isinstance(ended, Committed)
+    counts = await stage.counts("k")
+    assert [what for what in counts if what.startswith("do news")] == [f"do news{number}" for number in numbers]
+    assert len(counts) == 2 * len(numbers)

@@ -31,6 +31,7 @@ from coordinator.ledger.commands import (
 from coordinator.ledger.records import (
     BranchRecord,
     Decision,
+    Delivery,
     Mode,
     Path,
     Phase,
@@ -350,6 +351,7 @@ any_step = st.builds(
     result=st.just(b""),
     not_before_ms=numbers,
     reporting=st.none() | st.builds(Reporting, texts, texts, st.just(False), st.none()),
+    delivery=st.none() | st.builds(Delivery, st.text(min_size=1), st.just(0), st.just(False)),
 )
 any_command = st.one_of(
     st.builds(

@@ -87,6 +87,7 @@ SAGA, PIVOT, FORWARD, TCC, TWO_PHASE = (step(mode) for mode in ("saga", "pivot",
         ),
         ([SAGA, step("saga", takes={"t": "b1"}, reported="t")], "branches.1.step.reported", "that takes a result"),
         ([step("saga", reported="t"), TWO_PHASE], "branches.1.step.mode", "locks its rows"),
+        ([step("saga", order_key="k")], "branches.0.step.order_key", "only a forward branch stands in line"),
         ([step("saga", retry={"jitter_percent": 101})], "branches.0.step.retry.jitter_percent", "less than or equal"),
     ],
 )
@@ -115,6 +116,7 @@ def test_another_step_is_another_request() -> None:
         for branch in (SAGA, step("saga", undo="other"), FORWARD, step("forward", not_before_ms=1), {})
     ]
     digests += [digest_of(declared(SAGA, step("saga", reported=field))) for field in ("t", "u")]
+    digests += [digest_of(declared(SAGA, step("forward", order_key=key))) for key in ("t", "u")]
     assert len(set(digests)) == len(digests)
     assert digest_of(declared(SAGA, SAGA)) == digests[0]
 
