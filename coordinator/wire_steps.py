@@ -10,6 +10,7 @@ from coordinator.ledger.records import JITTER_DEFAULT_PERCENT, Mode, Report
 from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name
 
 __all__ = [
+    "AGE_MAX_MS",
     "ATTEMPTS_MAX",
     "FIELD_CHARS_MAX",
     "NOT_BEFORE_MAX_MS",
@@ -18,13 +19,16 @@ __all__ = [
     "RETRY_BASE_DEFAULT_MS",
     "RETRY_CAP_DEFAULT_MS",
     "TOKEN_CHARS_MAX",
+    "DeadAfterRequest",
+    "LettersRequest",
     "ReportRequest",
     "RetryRequest",
     "StepRequest",
     "StepView",
 ]
 
-ATTEMPTS_MAX = 1_000  # of a step before the decision
+AGE_MAX_MS = 604_800_000  # a week: each leader begins to count anew
+ATTEMPTS_MAX = 1_000  # of a step before the decision; and refusals of a message, after which it is set aside
 FIELD_CHARS_MAX = 64  # the name of a field that a result becomes
 NOT_BEFORE_MAX_MS = 86_400_000  # a day: each leader begins to count anew
 ORDER_KEY_CHARS_MAX = 128
@@ -45,6 +49,15 @@ class RetryRequest(Message):
     base_ms: int = Field(default=RETRY_BASE_DEFAULT_MS, ge=1, le=DEADLINE_MAX_MS)
     cap_ms: int = Field(default=RETRY_CAP_DEFAULT_MS, ge=1, le=DEADLINE_MAX_MS)
     jitter_percent: int = Field(default=JITTER_DEFAULT_PERCENT, ge=0, le=100, description="0: always the whole window.")
+
+
+class DeadAfterRequest(Message):
+    """When a message is set aside, instead of being tried for ever. Of both, the first counts; 0: never."""
+
+    attempts_max: int = Field(default=0, ge=0, le=ATTEMPTS_MAX, description="Refusals.")
+    age_max_ms: int = Field(
+        default=0, ge=0, le=AGE_MAX_MS, description="Since the decision, as this leader has seen it; once it was tried."
+    )
 
 
 class StepRequest(Message):
@@ -82,6 +95,16 @@ class StepRequest(Message):
         description="Of mode forward: those of one key run one after the other, in the order of their begin.",
     )
 
+    dead_after: DeadAfterRequest = Field(default_factory=DeadAfterRequest, description="Of mode forward, at the end.")
+
+
+class LettersRequest(Message):
+    """An operator decides what becomes of the dead letters of a transaction. Recorded with the operator's name."""
+
+    operator: Name
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARS_MAX)]
+    branches: list[Name] = Field(default_factory=list, max_length=BRANCHES_MAX, description="Empty: all of them.")
+
 
 class ReportRequest(Message):
     """Whoever has done the work that a step has begun says how it has ended."""
@@ -108,3 +131,5 @@ class StepView(Message):
     reported: Report | None = Field(default=None, strict=False, description="What was reported of this attempt.")
     order_key: str | None = None
     awaits_turn: bool = Field(default=False, description="Others of its key, which were begun before it, are first.")
+    dead: str | None = Field(default=None, description="Why it was set aside, if a person must say what becomes of it.")
+    word: str | None = Field(default=None, description="Who had it delivered again, or dropped it, and why.")

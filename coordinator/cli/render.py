@@ -93,6 +93,10 @@ def _step(step: StepView) -> str:
         words.append("awaits its report")
     if step.awaits_turn:
         words.append(f"awaits its turn among {plain(step.order_key)}")
+    if step.dead is not None:
+        words.append(f"set aside: {plain(step.dead)}")
+    if step.word is not None:
+        words.append(plain(step.word))
     if step.reported is not None:
         words.append(f"reported as {step.reported}")
     if step.settling > 1:

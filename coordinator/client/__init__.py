@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.client.client import Client
-from coordinator.client.declaration import OWN, Included, Retry
+from coordinator.client.declaration import OWN, DeadAfter, Included, Retry
 from coordinator.client.message import Message, Prepared
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.saga import Saga, Tcc
@@ -15,6 +15,7 @@ __all__ = [
     "Branch",
     "Client",
     "Committed",
+    "DeadAfter",
     "Deciding",
     "Ended",
     "Included",

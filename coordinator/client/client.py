@@ -292,10 +292,11 @@ class Client:
         begun_after_ms: int | None = None,
         begun_before_ms: int | None = None,
         stuck: bool = False,
+        dead: bool = False,
         page_size: int | None = None,
     ) -> AsyncGenerator[TransactionView]:
         """Every recorded transaction of every shard that the filters let through, newest first; `stuck`: only those
-        that a person should look at.
+        that a person should look at; `dead`: only those with messages that were set aside.
 
         Raises: Unavailable, Invalid.
         """
@@ -305,6 +306,7 @@ class Client:
             "begun_after_ms": begun_after_ms,
             "begun_before_ms": begun_before_ms,
             "stuck": "true" if stuck else None,
+            "dead": "true" if dead else None,
             "limit": page_size,
         }
         shards = await self._asking().found(self._shards.all)
@@ -324,6 +326,21 @@ class Client:
             if asking.ambiguous:
                 raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
             raise
+
+    async def redeliver(self, gid: str, *, operator: str, reason: str, branches: Sequence[str] = ()) -> TransactionView:
+        """Have dead letters delivered once more, all of them unless some are named. Raises: NotFound; Contradiction, if
+        there are none; Unavailable: they may be delivered, look again."""
+        return await self._letters("redeliver", gid, operator, reason, branches)
+
+    async def drop(self, gid: str, *, operator: str, reason: str, branches: Sequence[str] = ()) -> TransactionView:
+        """Give dead letters up; otherwise as `redeliver`."""
+        return await self._letters("drop", gid, operator, reason, branches)
+
+    async def _letters(
+        self, what: str, gid: str, operator: str, reason: str, branches: Sequence[str]
+    ) -> TransactionView:
+        body = {"operator": operator, "reason": reason, "branches": list(branches)}
+        return await self._about(gid).ask("POST", f"{_path_of(gid)}/{what}", TransactionView, body=body)
 
     async def cluster(self) -> ClusterView:
         """The cluster as the replica sees it, of whichever shard, that answers first. Raises: Unavailable."""

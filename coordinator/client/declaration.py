@@ -10,7 +10,7 @@ from coordinator.client.outcomes import Branch, Ended
 from coordinator.ledger.records import JITTER_DEFAULT_PERCENT, Mode
 from coordinator.wire_steps import RETRY_BASE_DEFAULT_MS, RETRY_CAP_DEFAULT_MS
 
-__all__ = ["NO_RESULTS", "OWN", "Committer", "Declaration", "Included", "Retry"]
+__all__ = ["NO_RESULTS", "OWN", "Committer", "DeadAfter", "Declaration", "Included", "Retry"]
 
 OWN: Final = "."
 """In `takes`: the step's own result, which its confirm and its undo get."""
@@ -31,6 +31,19 @@ class Retry:
 
     def to_map(self) -> dict[str, int]:
         """The wire form (`wire_steps.RetryRequest`)."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadAfter:
+    """When a message is set aside for a person, instead of being tried for ever: after so many refusals, or when it is
+    so old, counted from the decision, and was tried. Of both, the first counts; 0: never."""
+
+    attempts_max: int = 0
+    age_max_ms: int = 0
+
+    def to_map(self) -> dict[str, int]:
+        """The wire form (`wire_steps.DeadAfterRequest`)."""
         return asdict(self)
 
 
@@ -121,6 +134,7 @@ class Declaration:
         not_before_ms: int = 0,
         reported: str | None = None,
         order_key: str | None = None,
+        dead_after: DeadAfter | None = None,
         **actions: str,
     ) -> str:
         name = name or f"s{len(self._branches) + 1}"
@@ -137,6 +151,8 @@ class Declaration:
             step["reported"] = reported
         if order_key is not None:
             step["order_key"] = self._order_key = order_key
+        if dead_after is not None:
+            step["dead_after"] = dead_after.to_map()
         self._branches.append(Branch(participant, action, body, name, step=step))
         return name
 

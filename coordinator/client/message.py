@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.client.declaration import NO_RESULTS, Committer, Declaration, Retry
+from coordinator.client.declaration import NO_RESULTS, Committer, DeadAfter, Declaration, Retry
 from coordinator.client.outcomes import Ended
 from coordinator.ledger.records import Mode
 
@@ -79,11 +79,12 @@ class Message(Declaration):
         retry: Retry | None = None,
         not_before_ms: int = 0,
         order_key: str | None = None,
+        dead_after: DeadAfter | None = None,
     ) -> str:
         """A message, delivered at least once, and done once; in any order, unless some are named to come first.
         `not_before_ms` as in `Saga.then`. `order_key`: those of one key are delivered one after the other, in the order
         in which their transactions were begun; each waits until those before it are delivered, or aborted. With a gid
-        of your own, see `Client.gid_beside`."""
+        of your own, see `Client.gid_beside`. `dead_after`: when it is set aside; without it, it is tried for ever."""
         return self._add(
             Mode.FORWARD,
             participant,
@@ -95,4 +96,5 @@ class Message(Declaration):
             retry=retry,
             not_before_ms=not_before_ms,
             order_key=order_key,
+            dead_after=dead_after,
         )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coordinator.client.declaration import NO_RESULTS, Committer, Declaration, Included, Retry
+from coordinator.client.declaration import NO_RESULTS, Committer, DeadAfter, Declaration, Included, Retry
 from coordinator.ledger.records import Mode
 
 __all__ = ["Saga", "Tcc"]
@@ -81,10 +81,12 @@ class _Mixture(Declaration):
         not_before_ms: int = 0,
         reported: str | None = None,
         order_key: str | None = None,
+        dead_after: DeadAfter | None = None,
     ) -> str:
         """A step that begins once it is decided to commit, and is begun anew until it succeeds. `not_before_ms`: it
         begins so long after the decision, or later (a new leader begins to count anew), never earlier. `reported` as in
-        `Saga.step`; what is reported as refused here is begun anew. `order_key` as in `Message.send`."""
+        `Saga.step`; what is reported as refused here is begun anew. `order_key` and `dead_after` as
+        in `Message.send`."""
         return self._add(
             Mode.FORWARD,
             participant,
@@ -97,6 +99,7 @@ class _Mixture(Declaration):
             not_before_ms=not_before_ms,
             reported=reported,
             order_key=order_key,
+            dead_after=dead_after,
         )
 
 

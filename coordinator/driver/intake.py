@@ -93,7 +93,8 @@ def _step_of(name: str, branch: BranchRequest, where: str, chance: Random) -> St
     if request.reported is not None:
         reporting = Reporting(request.reported, f"{chance.getrandbits(SECRET_BITS):x}")
     record = StepRecord(request.mode, after, request.confirm, request.undo, takes, retry)
-    delivery = None if request.order_key is None else Delivery(request.order_key)
+    limits = (request.dead_after.attempts_max, request.dead_after.age_max_ms)
+    delivery = Delivery(request.order_key or "", *limits) if request.order_key or any(limits) else None
     return record._replace(not_before_ms=request.not_before_ms, reporting=reporting, delivery=delivery)
 
 
@@ -143,8 +144,8 @@ def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     if step is None:
         return ()
     reported = None if step.reporting is None else step.reporting.field
-    key = () if step.delivery is None else (step.delivery.key,)
-    added = (reported, *key) if reported or key else ()
+    delivery = () if step.delivery is None else (step.delivery.key, *step.delivery[1:3])
+    added = (reported, *delivery) if reported or delivery else ()
     declared = (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry))
     return (*declared, step.not_before_ms, *added)
 

@@ -30,14 +30,15 @@ from coordinator.errors import (
     WrongToken,
 )
 from coordinator.facts import Expiry
-from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, Progress, encode
+from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, Heard, Progress, encode
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
 from coordinator.ports import Participants
+from coordinator.protocols.letters import dead_letters, wanted
 from coordinator.protocols.reports import Misreport, Misreported, judge_report
 from coordinator.protocols.two_phase import Plan
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
-from coordinator.wire_steps import ReportRequest
+from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import read_trace
 from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
 
@@ -264,6 +265,25 @@ class Transactions:
                 case Progress() as progress:
                     record = (await self._propose(progress)).record
         raise NotFound(f"no transaction {gid!r} is recorded")
+
+    async def letters(self, gid: str, heard: Heard, request: LettersRequest) -> TransactionRecord:
+        """An operator has the dead letters of a transaction REDELIVERED, or DROPPED.
+
+        Raises: NotFound; Contradiction, if there are none; Undetermined.
+        """
+        record = await self.transaction(gid)
+        word = f"{heard} by {request.operator}: {request.reason}"
+        dead = {branch.branch: branch for branch in dead_letters(record)}
+        if not dead or not dead.keys() >= set(request.branches):
+            missing = ", ".join(name for name in request.branches if name not in dead)
+            raise Contradiction(f"{gid} has no dead letters" + (f" {missing}" if missing else ""))
+        for name in request.branches or dead:
+            match await self._propose(wanted(record, dead[name], heard, word)):
+                case Accepted(record=TransactionRecord() as changed):
+                    record = changed
+                case _:
+                    raise Contradiction(f"{gid} has ended meanwhile")
+        return record
 
     async def page(self, query: PageQuery) -> Page:
         """Records, newest first; see `Ledger.page`."""

@@ -27,7 +27,7 @@ from coordinator.errors import (
 from coordinator.examined import ExaminationView
 from coordinator.http import cluster, health, outcomes, transactions
 from coordinator.shards import MAP_PATH, ClusterMap
-from coordinator.wire_steps import ReportRequest
+from coordinator.wire_steps import LettersRequest, ReportRequest
 
 __all__ = ["ENDPOINTS", "Endpoint"]
 
@@ -144,6 +144,23 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (*_BODY, WrongToken, NotFound, Contradiction, Overloaded, *_READ),
         body=ReportRequest,
         leader=True,
+    ),
+    *(
+        Endpoint(
+            "POST",
+            f"/v1/transactions/{{gid}}/{name}",
+            name,
+            f"An operator has dead letters {what}; recorded with the operator's name.",
+            handler,
+            {200: (wire.TransactionView, "The record.")},
+            (*_BODY, NotFound, Contradiction, Overloaded, *_READ),
+            body=LettersRequest,
+            leader=True,
+        )
+        for name, what, handler in (
+            ("redeliver", "delivered once more", transactions.redeliver),
+            ("drop", "given up", transactions.drop),
+        )
     ),
     Endpoint(
         "POST",

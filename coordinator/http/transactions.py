@@ -1,4 +1,4 @@
-"""Transactions: begin, show, examine, list, report, resolve. Parse, call the service, render."""
+"""Transactions: begin, show, examine, list, report, resolve, redeliver, drop. Parse, call the service, render."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from coordinator.http.views import (
     page_view,
     transaction_view,
 )
+from coordinator.ledger.commands import Heard
 from coordinator.wire import BeginQuery, ListQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse, parse_name
-from coordinator.wire_steps import ReportRequest
+from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import trace_in
 
-__all__ = ["begin", "examine", "list_", "report", "resolve", "show"]
+__all__ = ["begin", "drop", "examine", "list_", "redeliver", "report", "resolve", "show"]
 
 
 async def begin(request: web.Request) -> web.StreamResponse:
@@ -62,6 +63,22 @@ async def report(request: web.Request) -> web.Response:
     name = parse_name(request.match_info["name"], "name")
     message = await read_message(request, ReportRequest)
     return respond(request, branch_view(await request.app[CONTEXT].replica.transactions.report(gid, name, message)))
+
+
+async def redeliver(request: web.Request) -> web.Response:
+    return await _letters(request, Heard.REDELIVERED)
+
+
+async def drop(request: web.Request) -> web.Response:
+    return await _letters(request, Heard.DROPPED)
+
+
+async def _letters(request: web.Request, heard: Heard) -> web.Response:
+    gid = gid_of(request)
+    message = await read_message(request, LettersRequest)
+    replica = request.app[CONTEXT].replica
+    record = await replica.transactions.letters(gid, heard, message)
+    return respond(request, transaction_view(record, replica.watch.stuck))
 
 
 async def resolve(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from coordinator.errors import RequestError
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.ledger.records import BranchRecord, Decision, StepRecord, TransactionRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
+from coordinator.protocols.letters import dead_letters, reason_of
 from coordinator.protocols.stuck import Stuck
 from coordinator.wire import (
     BranchView,
@@ -87,11 +88,24 @@ def _branch_fields(branch: BranchRecord) -> dict[str, Any]:
         "participant": branch.participant,
         "action": branch.action,
         "ended": branch.ended,
-        "step": None if branch.step is None else _step_view(branch.step),
+        "step": None if branch.step is None else _step_view(branch, branch.step),
     }
 
 
-def _step_view(step: StepRecord) -> StepView:
+def _delivery_fields(branch: BranchRecord) -> dict[str, Any]:
+    delivery = None if branch.step is None else branch.step.delivery
+    if delivery is None:
+        return {}
+    is_dead = delivery.dead and not delivery.dropped
+    return {
+        "order_key": delivery.key or None,
+        "awaits_turn": not (delivery.turn or delivery.dead or branch.ended),
+        "dead": reason_of(branch) if is_dead and not branch.ended else None,
+        "word": delivery.word or None,
+    }
+
+
+def _step_view(branch: BranchRecord, step: StepRecord) -> StepView:
     reporting = step.reporting
     return StepView(
         mode=step.mode,
@@ -104,8 +118,7 @@ def _step_view(step: StepRecord) -> StepView:
         not_before_ms=step.not_before_ms,
         awaits_report=reporting is not None and reporting.begun and reporting.heard is None,
         reported=None if reporting is None else reporting.heard,
-        order_key=None if step.delivery is None else step.delivery.key,
-        awaits_turn=step.delivery is not None and not step.delivery.turn,
+        **_delivery_fields(branch),
     )
 
 
@@ -158,7 +171,17 @@ def page_query_of(query: ListQuery, judge: Judge | None = None) -> PageQuery:
         participant=query.participant,
         begun_from_ms=query.begun_after_ms,
         begun_before_ms=query.begun_before_ms,
-        also=None if judge is None or not query.stuck else lambda record: judge(record) is not None,
+        also=_also(query, judge),
+    )
+
+
+def _also(query: ListQuery, judge: Judge | None) -> Callable[[TransactionRecord], bool] | None:
+    is_stuck = judge if query.stuck else None
+    if is_stuck is None and not query.dead:
+        return None
+    return lambda record: (
+        (is_stuck is None or is_stuck(record) is not None)
+        and (not query.dead or (not record.finished and bool(dead_letters(record))))
     )
 
 

@@ -2,8 +2,8 @@
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
 body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms,
-reporting, key]. Fields that were added later are the last ones, and left out where they say nothing. Golden bytes of
-the version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is
+reporting, delivery]. Fields that were added later are the last ones, and left out where they say nothing. Golden bytes
+of the version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is
 fatal, because guessing would let replicas diverge.
 """
 
@@ -101,11 +101,15 @@ class Heard(StrEnum):
     BEGUN = "begun"  # the action of a step that is reported has committed; its work may go on
     REPORTED = "reported"  # somebody has reported that this work is done
     DECLINED = "declined"  # somebody has reported that it will not be done
+    SET_ASIDE = "set aside"  # a message was refused too often, or is too old: it is a dead letter now
+    REDELIVERED = "redelivered"  # somebody wants a dead letter delivered once more
+    DROPPED = "dropped"  # somebody has given it up
 
 
 class Progress(NamedTuple):
-    """How far one step has come, on the path STEPS. `result`: what it gave, packed, if it is DONE and somebody takes
-    it, or REPORTED; why not, packed, if it is DECLINED."""
+    """How far one step has come, on the path STEPS. `result`, packed: what it gave, if it is DONE and somebody takes
+    it, or REPORTED; why not, if it is DECLINED, SET_ASIDE, or an UNSETTLED message with a delivery; who wants it, and
+    why, if it is REDELIVERED or DROPPED."""
 
     gid: str
     branch: str
@@ -161,11 +165,13 @@ _SHAPES = {
 _BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
 _STEP = _Shape(
-    "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _TEXT_OR_NIL)
+    "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _ARRAY_OR_NIL)
 )
 _TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
 _RETRY = _Shape("retry", _INT, _INT, _INT, added=(_INT,))
 _REPORTING = _Shape("how a step is reported", _TEXT, _TEXT)
+_DELIVERY = _Shape("how a message is delivered", _TEXT, _INT, _INT)
+_DECLARED = 3  # of the fields of a delivery
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
 _MODES = {mode.value: mode for mode in Mode}
 _HEARD = {heard.value: heard for heard in Heard}
@@ -247,7 +253,7 @@ def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
     if step is None:
         raise CommandError(f"branch {branch.branch} has no step")
     reporting = None if step.reporting is None else (step.reporting.field, step.reporting.secret)
-    added = [step.not_before_ms, reporting, None if step.delivery is None else step.delivery.key]
+    added = [step.not_before_ms, reporting, None if step.delivery is None else step.delivery[:_DECLARED]]
     while added and not added[-1]:
         added.pop()
     return (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry), *added)
@@ -269,9 +275,9 @@ def _branch_with_step(fields: Any) -> BranchRecord:
     _RETRY.check(retry)
     record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
     if added:
-        not_before_ms, reporting, key = (*added, None, None)[:3]
-        delivery = Delivery(key) if key else None
-        record = record._replace(not_before_ms=not_before_ms, reporting=_reporting(reporting), delivery=delivery)
+        not_before_ms, reporting, delivery = (*added, None, None)[:3]
+        record = record._replace(not_before_ms=not_before_ms, reporting=_reporting(reporting))
+        record = record._replace(delivery=_delivery(delivery))
     return _branch(tuple(branch))._replace(step=record)
 
 
@@ -280,6 +286,13 @@ def _reporting(fields: tuple[Any, ...] | None) -> Reporting | None:
         return None
     _REPORTING.check(fields)
     return Reporting(*fields)
+
+
+def _delivery(fields: tuple[Any, ...] | None) -> Delivery | None:
+    if fields is None:
+        return None
+    _DELIVERY.check(fields)
+    return Delivery(*fields)
 
 
 def _branch(fields: Any) -> BranchRecord:

@@ -1,8 +1,8 @@
 """Messages of one key stand in line, in the order of their begin; the first of each line has its turn. Pure.
 
 A line is remade from the records: each message says when it joined. A message leaves its line when nothing is owed to
-it any more, and when its transaction is aborted; then the next one has its turn. So who has it, stands in the record,
-and whoever leads needs no line to know it.
+it any more, when it is set aside, and when its transaction is aborted; then the next one has its turn. So who has it,
+stands in the record, and whoever leads needs no line to know it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Lines:
         for _, _, key, place in sorted(standing):
             self._join(key, place)
 
-    def join(self, gid: str, branches: tuple[BranchRecord, ...], joined: int) -> tuple[BranchRecord, ...]:
-        """A transaction that begins: its messages with their places, and their turn where nobody stands before them.
-        `joined`: the ledger's revision."""
-        return tuple([self._placed(gid, branch, joined) for branch in branches])
+    def join(self, record: TransactionRecord, joined: int) -> tuple[BranchRecord, ...]:
+        """The branches of a record, where each message that stands nowhere has joined its line, and has its turn if
+        nobody stands before it. `joined`: the ledger's revision."""
+        return tuple([self._placed(record, branch, joined) for branch in record.branches])
 
     def leave(self, record: TransactionRecord) -> list[Place]:
         """Let the messages of a record go that do not wait any more; whose turn it is now instead."""
@@ -55,16 +55,20 @@ class Lines:
                 heirs.append(next(iter(line)))
         return heirs
 
-    def _placed(self, gid: str, branch: BranchRecord, joined: int) -> BranchRecord:
-        delivery = _delivery_of(branch)
-        if delivery is None or branch.step is None:
+    def _placed(self, record: TransactionRecord, branch: BranchRecord, joined: int) -> BranchRecord:
+        delivery, place = _delivery_of(branch), (record.gid, branch.branch)
+        if delivery is None or branch.step is None or _has_left(record, branch):
             return branch
-        turn = delivery.key not in self._lines
-        self._join(delivery.key, (gid, branch.branch))
+        line = self._lines.get(delivery.key)
+        if line is not None and place in line:
+            return branch
+        turn = line is None or not delivery.key
+        self._join(delivery.key, place)
         return branch._replace(step=branch.step._replace(delivery=delivery._replace(joined=joined, turn=turn)))
 
     def _join(self, key: str, place: Place) -> None:
-        self._lines.setdefault(key, OrderedDict())[place] = None
+        if key:
+            self._lines.setdefault(key, OrderedDict())[place] = None
 
 
 def with_turn(branches: tuple[BranchRecord, ...], name: str) -> tuple[BranchRecord, ...]:
@@ -84,4 +88,5 @@ def _delivery_of(branch: BranchRecord) -> Delivery | None:
 
 
 def _has_left(record: TransactionRecord, branch: BranchRecord) -> bool:
-    return branch.ended or record.decision is Decision.ABORT
+    delivery = _delivery_of(branch)
+    return branch.ended or record.decision is Decision.ABORT or (delivery is not None and delivery.dead)

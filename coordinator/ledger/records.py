@@ -106,12 +106,23 @@ class Reporting(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """Of a message that stands in line with those of the same `key` (`ledger.lines`): `joined` is the ledger's revision
-    when it did, and before its `turn` it is not sent."""
+    """How a message is delivered. With a `key`, it stands in line with those of the same (`ledger.lines`): `joined` is
+    the ledger's revision when it did, and before its `turn` it is not sent.
 
-    key: str
+    After `attempts_max` refusals, or when it was not delivered for `age_max_ms` behind the decision, it is set aside as
+    a `dead` letter; 0: never. Then a person has it `dropped`, or delivered again: `spared` refusals do not count any
+    more, nor does its age. `word` says who did so, and why.
+    """
+
+    key: str = ""
+    attempts_max: int = 0
+    age_max_ms: int = 0
     joined: int = 0
     turn: bool = False
+    dead: bool = False
+    dropped: bool = False
+    spared: int = 0
+    word: str = ""
 
 
 class StepRecord(NamedTuple):
@@ -123,7 +134,8 @@ class StepRecord(NamedTuple):
     `attempt` counts from 1 how often it was begun before the decision, `settling` the same for what follows that. Each
     attempt is a branch of its own at the participant, and none is called before the refusal of the one before is
     recorded: so it is always known how many there may be. `done`: what comes before the decision has succeeded;
-    `result` is what it gave, packed, if somebody takes it; or, reported as refused, why.
+    `result` is what it gave, packed, if somebody takes it; or why it was reported as refused, or, of a message with a
+    `delivery`, refused or set aside last.
 
     `not_before_ms` is a duration, as the deadline is: each leader counts it from when *it* saw the decision. So nothing
     begins earlier than that after the decision was recorded, whatever the clocks say, and after a takeover it is later.

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Progress, decode
+from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Progress, decode
 from coordinator.ledger.lines import Lines, with_turn
 from coordinator.ledger.progress import advanced
 from coordinator.ledger.records import BranchRecord, Decision, Path, Phase, TransactionRecord
@@ -216,7 +216,7 @@ class Ledger:
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
         record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace)
         if command.path is Path.STEPS:
-            record = record._replace(branches=self._lines.join(command.gid, command.branches, self.revision + 1))
+            record = record._replace(branches=self._lines.join(record, self.revision + 1))
         return self._become(row.becomes, record, record.branches)
 
     def _decide(self, command: Decide) -> Result:
@@ -252,6 +252,8 @@ class Ledger:
         branches = tuple([advanced(branch, command) for branch in record.branches])
         if branches == record.branches:
             return Accepted(record)
+        if command.heard is Heard.REDELIVERED:
+            branches = self._lines.join(record._replace(branches=branches), self.revision + 1)
         return self._become(row.becomes, record, branches)
 
     def _forget(self, command: Forget) -> Result:

@@ -177,16 +177,20 @@ def _same_request(record: TransactionRecord, command: Begin) -> bool:
 
 
 _OF_ACTION = frozenset((Heard.BEGUN, Heard.REPORTED, Heard.DECLINED))  # heard while its action counts
+_OF_MESSAGE = frozenset((Heard.SET_ASIDE, Heard.REDELIVERED, Heard.DROPPED))
+
+
+_ONLY_BEHIND = _OF_MESSAGE | {Heard.UNSETTLED}
 
 
 def _step_before(record: TransactionRecord, command: Progress) -> bool:
     step = _open_step(record, command.branch)
-    return step is not None and command.heard is not Heard.UNSETTLED and step.mode is not Mode.FORWARD
+    return step is not None and step.mode is not Mode.FORWARD and command.heard not in _ONLY_BEHIND
 
 
 def _step_behind(record: TransactionRecord, command: Progress) -> bool:
     step = _open_step(record, command.branch)
-    if step is None or command.heard not in _OF_ACTION:
+    if step is None or command.heard not in _OF_ACTION | _OF_MESSAGE:
         return step is not None and command.heard is Heard.UNSETTLED
     return step.mode is Mode.FORWARD and record.phase is Phase.COMMITTING
 

@@ -84,7 +84,8 @@ def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
     if step.not_before_ms and mode is not Mode.FORWARD:
         raise Misdeclared(place, "step.not_before_ms", "only a forward branch can be delayed")
     if step.delivery is not None and mode is not Mode.FORWARD:
-        raise Misdeclared(place, "step.order_key", "only a forward branch stands in line")
+        field = "order_key" if step.delivery.key else "dead_after"
+        raise Misdeclared(place, f"step.{field}", "only a forward branch stands in line, or is set aside")
     if step.retry.cap_ms < step.retry.base_ms:
         raise Misdeclared(place, "step.retry.cap_ms", "must not be less than base_ms")
 
@@ -98,11 +99,20 @@ def _check_reporting(place: int, step: StepRecord) -> None:
         raise Misdeclared(place, "step.reported", f"{step.reporting.field!r} is a field that takes a result")
 
 
+def _check_ends(place: int, step: StepRecord, earlier: dict[str, BranchRecord]) -> None:
+    """What may be set aside stands at the end."""
+    for name in step.after:
+        delivery = step_of(earlier[name]).delivery if name in earlier else None
+        if delivery is not None and (delivery.attempts_max or delivery.age_max_ms):
+            raise Misdeclared(place, "step.after", f"{name!r} may be set aside, and this one would wait for a person")
+
+
 def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: dict[str, BranchRecord]) -> None:
     own = branch.branch
     for field, source in step.takes:
         if source != own and source not in earlier:
             raise Misdeclared(place, f"step.takes.{field}", f"{source!r} is not listed before this branch")
+    _check_ends(place, step, earlier)
     for name in step.after:
         other = earlier.get(name)
         if other is None:

@@ -3,7 +3,8 @@
 - What is undone, is undone after all that came after it. A step that may have run is prevented first; what that brings
   says whether there is anything to undo.
 - Nothing may fail here: what is refused is begun anew until it is not; see `protocols.stuck`.
-- A message with a key is sent when it is its turn (`ledger.lines`).
+- A message with a key is sent when it is its turn (`ledger.lines`). One that was declared so is set aside when it has
+  been refused too often, or is too old, and has been tried: then a person decides (`protocols.letters`).
 - What is prepared at a participant is told first, because what else is to be done there may need its rows.
 """
 
@@ -22,6 +23,7 @@ from coordinator.ledger.records import (
     TransactionRecord,
 )
 from coordinator.protocols.attempts import RUN_STATES, body_of, has_begun, is_rested, window_of, with_followers
+from coordinator.protocols.letters import is_settled_letter, refusal_of, set_aside
 from coordinator.protocols.modes import Does, attempt_name, rules_of, step_of
 from coordinator.protocols.retry import Backoff
 from coordinator.protocols.todo import Todo
@@ -49,7 +51,9 @@ def settle(record: TransactionRecord, todo: Todo) -> Step:
         does = rules_of(branch).on_commit if commits else rules_of(branch).on_abort
         if branch.ended or does is None:
             continue
-        if _is_free(record, branch, does, settled) and _has_done(record, branch, does, todo):
+        if is_settled_letter(branch, todo.facts) or (
+            _is_free(record, branch, does, settled) and _has_done(record, branch, does, todo)
+        ):
             settled.add(branch.branch)
             confirmed.append(branch.branch)
     if confirmed:
@@ -77,7 +81,7 @@ def _is_free(record: TransactionRecord, branch: BranchRecord, does: Does, settle
     match does:
         case Does.RUN:
             delivery = step_of(branch).delivery
-            return (delivery is None or delivery.turn) and all(
+            return (delivery is None or (delivery.turn and not delivery.dead)) and all(
                 other.branch in settled or rules_of(other).on_commit is None
                 for other in record.branches
                 if other.branch in step_of(branch).after
@@ -150,7 +154,9 @@ def _has_run(record: TransactionRecord, branch: BranchRecord, does: Does, own: b
     if known.state in RUN_STATES:
         return True
     if known.state is BranchState.ABORTED:
-        todo.propose(Progress(record.gid, branch.branch, step.settling, Heard.UNSETTLED), Haste.NOW)
+        todo.propose(refusal_of(record.gid, branch, known), Haste.NOW)
+    elif does is Does.RUN and (note := set_aside(record.gid, branch, known, todo)) is not None:
+        todo.propose(note, Haste.NOW)
     elif _is_time(step, todo) and _is_rested(record, branch, does, todo):
         action = {Does.RUN: branch.action, Does.CONFIRM: step.confirm, Does.UNDO: step.undo}[does]
         body = body_of(record, branch, None if does is Does.RUN else own)

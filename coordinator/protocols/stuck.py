@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from coordinator.ledger.records import BranchRecord, Decision, TransactionRecord
+from coordinator.protocols.letters import dead_letters, reason_of
 from coordinator.protocols.modes import is_behind, rules_of
 
 __all__ = ["Kind", "Stuck", "Thresholds", "stuck"]
@@ -19,6 +20,7 @@ __all__ = ["Kind", "Stuck", "Thresholds", "stuck"]
 class Kind(StrEnum):
     """What is wrong with it."""
 
+    DEAD = "dead"  # a message was set aside, and a person must say what becomes of it
     REFUSED = "refused"  # behind the decision, a participant refuses what it must do
     LATE = "late"  # it should have been decided, or ended, long ago
 
@@ -43,7 +45,14 @@ def stuck(record: TransactionRecord, thresholds: Thresholds, now_ms: int) -> Stu
     """What is wrong with a transaction at `now_ms`; None if nothing is."""
     if record.finished:
         return None
-    return _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
+    return _dead(record) or _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
+
+
+def _dead(record: TransactionRecord) -> Stuck | None:
+    for branch in dead_letters(record):
+        why = f"branch {branch.branch} at {branch.participant} was set aside: {reason_of(branch)}"
+        return Stuck(Kind.DEAD, why)
+    return None
 
 
 def _refused(record: TransactionRecord, refusals_max: int) -> Stuck | None:

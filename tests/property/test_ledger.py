@@ -55,10 +55,11 @@ def branch(name: str) -> BranchRecord:
 
 
 def with_step(name: str) -> BranchRecord:
-    """`a` is no more than a step; `b` is reported before the decision, `c` behind it."""
+    """`a` is no more than a step; `b` is reported before the decision, `c` behind it, in line with others."""
     step = StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 1, 1))
     reporting = Reporting("token", "secret")
-    steps = {"b": step._replace(reporting=reporting), "c": step._replace(mode=Mode.FORWARD, reporting=reporting)}
+    sent = step._replace(mode=Mode.FORWARD, reporting=reporting, delivery=Delivery("k", 1))
+    steps = {"b": step._replace(reporting=reporting), "c": sent}
     return branch(name)._replace(step=steps.get(name, step))
 
 
@@ -102,6 +103,7 @@ class Entry:
     decided_at_ms: int = 0
     owed: set[str] = field(default_factory=set)
     steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
+    letters: dict[str, tuple[bool, bool, int]] = field(default_factory=dict)  # dead, dropped, spared
     reports: dict[str, tuple[bool, Report | None]] = field(default_factory=dict)  # begun, and what was heard
 
     @property
@@ -177,17 +179,21 @@ class Model:
             return False
         name, heard = command.branch, command.heard
         before, behind = entry.decision is None, entry.decision is not None
+        of_letter = heard in (Heard.SET_ASIDE, Heard.REDELIVERED, Heard.DROPPED)
         of_action = heard in (Heard.BEGUN, Heard.REPORTED, Heard.DECLINED)
         if name == "c":
-            fits = behind and (heard is Heard.UNSETTLED or (of_action and entry.decision is Decision.COMMIT))
+            commits = (of_action or of_letter) and entry.decision is Decision.COMMIT
+            fits = behind and (heard is Heard.UNSETTLED or commits)
         else:
-            fits = before is not (heard is Heard.UNSETTLED)
+            fits = before is not (heard is Heard.UNSETTLED) and not of_letter
         if name not in entry.owed or not fits:
             return False
         attempt, settling, done, result = entry.steps.get(name, (1, 1, False, b""))
         if heard is Heard.UNSETTLED and command.attempt == settling:
             settling += 1
+            kept = command.result or result
             result = self.anew(entry, name, result)
+            result = kept if name == "c" else result
         if heard is Heard.REFUSED and command.attempt == attempt and not done:
             attempt += 1
             result = self.anew(entry, name, result)
@@ -202,6 +208,15 @@ class Model:
                 result = command.result
             entry.reports[name] = (begun, said)
             done = done or (name == "b" and begun and said is Report.DONE)
+        if of_letter and command.attempt == settling:
+            dead, dropped, spared = entry.letters.get(name, (False, False, 0))
+            if heard is Heard.SET_ASIDE and not dead:
+                dead, result = True, command.result or result
+            elif heard is Heard.REDELIVERED and dead and not dropped:
+                dead, spared = False, settling - 1
+            elif heard is Heard.DROPPED and dead:
+                dropped = True
+            entry.letters[name] = (dead, dropped, spared)
         entry.steps[name] = (attempt, settling, done, result)
         return True
 
@@ -296,6 +311,9 @@ class LedgerMachine(RuleBasedStateMachine):
                     known = entry.steps.get(b.branch, (1, 1, False, b""))
                     known = (*known[:3], b"") if entry.finished else known
                     assert (b.step.attempt, b.step.settling, b.step.done, b.step.result) == known
+                    if b.step.delivery is not None:
+                        letter = (b.step.delivery.dead, b.step.delivery.dropped, b.step.delivery.spared)
+                        assert letter == entry.letters.get(b.branch, (False, False, 0))
                     if b.step.reporting is not None:
                         assert b.step.reporting[2:] == entry.reports.get(b.branch, (False, None))
             assert self.heard[gid] == record
@@ -351,7 +369,14 @@ any_step = st.builds(
     result=st.just(b""),
     not_before_ms=numbers,
     reporting=st.none() | st.builds(Reporting, texts, texts, st.just(False), st.none()),
-    delivery=st.none() | st.builds(Delivery, st.text(min_size=1), st.just(0), st.just(False)),
+    delivery=st.none()
+    | st.builds(
+        Delivery,
+        texts,
+        numbers,
+        numbers,
+        *(st.just(default) for default in Delivery()[3:]),
+    ),
 )
 any_command = st.one_of(
     st.builds(

@@ -18,12 +18,14 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     End,
+    Heard,
     Progress,
     encode,
 )
 from coordinator.ledger.records import (
     BranchRecord,
     Decision,
+    Delivery,
     Mode,
     Path,
     Report,
@@ -33,6 +35,7 @@ from coordinator.ledger.records import (
     TransactionRecord,
 )
 from coordinator.ledger.table import Ledger, Rejected
+from coordinator.protocols.letters import dead_letters, reason_of, wanted
 from coordinator.protocols.modes import MODES, Does
 from coordinator.protocols.protocol import decide
 from coordinator.protocols.reports import Misreported, judge_report, token_of
@@ -111,13 +114,15 @@ class Stage:
         """steps a=saga b=saga>a c=pivot d=forward [attempts=3] [deadline=10s]: a client posts a transaction of steps.
 
         `>` names those that a step comes after (`a=saga>b>c`), `@5s` says how long after the decision it begins, `!`
-        that somebody is to report it. A bank does what it is asked, unless it is told to `refuse`.
+        that somebody is to report it, `?2` that it is set aside after so many refusals. A bank does what it is asked,
+        unless it is told to `refuse`.
         """
         options = dict(word.split("=") for word in words)
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
         retry = Retry(int(options.pop("attempts", "1")), 1_000, 1_000)
         branches = []
-        for name, how in options.items():
+        for name, words_of_it in options.items():
+            how, _, limit = words_of_it.partition("?")
             kind, *after = how.replace("!", "").split(">")
             reporting = Reporting("token", f"secret-{name}") if "!" in how else None
             mode, _, delay = kind.partition("@")
@@ -125,9 +130,9 @@ class Stage:
             rules = MODES[Mode(mode)]
             undo = "undo" if rules.on_abort is Does.UNDO else None
             confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
-            step = StepRecord(
-                Mode(mode), tuple(after), confirm, undo, (), retry, not_before_ms=delay_ms, reporting=reporting
-            )
+            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry)
+            delivery = Delivery("", int(limit)) if limit else None
+            step = step._replace(not_before_ms=delay_ms, reporting=reporting, delivery=delivery)
             action = None if step.mode is Mode.SOURCE else "do"
             branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))
         self._client_waits = True
@@ -162,6 +167,23 @@ class Stage:
         else:
             self._commit(judged)
             self._drive()
+
+    def redeliver(self, name: str, who: str) -> None:
+        """redeliver b ann: an operator has a dead letter delivered once more."""
+        self._letter(name, Heard.REDELIVERED, who)
+
+    def give_up(self, name: str, who: str) -> None:
+        """give-up b ann: an operator drops a dead letter."""
+        self._letter(name, Heard.DROPPED, who)
+
+    def _letter(self, name: str, heard: Heard, who: str) -> None:
+        record = self._record
+        dead = [] if record is None else [b for b in dead_letters(record) if b.branch == name]
+        if record is None or not dead:
+            self._say(f"{who} hears: no dead letter")
+            return
+        self._commit(wanted(record, dead[0], heard, f"{heard} by {who}"))
+        self._drive()
 
     def commit(self, name: str) -> None:
         """commit a: the sender commits its source by itself."""
@@ -283,6 +305,8 @@ class Stage:
             decided = f", decided by {record.decided_by}" if record.decision else ""
             reason = f", reason: {record.reason}" if record.reason else ""
             self._say(f"record: {record.phase}{decided}{reason}, ended: {ended}")
+            for letter in dead_letters(record):
+                self._say(f"dead letter {letter.branch}: {reason_of(letter)}")
         for name, branch in self._branches.items():
             self._say(f"{name} is {branch.state}")
 

@@ -18,7 +18,7 @@ from coordinator.ledger.commands import (
     encode,
 )
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Reporting, Retry, StepRecord
+from coordinator.ledger.records import BranchRecord, Decision, Delivery, Mode, Path, Reporting, Retry, StepRecord
 
 STEP = StepRecord(Mode.TCC, ("b1",), "confirm", "cancel", (("room", "b1"),), Retry(3, 100, 10_000))
 STEPS = Begin(
@@ -35,6 +35,8 @@ DELAYED = Begin("t1", b"", Path.STEPS, (BranchRecord("b3", "bank-a", "say", b"",
 LONG = StepRecord(
     Mode.SAGA, (), None, "undo", (), Retry(1, 2, 3, jitter_percent=0), reporting=Reporting("token", "secret")
 )
+IN_LINE = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 2, 3), delivery=Delivery("k", 4, 5))
+SENT = Begin("t1", b"", Path.STEPS, (BranchRecord("b5", "bank-a", "say", b"", step=IN_LINE),), 1, 2)
 REPORTED = Begin("t1", b"", Path.STEPS, (BranchRecord("b4", "bank-a", "begin", b"", step=LONG),), 1, 2)
 BEGIN = Begin(
     gid="t1",
@@ -83,6 +85,13 @@ GOLDEN: list[tuple[Command, str]] = [
             "a5746f6b656ea67365637265740102"
         ),
     ),
+    (
+        SENT,
+        ("970205a27431c4009196a26235a662616e6b2d61a3736179c400c099a7666f727761726490c0c0909301020300c093a16b04050102"),
+    ),
+    (Progress("t1", "b5", 2, Heard.SET_ASIDE, b"\xa1x"), "970206a27431a2623502a9736574206173696465c402a178"),
+    (Progress("t1", "b5", 2, Heard.REDELIVERED, b"\xa1x"), "970206a27431a2623502ab726564656c697665726564c402a178"),
+    (Progress("t1", "b5", 2, Heard.DROPPED, b"\xa1x"), "970206a27431a2623502a764726f70706564c402a178"),
     (Progress("t1", "b4", 1, Heard.BEGUN), "970206a27431a2623401a5626567756ec400"),
     (Progress("t1", "b4", 1, Heard.REPORTED, b"\x07"), "970206a27431a2623401a87265706f72746564c40107"),
     (Progress("t1", "b4", 1, Heard.DECLINED, b"\xa1x"), "970206a27431a2623401a86465636c696e6564c402a178"),
