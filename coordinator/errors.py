@@ -7,6 +7,7 @@
     ├── OtherShard              this replica cannot do it; those of another shard can (never shown to a caller as is)
     ├── RequestError            what the API answers: a wire code, an HTTP status, and whether to come again
     │   ├── Malformed           400  the bytes are not what the content type says
+    │   ├── WrongToken          403  a report comes with another token than the step's
     │   ├── NotFound            404  no such transaction is recorded, or no such path
     │   ├── MethodNotAllowed    405  the path exists, the method does not
     │   ├── GidReused           409  the gid names a transaction with other branches, or under another key
@@ -65,6 +66,7 @@ __all__ = [
     "Unverified",
     "WorkFailed",
     "WrongShard",
+    "WrongToken",
     "request_error",
 ]
 
@@ -144,6 +146,10 @@ class Malformed(RequestError):
     code, status, title = "malformed", 400, "The request cannot be decoded"
 
 
+class WrongToken(RequestError):
+    code, status, title = "wrong-token", 403, "This is not the token of the step"
+
+
 class NotFound(RequestError):
     code, status, title = "not-found", 404, "There is no such thing here"
 
@@ -205,6 +211,7 @@ _BY_CODE: dict[str, type[RequestError]] = {
     kind.code: kind
     for kind in (
         Malformed,
+        WrongToken,
         NotFound,
         MethodNotAllowed,
         GidReused,

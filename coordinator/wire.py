@@ -20,7 +20,7 @@ from pydantic_core import from_json, to_json
 
 from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Notice, Path, Phase
-from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
+from coordinator.wire_base import BRANCHES_MAX, DEADLINE_LONG_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
 from coordinator.wire_queries import DoingView, Key, NotifyUrl
 from coordinator.wire_steps import StepRequest, StepView
 from participant.errors import WireError
@@ -32,7 +32,6 @@ __all__ = [
     "BODY_BYTES_MAX",
     "BRANCHES_MAX",
     "DEADLINE_DEFAULT_MS",
-    "DEADLINE_MAX_MS",
     "DEADLINE_MIN_MS",
     "GID_RANDOM_BITS",
     "LEADER_HEADER",
@@ -130,8 +129,8 @@ class TransactionRequest(Message):
     deadline_ms: int = Field(
         default=DEADLINE_DEFAULT_MS,
         ge=DEADLINE_MIN_MS,
-        le=DEADLINE_MAX_MS,
-        description="How long a leader collects votes before it decides to abort.",
+        le=DEADLINE_LONG_MAX_MS,
+        description="How long a leader collects votes before it decides to abort. At most an hour without `reported`.",
     )
     key: Key | None = Field(
         default=None, description="The caller's own name for what it does; transactions may share it."

@@ -8,10 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from participant.wire import ACTION_CHARS_MAX
 
-__all__ = ["BRANCHES_MAX", "DEADLINE_MAX_MS", "NAME_PATTERN", "ActionName", "Message", "Name", "Query"]
+__all__ = [
+    "BRANCHES_MAX",
+    "DEADLINE_LONG_MAX_MS",
+    "DEADLINE_MAX_MS",
+    "NAME_PATTERN",
+    "ActionName",
+    "Message",
+    "Name",
+    "Query",
+]
 
 BRANCHES_MAX = 64
 DEADLINE_MAX_MS = 3_600_000
+DEADLINE_LONG_MAX_MS = 604_800_000  # a week: with a step that is reported
 # Narrower than `participant.ids`: "." and ".." would vanish from a path.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 

@@ -95,5 +95,6 @@ class ListQuery(Query):
     begun_after_ms: Millis | None = Field(default=None, description="Begun at this wall-clock millisecond or later.")
     begun_before_ms: Millis | None = Field(default=None, description="Begun before this wall-clock millisecond.")
     stuck: bool = Field(default=False, description="Only those that a person should look at.")
+    dead: bool = Field(default=False, description="Only those with messages that were set aside.")
     limit: int = Field(default=LIST_LIMIT_DEFAULT, ge=1, le=LIST_LIMIT_MAX)
     cursor: Annotated[str, Field(pattern=_CURSOR)] | None = Field(default=None, description="From the page before.")

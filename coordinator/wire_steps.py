@@ -6,34 +6,58 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from coordinator.ledger.records import Mode
+from coordinator.ledger.records import JITTER_DEFAULT_PERCENT, Mode, Report
 from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name
 
 __all__ = [
+    "AGE_MAX_MS",
     "ATTEMPTS_MAX",
     "FIELD_CHARS_MAX",
     "NOT_BEFORE_MAX_MS",
+    "ORDER_KEY_CHARS_MAX",
+    "REASON_CHARS_MAX",
     "RETRY_BASE_DEFAULT_MS",
     "RETRY_CAP_DEFAULT_MS",
+    "TOKEN_CHARS_MAX",
+    "DeadAfterRequest",
+    "LettersRequest",
+    "ReportRequest",
     "RetryRequest",
     "StepRequest",
     "StepView",
 ]
 
-ATTEMPTS_MAX = 1_000  # of a step before the decision
+AGE_MAX_MS = 604_800_000  # a week: each leader begins to count anew
+ATTEMPTS_MAX = 1_000  # of a step before the decision; and refusals of a message, after which it is set aside
 FIELD_CHARS_MAX = 64  # the name of a field that a result becomes
 NOT_BEFORE_MAX_MS = 86_400_000  # a day: each leader begins to count anew
+ORDER_KEY_CHARS_MAX = 128
+REASON_CHARS_MAX = 512  # of a report that something was refused
+TOKEN_CHARS_MAX = 192
 RETRY_BASE_DEFAULT_MS = 100
 RETRY_CAP_DEFAULT_MS = 10_000
 
+_TOKEN = rf"^[!-~]{{1,{TOKEN_CHARS_MAX}}}$"
+
 
 class RetryRequest(Message):
-    """How often a step is begun before its refusal counts, and how long to wait in between: a random part of a window
-    that doubles from `base_ms` to `cap_ms`. What must not fail, because it is decided, is begun anew without end."""
+    """How often a step is begun before its refusal counts, and how long to wait in between: a window that doubles from
+    `base_ms` to `cap_ms`, of which `jitter_percent` are drawn by chance. What must not fail, because it is decided, is
+    begun anew without end."""
 
     attempts_max: int = Field(default=1, ge=1, le=ATTEMPTS_MAX)
     base_ms: int = Field(default=RETRY_BASE_DEFAULT_MS, ge=1, le=DEADLINE_MAX_MS)
     cap_ms: int = Field(default=RETRY_CAP_DEFAULT_MS, ge=1, le=DEADLINE_MAX_MS)
+    jitter_percent: int = Field(default=JITTER_DEFAULT_PERCENT, ge=0, le=100, description="0: always the whole window.")
+
+
+class DeadAfterRequest(Message):
+    """When a message is set aside, instead of being tried for ever. Of both, the first counts; 0: never."""
+
+    attempts_max: int = Field(default=0, ge=0, le=ATTEMPTS_MAX, description="Refusals.")
+    age_max_ms: int = Field(
+        default=0, ge=0, le=AGE_MAX_MS, description="Since the decision, as this leader has seen it; once it was tried."
+    )
 
 
 class StepRequest(Message):
@@ -60,6 +84,36 @@ class StepRequest(Message):
         le=NOT_BEFORE_MAX_MS,
         description="Of mode forward: it begins so long after the decision, or later, never earlier.",
     )
+    reported: Annotated[str, Field(min_length=1, max_length=FIELD_CHARS_MAX)] | None = Field(
+        default=None,
+        description="The action only begins the work: this field of its body becomes a token, with which somebody"
+        " reports how the work has ended. Of modes saga, tcc and forward.",
+    )
+
+    order_key: Annotated[str, Field(min_length=1, max_length=ORDER_KEY_CHARS_MAX)] | None = Field(
+        default=None,
+        description="Of mode forward: those of one key run one after the other, in the order of their begin.",
+    )
+
+    dead_after: DeadAfterRequest = Field(default_factory=DeadAfterRequest, description="Of mode forward, at the end.")
+
+
+class LettersRequest(Message):
+    """An operator decides what becomes of the dead letters of a transaction. Recorded with the operator's name."""
+
+    operator: Name
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARS_MAX)]
+    branches: list[Name] = Field(default_factory=list, max_length=BRANCHES_MAX, description="Empty: all of them.")
+
+
+class ReportRequest(Message):
+    """Whoever has done the work that a step has begun says how it has ended."""
+
+    token: Annotated[str, Field(pattern=_TOKEN)] = Field(description="The one that the step's action was given.")
+    result: Any = Field(default=None, description="What the step gives to those that take its result.")
+    refused: Annotated[str, Field(min_length=1, max_length=REASON_CHARS_MAX)] | None = Field(
+        default=None, description="Why the work will not be done. Absent: it is done."
+    )
 
 
 class StepView(Message):
@@ -74,3 +128,9 @@ class StepView(Message):
     settling: int = Field(description="The same for what the decision asks of it.")
     result: Any = Field(default=None, description="What it gave, if somebody takes it, of one that is shown alone.")
     not_before_ms: int = Field(default=0, description="How long after the decision it begins, at the earliest.")
+    awaits_report: bool = Field(default=False, description="Its action has run, and nobody has reported yet.")
+    reported: Report | None = Field(default=None, strict=False, description="What was reported of this attempt.")
+    order_key: str | None = None
+    awaits_turn: bool = Field(default=False, description="Others of its key, which were begun before it, are first.")
+    dead: str | None = Field(default=None, description="Why it was set aside, if a person must say what becomes of it.")
+    word: str | None = Field(default=None, description="Who had it delivered again, or dropped it, and why.")

@@ -122,6 +122,16 @@ def _step(step: StepView) -> str:
         words.append("done")
     if step.attempt > 1:
         words.append(f"attempt {step.attempt}")
+    if step.awaits_report:
+        words.append("awaits its report")
+    if step.awaits_turn:
+        words.append(f"awaits its turn among {plain(step.order_key)}")
+    if step.dead is not None:
+        words.append(f"set aside: {plain(step.dead)}")
+    if step.word is not None:
+        words.append(plain(step.word))
+    if step.reported is not None:
+        words.append(f"reported as {step.reported}")
     if step.settling > 1:
         words.append(f"refused {step.settling - 1} times behind the decision")
     return ", ".join(words)

@@ -45,6 +45,7 @@ def list_(
     phase: Annotated[list[Phase] | None, typer.Option(help="Only in this phase; may be repeated.")] = None,
     participant: Annotated[str | None, typer.Option(help="Only with a branch at this participant.")] = None,
     stuck: Annotated[bool, typer.Option("--stuck", help="Only those that a person should look at, with why.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="Only those with messages that were set aside.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +54,12 @@ def list_(
     async def question(client: Client) -> list[TransactionView]:
         found: list[TransactionView] = []
         async for view in client.transactions(
-            key=key, phases=phase or (), participant=participant, stuck=stuck, page_size=min(limit, LIST_LIMIT_MAX)
+            key=key,
+            phases=phase or (),
+            participant=participant,
+            stuck=stuck,
+            dead=dead,
+            page_size=min(limit, LIST_LIMIT_MAX),
         ):
             found.append(view)
             if len(found) == limit:
@@ -64,7 +70,7 @@ def list_(
     if as_json:
         render.print_json(TransactionPage(transactions=found, cursor=None))
     else:
-        render.print_table(render.transactions_table(found, stuck=stuck))
+        render.print_table(render.transactions_table(found, stuck=stuck or dead))
 
 
 @app.command()
@@ -113,6 +119,41 @@ def resolve(
     _print(shown, as_json)
     if any(each.damage is not None for each in shown.held or ()):
         raise typer.Exit(Exit.DAMAGED)
+
+
+BranchOption = Annotated[list[str] | None, typer.Option(help="Only this message; may be repeated.")]
+OperatorOption = Annotated[str | None, typer.Option(help="Who decides; the login name if absent.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; it stays in the record.")]
+
+
+@app.command()
+def redeliver(
+    gid: GidArgument,
+    url: UrlOption,
+    reason: ReasonOption,
+    branch: BranchOption = None,
+    operator: OperatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have messages that were set aside delivered once more."""
+    who = operator or _login_name()
+    ask(url, lambda client: client.redeliver(gid, operator=who, reason=reason, branches=branch or ()))
+    _print(ask(url, lambda client: _shown(client, gid)), as_json)
+
+
+@app.command()
+def drop(
+    gid: GidArgument,
+    url: UrlOption,
+    reason: ReasonOption,
+    branch: BranchOption = None,
+    operator: OperatorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give up messages that were set aside: they are never delivered."""
+    who = operator or _login_name()
+    ask(url, lambda client: client.drop(gid, operator=who, reason=reason, branches=branch or ()))
+    _print(ask(url, lambda client: _shown(client, gid)), as_json)
 
 
 def _decision(commit: bool, abort: bool) -> Decision:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from coordinator.client.client import Client
+from coordinator.client.declaration import OWN, DeadAfter, Included, Retry
+from coordinator.client.message import Message, Prepared
 from coordinator.client.notices import verify
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
-from coordinator.client.steps import OWN, Message, Prepared, Retry, Saga, Tcc
+from coordinator.client.saga import Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 
 __all__ = [
@@ -14,8 +16,10 @@ __all__ = [
     "Branch",
     "Client",
     "Committed",
+    "DeadAfter",
     "Deciding",
     "Ended",
+    "Included",
     "InteractiveTransaction",
     "Message",
     "Prepared",

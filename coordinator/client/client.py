@@ -18,42 +18,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
-from coordinator.client.events import events
 from coordinator.client.lane import Lane
-from coordinator.client.listing import listed, merged
+from coordinator.client.message import Message
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended, Named
 from coordinator.client.policy import Pauses, pause_s
+from coordinator.client.questions import Questions, path_of
 from coordinator.client.replicas import Replicas, Reply
+from coordinator.client.saga import Saga, Tcc
 from coordinator.client.session import Lost, Session
 from coordinator.client.shards import Shard, Shards
-from coordinator.client.steps import Message, Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import Contradiction, NotFound, OutcomeUnknown, RequestError, Unavailable
-from coordinator.examined import ExaminationView
-from coordinator.ledger.records import Decision, Phase
-from coordinator.shards import MAP_PATH, ClusterMap
+from coordinator.ledger.records import Decision
+from coordinator.shards import draw_gid, shard_of
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
-    DEADLINE_MAX_MS,
     GID_RANDOM_BITS,
     WAIT_MAX_MS,
-    ClusterView,
+    BranchView,
     Outcome,
     OutcomeView,
-    ParticipantsView,
     TransactionView,
     handle_of,
     new_gid,
     parse_name,
 )
+from coordinator.wire_base import DEADLINE_MAX_MS
 from participant.tracing import current
 
 __all__ = ["Client"]
@@ -62,7 +59,7 @@ CONFLICT_ATTEMPTS_MAX = 5
 PAUSES = Pauses()
 
 
-class Client:
+class Client(Questions):
     """Talks to the replicas at `urls`; one of them is enough, the others are found.
 
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
@@ -85,8 +82,7 @@ class Client:
         self._session = self._new_session()
         self._chance = chance or SystemRandom()
         self._patience = Patience(timeout_s, attempt_timeout_s, pauses, self._chance)
-        self._shards = Shards(urls, self._session, self._lane_to, routed=routed)
-        self._participants: dict[str, str] = {}
+        super().__init__(Shards(urls, self._session, self._lane_to, routed=routed), self._patience)
 
     def _new_session(self) -> Session:
         """What requests go through."""
@@ -108,6 +104,11 @@ class Client:
     def new_gid(self) -> str:
         """A gid for a transaction of this client."""
         return self._gid_of(time.time_ns() // 1_000_000)
+
+    async def gid_beside(self, order_key: str) -> str:
+        """A gid for a transaction with a message of this key, whose order one shard keeps. Raises: Unavailable."""
+        shards = len(await self._asking().found(self._shards.all))
+        return draw_gid(shard_of(order_key, shards), shards, self.new_gid)
 
     def _gid_of(self, at_ms: int) -> str:
         return new_gid(at_ms, self._chance.getrandbits(GID_RANDOM_BITS))
@@ -181,16 +182,16 @@ class Client:
         )
 
     def saga(self, *, deadline_ms: int = DEADLINE_MAX_MS, **named: Unpack[Named]) -> Saga:
-        """A saga, to be declared and run; see `coordinator.client.steps`. `deadline_ms`: how long until it is given up
+        """A saga, to be declared and run; see `coordinator.client.saga`. `deadline_ms`: how long until it is given up
         and undone, unless it is decided by then."""
         return Saga(self, deadline_ms, **named)
 
     def tcc(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, **named: Unpack[Named]) -> Tcc:
-        """Reservations, to be declared and run; see `coordinator.client.steps`."""
+        """Reservations, to be declared and run; see `coordinator.client.saga`."""
         return Tcc(self, deadline_ms, **named)
 
     def message(self, *, deadline_ms: int = DEADLINE_DEFAULT_MS, **named: Unpack[Named]) -> Message:
-        """A local transaction with messages, to be declared and run; see `coordinator.client.steps`."""
+        """A local transaction with messages, to be declared and run; see `coordinator.client.message`."""
         return Message(self, deadline_ms, **named)
 
     async def begin(
@@ -215,7 +216,7 @@ class Client:
                 await asking.ask("POST", "/v1/transactions", OutcomeView, body=body, query={"wait_ms": 0})
                 asking.ambiguous = True  # it is being recorded
                 try:
-                    view = await asking.ask("GET", _path_of(gid), TransactionView)
+                    view = await asking.ask("GET", path_of(gid), TransactionView)
                 except NotFound:
                     await asking.pause("it is not recorded yet")
         if not view.branches:
@@ -225,7 +226,33 @@ class Client:
     async def submit(self, gid: str, *, timeout_s: float | None = None) -> Ended:
         """Say that the source of a message is done, and wait for the decision. Without it, the coordinators ask by
         themselves at the deadline. Raises: OutcomeUnknown; NotFound; Contradiction, if `gid` has no source."""
-        return await self._decided("POST", f"{_path_of(gid)}/submit", gid, timeout_s)
+        return await self._decided("POST", f"{path_of(gid)}/submit", gid, timeout_s)
+
+    async def cancel(self, gid: str, *, reason: str, by: str = "caller") -> Ended:
+        """Abort a transaction that is not decided yet, and hear how it ended: what it has done is undone, or will be.
+        `by` stands in its record. Raises: NotFound, OutcomeUnknown, Unavailable."""
+        try:
+            view = await self.resolve(gid, Decision.ABORT, operator=by, reason=reason)
+        except Contradiction:  # it was decided before
+            return await self.wait(gid)
+        return Aborted(gid, view.reason or "", view.branch)
+
+    async def report(self, token: str, result: Any = None) -> BranchView:
+        """Report that the work which a step has begun is done; `token` is what its action was given.
+
+        The same again is harmless, whatever has been decided meanwhile; so after Unavailable it is asked again.
+        Raises: Contradiction, if nobody waits for it any more; WrongToken, NotFound, Invalid, Unavailable.
+        """
+        return await self._report(token, {"result": result})
+
+    async def decline(self, token: str, reason: str) -> BranchView:
+        """Report that the work which a step has begun will not be done; otherwise as `report`."""
+        return await self._report(token, {"refused": reason})
+
+    async def _report(self, token: str, word: dict[str, Any]) -> BranchView:
+        gid, step, *_ = f"{token}//".split("/")
+        path = f"{path_of(gid)}/steps/{parse_name(step, 'token')}"
+        return await self._about(gid).ask("POST", path, BranchView, body={"token": token, **word})
 
     async def outcome(self, gid: str) -> Ended | Deciding:
         """What is recorded of `gid` now. Linearizable.
@@ -233,11 +260,11 @@ class Client:
         Raises: Unavailable; NotFound, if nothing is recorded (yet): that is no abort, and `commit` with the same gid
         and branches is how to find out.
         """
-        return _ended(await self._about(gid).ask("GET", f"{_path_of(gid)}/outcome", OutcomeView))
+        return _ended(await self._about(gid).ask("GET", f"{path_of(gid)}/outcome", OutcomeView))
 
     async def wait(self, gid: str, *, timeout_s: float | None = None) -> Ended:
         """Wait until `gid` is decided. Raises: OutcomeUnknown; NotFound, as `outcome` does."""
-        return await self._decided("GET", f"{_path_of(gid)}/outcome", gid, timeout_s)
+        return await self._decided("GET", f"{path_of(gid)}/outcome", gid, timeout_s)
 
     async def _decided(self, method: str, path: str, gid: str, timeout_s: float | None) -> Ended:
         asking = self._about(gid, timeout_s)
@@ -250,73 +277,10 @@ class Client:
         except Unavailable as error:
             raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
 
-    async def settled(self, gid: str, *, timeout_s: float | None = None) -> TransactionView:
-        """Wait until every branch of `gid` has confirmed its end, so that whoever looks at a participant sees it.
-
-        *Committed* is heard before: the participants are told next. Raises: NotFound; Unavailable, if time is up.
-        """
-        asking = self._about(gid, timeout_s)
-        while True:
-            view = await asking.ask("GET", _path_of(gid), TransactionView)
-            if view.phase in (Phase.COMMITTED, Phase.ABORTED):
-                return view
-            await asking.pause("not every branch has confirmed")
-
-    async def record(self, gid: str) -> TransactionView:
-        """The record of `gid`. Raises: NotFound, Unavailable."""
-        return await self._about(gid).ask("GET", _path_of(gid), TransactionView)
-
-    def events(self, gid: str) -> AsyncGenerator[TransactionView]:
-        """The record of `gid` now, and after each change, until it has ended: `async for record in client.events(gid)`.
-
-        It goes on over takeovers; changes that follow each other while nobody could be asked may come as one.
-        Raises: NotFound, as `outcome` does; Unavailable; Invalid.
-        """
-        return events(partial(self._about, gid), f"{_path_of(gid)}/events")
-
-    async def examine(self, gid: str) -> ExaminationView:
-        """What the participants of `gid` hold of it now; changes nothing. Raises: NotFound, Unavailable."""
-        return await self._about(gid).ask("GET", f"{_path_of(gid)}/branches", ExaminationView)
-
-    async def transactions(
-        self,
-        *,
-        key: str | None = None,
-        phases: Iterable[Phase] = (),
-        participant: str | None = None,
-        begun_after_ms: int | None = None,
-        begun_before_ms: int | None = None,
-        stuck: bool = False,
-        page_size: int | None = None,
-    ) -> AsyncGenerator[TransactionView]:
-        """Every recorded transaction of every shard that the filters let through, newest first; `stuck`: only those
-        that a person should look at.
-
-        Raises: Unavailable, Invalid.
-        """
-        query = {
-            "key": key,
-            "phase": [phase.value for phase in phases],
-            "participant": participant,
-            "begun_after_ms": begun_after_ms,
-            "begun_before_ms": begun_before_ms,
-            "stuck": "true" if stuck else None,
-            "limit": page_size,
-        }
-        shards = await self._asking().found(self._shards.all)
-        async with aclosing(merged([listed(shard, query, self._patience) for shard in shards])) as found:
-            async for transaction in found:
-                yield transaction
-
-    async def by_key(self, key: str) -> list[TransactionView]:
-        """The recorded transactions that were begun under `key`, of every shard, newest first. Raises: Unavailable,
-        Invalid."""
-        return [view async for view in self.transactions(key=key)]
-
     async def resolve(self, gid: str, decision: Decision, *, operator: str, reason: str) -> TransactionView:
         """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""
         body = {"decision": decision.value, "operator": operator, "reason": reason}
-        path = f"{_path_of(gid)}/resolve"
+        path = f"{path_of(gid)}/resolve"
         asking = self._about(gid)
         try:
             return await asking.ask("POST", path, TransactionView, body=body)
@@ -325,28 +289,20 @@ class Client:
                 raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
             raise
 
-    async def cluster(self) -> ClusterView:
-        """The cluster as the replica sees it, of whichever shard, that answers first. Raises: Unavailable."""
-        return await self._asking().ask("GET", "/v1/cluster", ClusterView)
+    async def redeliver(self, gid: str, *, operator: str, reason: str, branches: Sequence[str] = ()) -> TransactionView:
+        """Have dead letters delivered once more, all of them unless some are named. Raises: NotFound; Contradiction, if
+        there are none; Unavailable: they may be delivered, look again."""
+        return await self._letters("redeliver", gid, operator, reason, branches)
 
-    async def cluster_map(self) -> ClusterMap:
-        """All shards, and where their replicas are. Raises: Unavailable."""
-        return await self._asking().ask("GET", MAP_PATH, ClusterMap)
+    async def drop(self, gid: str, *, operator: str, reason: str, branches: Sequence[str] = ()) -> TransactionView:
+        """Give dead letters up; otherwise as `redeliver`."""
+        return await self._letters("drop", gid, operator, reason, branches)
 
-    async def participant_url(self, name: str) -> str:
-        """Where the participant called `name` is. Raises: Unavailable, KeyError if it is not configured."""
-        if name not in self._participants:
-            view = await self._asking().ask("GET", "/v1/participants", ParticipantsView)
-            self._participants = {participant.name: participant.url for participant in view.participants}
-        return self._participants[name]
-
-    def _asking(self) -> Asking:
-        """A question that every replica can answer."""
-        return Asking(self._shards.any, self._patience)
-
-    def _about(self, gid: str, timeout_s: float | None = None) -> Asking:
-        """A question about `gid`."""
-        return Asking(partial(self._shards.of, gid), self._patience, timeout_s)
+    async def _letters(
+        self, what: str, gid: str, operator: str, reason: str, branches: Sequence[str]
+    ) -> TransactionView:
+        body = {"operator": operator, "reason": reason, "branches": list(branches)}
+        return await self._about(gid).ask("POST", f"{path_of(gid)}/{what}", TransactionView, body=body)
 
     def _lane_to(self, replicas: Replicas) -> Lane:
         return Lane(replicas, self._wait(), self._patience.attempt_timeout_s)
@@ -371,11 +327,6 @@ def _body(gid: str, branches: list[dict[str, Any]], deadline_ms: int, named: Nam
     """The wire form of a new transaction (`wire.TransactionRequest`)."""
     given = {key: value for key, value in named.items() if value is not None}
     return {"gid": gid, "branches": branches, "deadline_ms": deadline_ms, **given}
-
-
-def _path_of(gid: str) -> str:
-    """Raises Invalid for what cannot be a gid: it must not become another path."""
-    return handle_of(parse_name(gid, "gid"))
 
 
 def _ended(view: OutcomeView) -> Ended | Deciding:

@@ -25,7 +25,7 @@ class Branch:
     """What one participant is to do. Without an action it did its work before, under this gid and this name.
 
     `works` is then how many work requests it has answered, so that it votes no if it lost any of them. `step` is the
-    wire form of how it takes part in a transaction of steps; `coordinator.client.steps` writes it.
+    wire form of how it takes part in a transaction of steps; `coordinator.client.declaration` writes it.
     """
 
     participant: str

@@ -6,27 +6,52 @@ Owns: default branch ids, the size of a transaction, the digest. Must never do: 
 from __future__ import annotations
 
 from hashlib import blake2b
+from random import Random
 from typing import Any
 
 import msgpack
 
 from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
-from coordinator.ledger.records import BranchRecord, Mode, Path, Retry, StepRecord, shared_names, telling
+from coordinator.ledger.commands import retry_fields
+from coordinator.ledger.records import (
+    BranchRecord,
+    Delivery,
+    Mode,
+    Path,
+    Report,
+    Reporting,
+    Retry,
+    StepRecord,
+    shared_names,
+    telling,
+)
 from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
 from coordinator.wire import BranchRequest, pack_body
-from coordinator.wire_steps import FIELD_CHARS_MAX, StepRequest
+from coordinator.wire_base import DEADLINE_MAX_MS
+from coordinator.wire_steps import FIELD_CHARS_MAX, TOKEN_CHARS_MAX, ReportRequest, StepRequest
 from participant.wire import RESULT_BYTES_MAX, Capabilities
 
-__all__ = ["DIGEST_BYTES", "TRANSACTION_BYTES_MAX", "branches_of", "digest_of", "path_of"]
+__all__ = [
+    "DIGEST_BYTES",
+    "SECRET_BITS",
+    "TRANSACTION_BYTES_MAX",
+    "branches_of",
+    "check_deadline",
+    "digest_of",
+    "path_of",
+    "report_of",
+]
 
 DIGEST_BYTES = 16
+SECRET_BITS = 128  # of a step that is reported
 TRANSACTION_BYTES_MAX = 224 * 1024  # all bodies together: the record has to fit one command of the log
 
 
-def branches_of(requests: list[BranchRequest], participants: Participants) -> tuple[BranchRecord, ...]:
-    """The branches, named and packed. Raises Invalid, which names the field."""
+def branches_of(requests: list[BranchRequest], participants: Participants, chance: Random) -> tuple[BranchRecord, ...]:
+    """The branches, named and packed; those that are reported with a new secret each. Raises Invalid, which names the
+    field."""
     branches: dict[str, BranchRecord] = {}
     is_stepwise = any(request.step is not None for request in requests)
     for position, request in enumerate(requests):
@@ -42,7 +67,7 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
             raise Invalid.field(f"{where}.works", "counts the work of a branch without an action")
         body = b"" if request.action is None else pack_body(request.body, f"{where}.body")
         names = shared_names(branch, request.participant, request.action)
-        step = _step_of(branch, request, where) if is_stepwise else None
+        step = _step_of(branch, request, where, chance) if is_stepwise else None
         branches[branch] = BranchRecord(*names, body, works=request.works, step=step)
     total_bytes = sum(len(branch.body) + _step_bytes(branch) for branch in branches.values())
     if total_bytes > TRANSACTION_BYTES_MAX:
@@ -55,16 +80,43 @@ def branches_of(requests: list[BranchRequest], participants: Participants) -> tu
     return tuple(branches.values())
 
 
-def _step_of(name: str, branch: BranchRequest, where: str) -> StepRecord:
+def _step_of(name: str, branch: BranchRequest, where: str, chance: Random) -> StepRecord:
     """A branch that says nothing is two-phase. What it takes a result of, it comes after. Raises Invalid."""
     request = branch.step or StepRequest(mode=Mode.TWO_PHASE)
-    if request.takes and not isinstance(branch.body, dict | None):
-        raise Invalid.field(f"{where}.body", "must be a map, because results become fields of it")
+    if (request.takes or request.reported) and not isinstance(branch.body, dict | None):
+        what = "results become fields" if request.takes else "the token becomes a field"
+        raise Invalid.field(f"{where}.body", f"must be a map, because {what} of it")
     takes = tuple(request.takes.items())
     after = tuple(dict.fromkeys((*request.after, *(source for _, source in takes if source != name))))
-    retry = Retry(request.retry.attempts_max, request.retry.base_ms, request.retry.cap_ms)
+    asked = request.retry
+    retry = Retry(asked.attempts_max, asked.base_ms, asked.cap_ms, asked.jitter_percent)
+    reporting = None
+    if request.reported is not None:
+        reporting = Reporting(request.reported, f"{chance.getrandbits(SECRET_BITS):x}")
     record = StepRecord(request.mode, after, request.confirm, request.undo, takes, retry)
-    return record._replace(not_before_ms=request.not_before_ms)
+    limits = (request.dead_after.attempts_max, request.dead_after.age_max_ms)
+    delivery = Delivery(request.order_key or "", *limits) if request.order_key or any(limits) else None
+    return record._replace(not_before_ms=request.not_before_ms, reporting=reporting, delivery=delivery)
+
+
+def check_deadline(deadline_ms: int, branches: tuple[BranchRecord, ...]) -> None:
+    """Whether these branches may take so long: what is locked may not. Raises Invalid."""
+    is_reported = any(branch.step is not None and branch.step.reporting is not None for branch in branches)
+    if deadline_ms > DEADLINE_MAX_MS and not is_reported:
+        why = f"at most {DEADLINE_MAX_MS}, an hour, unless a step is declared with `reported`"
+        raise Invalid.field("deadline_ms", why)
+
+
+def report_of(request: ReportRequest) -> tuple[Report, bytes]:
+    """What was reported, and its result, or the reason why not; packed. Raises Invalid."""
+    if request.refused is not None:
+        if request.result is not None:
+            raise Invalid.field("result", "goes with work that is done, not with `refused`")
+        return Report.REFUSED, pack_body(request.refused, "refused")
+    result = pack_body(request.result, "result")
+    if len(result) > RESULT_BYTES_MAX:
+        raise Invalid.field("result", f"is {len(result)} bytes as msgpack; at most {RESULT_BYTES_MAX} are allowed")
+    return Report.DONE, result
 
 
 def _check_steps(branches: tuple[BranchRecord, ...]) -> None:
@@ -78,7 +130,8 @@ def digest_of(branches: tuple[BranchRecord, ...], key: str = "", notify: str = "
     """What makes two requests the same: participants, actions, bodies, works and steps of the branches, in their order,
     and the key and whom to notify, if there is any.
 
-    The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction.
+    The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction. Nor is
+    a secret, which is drawn for each request; that of the first one in the log counts.
     """
     identity = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
     return blake2b(msgpack.packb([*identity, *telling((key, notify))]), digest_size=DIGEST_BYTES).digest()
@@ -92,7 +145,11 @@ def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
     if step is None:
         return ()
-    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry, step.not_before_ms)
+    reported = None if step.reporting is None else step.reporting.field
+    delivery = () if step.delivery is None else (step.delivery.key, *step.delivery[1:3])
+    added = (reported, *delivery) if reported or delivery else ()
+    declared = (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry))
+    return (*declared, step.not_before_ms, *added)
 
 
 async def path_of(branches: tuple[BranchRecord, ...], participants: Participants) -> Path:
@@ -126,7 +183,10 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
 def _check_room(position: int, branch: BranchRecord, can: Capabilities) -> None:
     """A step must fit whatever results it is given: it would be too late to find out. Raises Invalid."""
     takes = 0 if branch.step is None else len(branch.step.takes)
-    room = can.body_bytes_max - takes * (RESULT_BYTES_MAX + FIELD_CHARS_MAX * 4)
-    if takes and len(branch.body) > room:
-        why = f"with {takes} results it may have {max(room, 0)} bytes: {branch.participant} takes {can.body_bytes_max}"
+    token = TOKEN_CHARS_MAX if branch.step is not None and branch.step.reporting is not None else 0
+    added = takes * RESULT_BYTES_MAX + token + (takes + bool(token)) * FIELD_CHARS_MAX * 4
+    room = can.body_bytes_max - added
+    if added and len(branch.body) > room:
+        what = f"{takes} results" if takes else "its token"
+        why = f"with {what} it may have {max(room, 0)} bytes: {branch.participant} takes {can.body_bytes_max}"
         raise Invalid.field(f"branches.{position}.body", why)

@@ -14,7 +14,7 @@ from random import Random
 from typing import cast
 
 from coordinator.driver.examination import Examination, examine
-from coordinator.driver.intake import branches_of, digest_of, path_of
+from coordinator.driver.intake import branches_of, check_deadline, digest_of, path_of, report_of
 from coordinator.driver.listening import Listener
 from coordinator.driver.notices import SILENT
 from coordinator.driver.supervisor import Supervisor
@@ -28,15 +28,20 @@ from coordinator.errors import (
     NotFound,
     NotLeader,
     Overloaded,
+    RequestError,
     Undetermined,
+    WrongToken,
 )
 from coordinator.facts import Expiry
-from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, encode
-from coordinator.ledger.records import Decision, Mode, Path, TransactionRecord
+from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, Heard, Progress, encode
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
 from coordinator.ports import Notifier, Participants
+from coordinator.protocols.letters import dead_letters, wanted
+from coordinator.protocols.reports import Misreport, Misreported, judge_report
 from coordinator.protocols.two_phase import Plan
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
+from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import read_trace
 from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
 
@@ -111,7 +116,8 @@ class Transactions:
         """As `begin`, but without waiting. Raises: Invalid, GidReused, Overloaded, Unreachable, NotLeader."""
         self._supervisor.require_leading()
         gid = request.gid or new_gid(self._wall_ms(), self._chance.getrandbits(GID_RANDOM_BITS))
-        branches = branches_of(request.branches, self._participants)
+        branches = branches_of(request.branches, self._participants, self._chance)
+        check_deadline(request.deadline_ms, branches)
         key, notify = request.key or "", request.notify or ""
         if notify and (why := self._notifier.refusal(notify)):
             raise Invalid.field("notify", why)
@@ -262,6 +268,45 @@ class Transactions:
         self._supervisor.submit(gid)
         return await self._waiters.decided(gid, wait_s)
 
+    async def report(self, gid: str, name: str, request: ReportRequest) -> BranchRecord:
+        """Whoever has done the work of a step says how it has ended. The same again is harmless, at any time.
+
+        Returns: the branch, with the report in it.
+        Raises: Invalid, NotFound, WrongToken, Contradiction if it comes too late, Undetermined.
+        """
+        report, word = report_of(request)
+        self._supervisor.require_leading()
+        await self._barrier()
+        record = self._ledger.get(gid)
+        while record is not None:
+            match judge_report(record, name, request.token, report, word):
+                case None:
+                    return next(branch for branch in record.branches if branch.branch == name)
+                case Misreported() as wrong:
+                    raise _misreported(wrong)
+                case Progress() as progress:
+                    record = (await self._propose(progress)).record
+        raise NotFound(f"no transaction {gid!r} is recorded")
+
+    async def letters(self, gid: str, heard: Heard, request: LettersRequest) -> TransactionRecord:
+        """An operator has the dead letters of a transaction REDELIVERED, or DROPPED.
+
+        Raises: NotFound; Contradiction, if there are none; Undetermined.
+        """
+        record = await self.transaction(gid)
+        word = f"{heard} by {request.operator}: {request.reason}"
+        dead = {branch.branch: branch for branch in dead_letters(record)}
+        if not dead or not dead.keys() >= set(request.branches):
+            missing = ", ".join(name for name in request.branches if name not in dead)
+            raise Contradiction(f"{gid} has no dead letters" + (f" {missing}" if missing else ""))
+        for name in request.branches or dead:
+            match await self._propose(wanted(record, dead[name], heard, word)):
+                case Accepted(record=TransactionRecord() as changed):
+                    record = changed
+                case _:
+                    raise Contradiction(f"{gid} has ended meanwhile")
+        return record
+
     async def page(self, query: PageQuery) -> Page:
         """Records, newest first; see `Ledger.page`."""
         await self._barrier()
@@ -318,6 +363,16 @@ def _refuse_other(gid: str, digest: bytes, record: TransactionRecord | None, und
     known = record.digest if record is not None and not record.tombstone else under_way
     if known is not None and known != digest:
         raise GidReused(f"{gid} is a transaction with other branches, or another key or notify; use a new gid")
+
+
+def _misreported(wrong: Misreported) -> RequestError:
+    match wrong.kind:
+        case Misreport.NO_STEP:
+            return NotFound(wrong.why)
+        case Misreport.WRONG_TOKEN:
+            return WrongToken(wrong.why)
+        case Misreport.NOT_REPORTED | Misreport.TOO_LATE:
+            return Contradiction(wrong.why)
 
 
 def _why_not(record: TransactionRecord, wanted: Decision) -> str:

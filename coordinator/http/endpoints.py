@@ -22,11 +22,13 @@ from coordinator.errors import (
     Undetermined,
     Unreachable,
     UnsupportedMedia,
+    WrongToken,
 )
 from coordinator.examined import ExaminationView
 from coordinator.http import cluster, events, health, outcomes, transactions
 from coordinator.shards import MAP_PATH, ClusterMap
 from coordinator.wire_queries import ListQuery
+from coordinator.wire_steps import LettersRequest, ReportRequest
 
 __all__ = ["ENDPOINTS", "Endpoint"]
 
@@ -148,6 +150,34 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (Invalid, NotFound, Contradiction, Overloaded, *_READ),
         query=wire.OutcomeQuery,
         leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/transactions/{gid}/steps/{name}",
+        "report",
+        "Whoever has done the work that a step has begun says how it has ended. The same again is harmless.",
+        transactions.report,
+        {200: (wire.BranchView, "The step, with the report in it.")},
+        (*_BODY, WrongToken, NotFound, Contradiction, Overloaded, *_READ),
+        body=ReportRequest,
+        leader=True,
+    ),
+    *(
+        Endpoint(
+            "POST",
+            f"/v1/transactions/{{gid}}/{name}",
+            name,
+            f"An operator has dead letters {what}; recorded with the operator's name.",
+            handler,
+            {200: (wire.TransactionView, "The record.")},
+            (*_BODY, NotFound, Contradiction, Overloaded, *_READ),
+            body=LettersRequest,
+            leader=True,
+        )
+        for name, what, handler in (
+            ("redeliver", "delivered once more", transactions.redeliver),
+            ("drop", "given up", transactions.drop),
+        )
     ),
     Endpoint(
         "POST",

@@ -5,7 +5,7 @@ Never changes anything: whoever asks the wrong shard is told the right one befor
 
 from __future__ import annotations
 
-from coordinator.errors import OtherShard, WrongShard
+from coordinator.errors import Invalid, OtherShard, WrongShard
 from coordinator.http.context import Context
 from coordinator.shards import draw_gid, shard_of
 from coordinator.wire import TransactionRequest
@@ -21,15 +21,23 @@ def require_own(context: Context, gid: str) -> None:
 
 
 def placed(context: Context, request: TransactionRequest) -> TransactionRequest:
-    """A new transaction of this shard; one without a gid gets one that belongs here. Raises OtherShard."""
+    """A new transaction of this shard; one without a gid gets one that belongs here. A shard keeps the order of the
+    keys that belong to it, as gids do. Raises: OtherShard, Invalid."""
     placement = context.placement
     if placement is None:
         return request
-    if request.gid is None:
-        gid = draw_gid(placement.shard, len(placement.urls), placement.draw)
-        return request.model_copy(update={"gid": gid})
-    require_own(context, request.gid)
-    return request
+    if request.gid is not None:
+        require_own(context, request.gid)
+    for number, branch in enumerate(request.branches):
+        key = None if branch.step is None else branch.step.order_key
+        if key is not None and (shard := shard_of(key, len(placement.urls))) != placement.shard:
+            if request.gid is None:
+                raise OtherShard(key, shard)
+            why = f"belongs to shard {shard}, and the gid does not, so that nobody would know both in one order"
+            raise Invalid.field(f"branches.{number}.step.order_key", why)
+    if request.gid is not None:
+        return request
+    return request.model_copy(update={"gid": draw_gid(placement.shard, len(placement.urls), placement.draw)})
 
 
 def url_at(context: Context, shard: int) -> str:

@@ -1,4 +1,4 @@
-"""Transactions: begin, show, examine, list, resolve. Parse, call the service, render."""
+"""Transactions: begin, show, examine, list, report, resolve, redeliver, drop. Parse, call the service, render."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from coordinator.http.arrays import begin_all
 from coordinator.http.context import CONTEXT
 from coordinator.http.media import gid_of, read_message, read_query, read_value, respond
 from coordinator.http.shards import placed
-from coordinator.http.views import examination_view, outcome_view, page_query_of, page_view, transaction_view
-from coordinator.wire import BeginQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse
+from coordinator.http.views import (
+    branch_view,
+    examination_view,
+    outcome_view,
+    page_query_of,
+    page_view,
+    transaction_view,
+)
+from coordinator.ledger.commands import Heard
+from coordinator.wire import BeginQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse, parse_name
 from coordinator.wire_queries import ListQuery
+from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import trace_in
 
-__all__ = ["begin", "examine", "list_", "resolve", "show"]
+__all__ = ["begin", "drop", "examine", "list_", "redeliver", "report", "resolve", "show"]
 
 
 async def begin(request: web.Request) -> web.StreamResponse:
@@ -52,6 +61,29 @@ async def list_(request: web.Request) -> web.Response:
     replica = request.app[CONTEXT].replica
     query = page_query_of(read_query(request, ListQuery), replica.watch.stuck)
     return respond(request, page_view(await replica.transactions.page(query), replica.watch.stuck))
+
+
+async def report(request: web.Request) -> web.Response:
+    gid = gid_of(request)
+    name = parse_name(request.match_info["name"], "name")
+    message = await read_message(request, ReportRequest)
+    return respond(request, branch_view(await request.app[CONTEXT].replica.transactions.report(gid, name, message)))
+
+
+async def redeliver(request: web.Request) -> web.Response:
+    return await _letters(request, Heard.REDELIVERED)
+
+
+async def drop(request: web.Request) -> web.Response:
+    return await _letters(request, Heard.DROPPED)
+
+
+async def _letters(request: web.Request, heard: Heard) -> web.Response:
+    gid = gid_of(request)
+    message = await read_message(request, LettersRequest)
+    replica = request.app[CONTEXT].replica
+    record = await replica.transactions.letters(gid, heard, message)
+    return respond(request, transaction_view(record, replica.watch.stuck))
 
 
 async def resolve(request: web.Request) -> web.Response:

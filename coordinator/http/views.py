@@ -12,6 +12,7 @@ from coordinator.errors import RequestError
 from coordinator.examined import ExaminationView, HeldView
 from coordinator.ledger.records import BranchRecord, Decision, StepRecord, TransactionRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
+from coordinator.protocols.letters import dead_letters, reason_of
 from coordinator.protocols.stuck import Stuck
 from coordinator.wire import (
     BranchView,
@@ -27,7 +28,16 @@ from coordinator.wire import (
 from coordinator.wire_queries import AttemptView, DoingView, ListQuery
 from coordinator.wire_steps import StepView
 
-__all__ = ["Judge", "examination_view", "outcome_view", "page_query_of", "page_view", "problem_of", "transaction_view"]
+__all__ = [
+    "Judge",
+    "branch_view",
+    "examination_view",
+    "outcome_view",
+    "page_query_of",
+    "page_view",
+    "problem_of",
+    "transaction_view",
+]
 
 Judge: TypeAlias = Callable[[TransactionRecord], Stuck | None]
 """What is wrong with a transaction now (`driver.watch.Watch.stuck`)."""
@@ -60,7 +70,7 @@ def transaction_view(
         outcome=_OUTCOMES[record.decision],
         phase=record.phase,
         path=record.path,
-        branches=[_branch_view(branch, is_alone=is_alone) for branch in record.branches],
+        branches=[branch_view(branch, is_alone=is_alone) for branch in record.branches],
         deadline_ms=record.deadline_ms,
         begun_at_ms=record.begun_at_ms,
         decided_at_ms=record.decided_at_ms if decided else None,
@@ -91,7 +101,8 @@ def _doing_view(doing: Doing) -> DoingView:
     return DoingView(attempts=attempts, next_ms=None if doing.next_s is None else int(doing.next_s * 1_000))
 
 
-def _branch_view(branch: BranchRecord, *, is_alone: bool) -> BranchView:
+def branch_view(branch: BranchRecord, *, is_alone: bool = True) -> BranchView:
+    """One branch of a record; with its result, if the record is not one of many."""
     fields = _branch_fields(branch)
     if is_alone and branch.step is not None and branch.step.result:
         fields["step"] = fields["step"].model_copy(update={"result": unpack_body(branch.step.result)})
@@ -104,11 +115,25 @@ def _branch_fields(branch: BranchRecord) -> dict[str, Any]:
         "participant": branch.participant,
         "action": branch.action,
         "ended": branch.ended,
-        "step": None if branch.step is None else _step_view(branch.step),
+        "step": None if branch.step is None else _step_view(branch, branch.step),
     }
 
 
-def _step_view(step: StepRecord) -> StepView:
+def _delivery_fields(branch: BranchRecord) -> dict[str, Any]:
+    delivery = None if branch.step is None else branch.step.delivery
+    if delivery is None:
+        return {}
+    is_dead = delivery.dead and not delivery.dropped
+    return {
+        "order_key": delivery.key or None,
+        "awaits_turn": not (delivery.turn or delivery.dead or branch.ended),
+        "dead": reason_of(branch) if is_dead and not branch.ended else None,
+        "word": delivery.word or None,
+    }
+
+
+def _step_view(branch: BranchRecord, step: StepRecord) -> StepView:
+    reporting = step.reporting
     return StepView(
         mode=step.mode,
         after=list(step.after),
@@ -118,6 +143,9 @@ def _step_view(step: StepRecord) -> StepView:
         attempt=step.attempt,
         settling=step.settling,
         not_before_ms=step.not_before_ms,
+        awaits_report=reporting is not None and reporting.begun and reporting.heard is None,
+        reported=None if reporting is None else reporting.heard,
+        **_delivery_fields(branch),
     )
 
 
@@ -171,7 +199,17 @@ def page_query_of(query: ListQuery, judge: Judge | None = None) -> PageQuery:
         begun_from_ms=query.begun_after_ms,
         begun_before_ms=query.begun_before_ms,
         key=query.key,
-        also=None if judge is None or not query.stuck else lambda record: judge(record) is not None,
+        also=_also(query, judge),
+    )
+
+
+def _also(query: ListQuery, judge: Judge | None) -> Callable[[TransactionRecord], bool] | None:
+    is_stuck = judge if query.stuck else None
+    if is_stuck is None and not query.dead:
+        return None
+    return lambda record: (
+        (is_stuck is None or is_stuck(record) is not None)
+        and (not query.dead or (not record.finished and bool(dead_letters(record))))
     )
 
 

@@ -1,10 +1,10 @@
 """Every command that the ledger knows, and its bytes in the log.
 
 A command is a msgpack array: [COMMANDS_VERSION, tag, fields...]; a branch in it is [branch, participant, action,
-body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms]. Fields
-that were added later are the last, and left out where nothing from there on says anything. Golden bytes of the version
-are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this code does not know is fatal, because
-guessing would let replicas diverge.
+body, works], in a transaction of steps followed by [mode, after, confirm, undo, takes, retry, not_before_ms,
+reporting, delivery]. Fields that were added later are the last ones, and left out where nothing from there on says
+anything. Golden bytes of the version are kept in `tests/unit/coordinator/ledger/test_commands.py`; a version that this
+code does not know is fatal, because guessing would let replicas diverge.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import msgpack
 
 from coordinator.ledger.errors import CommandError
 from coordinator.ledger.records import (
+    JITTER_DEFAULT_PERCENT,
     BranchRecord,
     Decision,
+    Delivery,
     Mode,
     Notice,
     Path,
+    Reporting,
     Retry,
     StepRecord,
     shared_names,
@@ -47,6 +50,7 @@ __all__ = [
     "Progress",
     "decode",
     "encode",
+    "retry_fields",
 ]
 
 COMMANDS_VERSION = 2
@@ -100,11 +104,18 @@ class Heard(StrEnum):
     DONE = "done"  # what comes before the decision has succeeded
     REFUSED = "refused"  # it was refused; the next attempt may begin
     UNSETTLED = "unsettled"  # what follows the decision was refused; the next attempt may begin
+    BEGUN = "begun"  # the action of a step that is reported has committed; its work may go on
+    REPORTED = "reported"  # somebody has reported that this work is done
+    DECLINED = "declined"  # somebody has reported that it will not be done
+    SET_ASIDE = "set aside"  # a message was refused too often, or is too old: it is a dead letter now
+    REDELIVERED = "redelivered"  # somebody wants a dead letter delivered once more
+    DROPPED = "dropped"  # somebody has given it up
 
 
 class Progress(NamedTuple):
-    """How far one step has come, on the path STEPS. `result`: what it gave, packed, if it is DONE and somebody takes
-    it."""
+    """How far one step has come, on the path STEPS. `result`, packed: what it gave, if it is DONE and somebody takes
+    it, or REPORTED; why not, if it is DECLINED, SET_ASIDE, or an UNSETTLED message with a delivery; who wants it, and
+    why, if it is REDELIVERED or DROPPED."""
 
     gid: str
     branch: str
@@ -130,20 +141,19 @@ Command: TypeAlias = Begin | Decide | End | Forget | Notified | Progress
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
-_TEXT_OR_NIL, _INT_OR_NIL = (str, NoneType), (int, NoneType)
+_TEXT_OR_NIL, _INT_OR_NIL, _ARRAY_OR_NIL = (str, NoneType), (int, NoneType), (tuple, NoneType)
 
 
 class _Shape:
     """What types the fields of something have. Compared exactly: msgpack's `true` is not the number 1."""
 
     def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[tuple[type, ...], ...] = ()) -> None:
-        """`added`: of the last fields, which may be absent, from some one on."""
+        """`added`: of the last fields, which may be absent from any of them on."""
         self._name = name
         self._count = len(allowed)
         self._allowed = (*allowed, *added)
-        self._fitting = frozenset(
-            types for count in range(len(added) + 1) for types in product(*allowed, *added[:count])
-        )
+        lengths = range(self._count, len(self._allowed) + 1)
+        self._fitting = frozenset(types for length in lengths for types in product(*self._allowed[:length]))
 
     def check(self, fields: Sequence[Any]) -> None:
         """Raises CommandError, which names the first field that does not fit."""
@@ -168,9 +178,14 @@ _SHAPES = {
 }
 _BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = _Shape("step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT,))
+_STEP = _Shape(
+    "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _ARRAY_OR_NIL)
+)
 _TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
-_RETRY = _Shape("retry", _INT, _INT, _INT)
+_RETRY = _Shape("retry", _INT, _INT, _INT, added=(_INT,))
+_REPORTING = _Shape("how a step is reported", _TEXT, _TEXT)
+_DELIVERY = _Shape("how a message is delivered", _TEXT, _INT, _INT)
+_DECLARED = 3  # of the fields of a delivery
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
 _MODES = {mode.value: mode for mode in Mode}
 _NOTICES = {notice.value: notice for notice in Notice if notice is not Notice.NONE}
@@ -257,8 +272,16 @@ def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
     step = branch.step
     if step is None:
         raise CommandError(f"branch {branch.branch} has no step")
-    delay = (step.not_before_ms,) if step.not_before_ms else ()
-    return (step.mode, step.after, step.confirm, step.undo, step.takes, step.retry, *delay)
+    reporting = None if step.reporting is None else (step.reporting.field, step.reporting.secret)
+    added = [step.not_before_ms, reporting, None if step.delivery is None else step.delivery[:_DECLARED]]
+    while added and not added[-1]:
+        added.pop()
+    return (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry), *added)
+
+
+def retry_fields(retry: Retry) -> tuple[int, ...]:
+    """As it stands in a command: without a jitter that says nothing."""
+    return retry[:3] if retry.jitter_percent == JITTER_DEFAULT_PERCENT else tuple(retry)
 
 
 def _branch_with_step(fields: Any) -> BranchRecord:
@@ -266,13 +289,30 @@ def _branch_with_step(fields: Any) -> BranchRecord:
         raise CommandError("a branch of a transaction of steps is an array of 6 fields, the last one an array")
     *branch, step = fields
     _STEP.check(step)
-    mode, after, confirm, undo, takes, retry, *delay = step
+    mode, after, confirm, undo, takes, retry, *added = step
     for take in takes:
         _TAKE.check(take if type(take) is tuple else ())
     _RETRY.check(retry)
     record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
-    record = record._replace(not_before_ms=delay[0]) if delay else record
+    if added:
+        not_before_ms, reporting, delivery = (*added, None, None)[:3]
+        record = record._replace(not_before_ms=not_before_ms, reporting=_reporting(reporting))
+        record = record._replace(delivery=_delivery(delivery))
     return _branch(tuple(branch))._replace(step=record)
+
+
+def _reporting(fields: tuple[Any, ...] | None) -> Reporting | None:
+    if fields is None:
+        return None
+    _REPORTING.check(fields)
+    return Reporting(*fields)
+
+
+def _delivery(fields: tuple[Any, ...] | None) -> Delivery | None:
+    if fields is None:
+        return None
+    _DELIVERY.check(fields)
+    return Delivery(*fields)
 
 
 def _branch(fields: Any) -> BranchRecord:

@@ -11,12 +11,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 __all__ = [
+    "JITTER_DEFAULT_PERCENT",
     "BranchRecord",
     "Decision",
+    "Delivery",
     "Mode",
     "Notice",
     "Path",
     "Phase",
+    "Report",
+    "Reporting",
     "Retry",
     "StepRecord",
     "TransactionRecord",
@@ -24,6 +28,7 @@ __all__ = [
     "telling",
 ]
 
+JITTER_DEFAULT_PERCENT = 100
 NAMES_SHARED_MAX = 1_024  # combinations; of others, each record has its own
 
 
@@ -75,12 +80,59 @@ class Notice(StrEnum):
     ENDED = "ended"  # and nothing is owed to any branch any more; who has heard that needs not hear the other
 
 
+class Report(StrEnum):
+    """What whoever did the work of a step has reported."""
+
+    DONE = "done"
+    REFUSED = "refused"
+
+
 class Retry(NamedTuple):
-    """How often a step is begun anew after a refusal, and after how long: the window doubles from base to cap."""
+    """How often a step is begun anew after a refusal, and after how long: the window doubles from base to cap, and so
+    many hundredths of it are drawn by chance."""
 
     attempts_max: int
     base_ms: int
     cap_ms: int
+    jitter_percent: int = JITTER_DEFAULT_PERCENT
+
+
+class Reporting(NamedTuple):
+    """Of a step whose action only begins the work: `field` of its body is a token, made with `secret`
+    (`protocols.reports`), with which somebody reports how the work has ended.
+
+    `begun`: the action of the attempt that counts now has committed. `heard`: what was reported of that attempt.
+    """
+
+    field: str
+    secret: str
+    begun: bool = False
+    heard: Report | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the work is done, of which only one who had the token can know."""
+        return self.begun and self.heard is Report.DONE
+
+
+class Delivery(NamedTuple):
+    """How a message is delivered. With a `key`, it stands in line with those of the same (`ledger.lines`): `joined` is
+    the ledger's revision when it did, and before its `turn` it is not sent.
+
+    After `attempts_max` refusals, or when it was not delivered for `age_max_ms` behind the decision, it is set aside as
+    a `dead` letter; 0: never. Then a person has it `dropped`, or delivered again: `spared` refusals do not count any
+    more, nor does its age. `word` says who did so, and why.
+    """
+
+    key: str = ""
+    attempts_max: int = 0
+    age_max_ms: int = 0
+    joined: int = 0
+    turn: bool = False
+    dead: bool = False
+    dropped: bool = False
+    spared: int = 0
+    word: str = ""
 
 
 class StepRecord(NamedTuple):
@@ -92,7 +144,8 @@ class StepRecord(NamedTuple):
     `attempt` counts from 1 how often it was begun before the decision, `settling` the same for what follows that. Each
     attempt is a branch of its own at the participant, and none is called before the refusal of the one before is
     recorded: so it is always known how many there may be. `done`: what comes before the decision has succeeded;
-    `result` is what it gave, packed, if somebody takes it.
+    `result` is what it gave, packed, if somebody takes it; or why it was reported as refused, or, of a message with a
+    `delivery`, refused or set aside last.
 
     `not_before_ms` is a duration, as the deadline is: each leader counts it from when *it* saw the decision. So nothing
     begins earlier than that after the decision was recorded, whatever the clocks say, and after a takeover it is later.
@@ -109,6 +162,13 @@ class StepRecord(NamedTuple):
     done: bool = False
     result: bytes = b""
     not_before_ms: int = 0
+    reporting: Reporting | None = None
+    delivery: Delivery | None = None
+
+    @property
+    def running(self) -> int:
+        """Which attempt at its action counts now."""
+        return self.settling if self.mode is Mode.FORWARD else self.attempt
 
 
 class BranchRecord(NamedTuple):

@@ -17,10 +17,13 @@ import msgpack
 from coordinator.ledger.errors import SnapshotError
 from coordinator.ledger.records import (
     BranchRecord,
+    Delivery,
     Mode,
     Notice,
     Path,
     Phase,
+    Report,
+    Reporting,
     Retry,
     StepRecord,
     TransactionRecord,
@@ -114,4 +117,13 @@ def _branch(branch: str, participant: str, action: str | None, *rest: Any) -> Br
     if not step:
         return record
     mode, after, confirm, undo, takes, retry, *progress = step[0]
-    return record._replace(step=StepRecord(Mode(mode), after, confirm, undo, takes, Retry(*retry), *progress))
+    made = StepRecord(Mode(mode), after, confirm, undo, takes, Retry(*retry), *progress)
+    delivery = None if made.delivery is None else Delivery(*made.delivery)
+    return record._replace(step=made._replace(reporting=_reporting(made.reporting), delivery=delivery))
+
+
+def _reporting(array: Any) -> Reporting | None:
+    if array is None:
+        return None
+    field, secret, begun, heard = array
+    return Reporting(field, secret, begun, None if heard is None else Report(heard))

@@ -18,6 +18,8 @@ from sortedcontainers import SortedList  # type: ignore[import-untyped]
 from coordinator.ledger import snapshot
 from coordinator.ledger.by_key import ByKey
 from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Notified, Progress, decode
+from coordinator.ledger.lines import Lines, with_turn
+from coordinator.ledger.progress import advanced
 from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
 
@@ -115,6 +117,7 @@ class Ledger:
         self.revision = 0
         self._records: dict[str, TransactionRecord] = {}
         self._unfinished: dict[str, TransactionRecord] = {}
+        self._lines = Lines()
         self._by_begin: SortedList[Cursor] = SortedList()
         self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
         self._by_key = ByKey()
@@ -156,6 +159,7 @@ class Ledger:
         self.revision, records = snapshot.decode(chunks)
         self._records = {record.gid: record for record in records}
         self._unfinished = {record.gid: record for record in records if not record.finished}
+        self._lines = Lines(self._unfinished.values())
         self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
         self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
         self._by_key = ByKey(records)
@@ -228,7 +232,9 @@ class Ledger:
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
         record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace, key=command.key)
         record = record._replace(notify=command.notify) if command.notify else record
-        return self._become(row.becomes, record, command.branches)
+        if command.path is Path.STEPS:
+            record = record._replace(branches=self._lines.join(record, self.revision + 1))
+        return self._become(row.becomes, record, record.branches)
 
     def _decide(self, command: Decide) -> Result:
         record = self._records.get(command.gid)
@@ -260,9 +266,11 @@ class Ledger:
         row = find(record, Event.PROGRESS, command)
         if record is None or isinstance(row, Why):
             return Rejected(Why.UNKNOWN_GID if record is None else Why.NO_STEP, record)
-        branches = tuple([_advanced(branch, command) for branch in record.branches])
+        branches = tuple([advanced(branch, command) for branch in record.branches])
         if branches == record.branches:
             return Accepted(record)
+        if command.heard is Heard.REDELIVERED:
+            branches = self._lines.join(record._replace(branches=branches), self.revision + 1)
         return self._become(row.becomes, record, branches)
 
     def _notified(self, command: Notified) -> Result:
@@ -314,7 +322,14 @@ class Ledger:
         if record.notify:
             (self._untold.discard if record.finished or not record.ended else self._untold.add)(record.gid)
         self._tell(record)
-        return Accepted(record)
+        return self._give_turns(record) if record.path is Path.STEPS else Accepted(record)
+
+    def _give_turns(self, record: TransactionRecord) -> Accepted:
+        """Where messages of a record have left their lines, it is the turn of others, perhaps of the same record."""
+        for gid, name in self._lines.leave(record):
+            heir = self._records[gid]
+            self._become(heir.phase, heir, with_turn(heir.branches, name))
+        return Accepted(self._records[record.gid])
 
     def _tell(self, record: TransactionRecord) -> None:
         for listener in tuple(self._listeners.values()):
@@ -364,21 +379,6 @@ def _step_of(branch: BranchRecord, *, ended: bool) -> BranchRecord:
 def _emptied(branch: BranchRecord) -> BranchRecord:
     """Nobody takes a result of a transaction that is over."""
     return branch if branch.step is None else branch._replace(step=branch.step._replace(result=b""))
-
-
-def _advanced(branch: BranchRecord, command: Progress) -> BranchRecord:
-    """A repeat, and what comes too late, changes nothing."""
-    step = branch.step
-    if step is None or branch.branch != command.branch:
-        return branch
-    match command.heard:
-        case Heard.UNSETTLED if command.attempt == step.settling:
-            step = step._replace(settling=step.settling + 1)
-        case Heard.REFUSED if command.attempt == step.attempt and not step.done:
-            step = step._replace(attempt=step.attempt + 1)
-        case Heard.DONE if command.attempt == step.attempt:
-            step = step._replace(done=True, result=command.result)
-    return branch._replace(step=step)
 
 
 def _before(ms: int) -> Cursor:

@@ -44,7 +44,7 @@ from coordinator.ledger.commands import (
     Notified,
     Progress,
 )
-from coordinator.ledger.records import Notice, Path, Phase, TransactionRecord
+from coordinator.ledger.records import Mode, Notice, Path, Phase, StepRecord, TransactionRecord
 
 __all__ = ["TRANSITIONS", "Event", "Guard", "Transition", "Why", "draw", "find"]
 
@@ -185,16 +185,27 @@ def _same_request(record: TransactionRecord, command: Begin) -> bool:
     return record.digest == command.digest
 
 
+_OF_ACTION = frozenset((Heard.BEGUN, Heard.REPORTED, Heard.DECLINED))  # heard while its action counts
+_OF_MESSAGE = frozenset((Heard.SET_ASIDE, Heard.REDELIVERED, Heard.DROPPED))
+
+
+_ONLY_BEHIND = _OF_MESSAGE | {Heard.UNSETTLED}
+
+
 def _step_before(record: TransactionRecord, command: Progress) -> bool:
-    return command.heard is not Heard.UNSETTLED and _is_open_step(record, command.branch)
+    step = _open_step(record, command.branch)
+    return step is not None and step.mode is not Mode.FORWARD and command.heard not in _ONLY_BEHIND
 
 
 def _step_behind(record: TransactionRecord, command: Progress) -> bool:
-    return command.heard is Heard.UNSETTLED and _is_open_step(record, command.branch)
+    step = _open_step(record, command.branch)
+    if step is None or command.heard not in _OF_ACTION | _OF_MESSAGE:
+        return step is not None and command.heard is Heard.UNSETTLED
+    return step.mode is Mode.FORWARD and record.phase is Phase.COMMITTING
 
 
-def _is_open_step(record: TransactionRecord, name: str) -> bool:
-    return any(branch.branch == name and branch.step is not None and not branch.ended for branch in record.branches)
+def _open_step(record: TransactionRecord, name: str) -> StepRecord | None:
+    return next((branch.step for branch in record.branches if branch.branch == name and not branch.ended), None)
 
 
 def _from_votes(_: TransactionRecord, command: Decide) -> bool:

@@ -2,7 +2,8 @@
 
 Two-phase, tcc and saga branches come before the decision, at most one pivot makes it, forward branches come behind it.
 A source decides alone, because nobody knows when it commits: nothing but forward branches comes with it.
-A branch stands behind those that it comes after, so that no two can wait for each other.
+A branch stands behind those that it comes after, so that no two can wait for each other. A step that is reported may
+take hours, in which nothing is locked: no two-phase branch stands beside it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.ledger.records import BranchRecord, Mode, StepRecord
-from coordinator.protocols.modes import DECIDING, NAME_CHARS_MAX, SEPARATOR, rules_of, step_of
+from coordinator.protocols.modes import DECIDING, NAME_CHARS_MAX, SEPARATOR, is_behind, rules_of, step_of
 
 __all__ = ["Misdeclared", "check"]
 
 _CONFIRMS = frozenset((Mode.TCC,))
 _UNDOES = frozenset((Mode.TCC, Mode.SAGA))
+_REPORTED = frozenset((Mode.TCC, Mode.SAGA, Mode.FORWARD))
 
 
 class Misdeclared(ValueError):
@@ -36,6 +38,7 @@ def check(branches: Sequence[BranchRecord]) -> None:
         step = step_of(branch)
         _check_name(place, branch.branch)
         _check_actions(place, branch, step)
+        _check_reporting(place, step)
         _check_order(place, branch, step, earlier)
         pivots += step.mode is Mode.PIVOT
         if pivots > 1:
@@ -44,6 +47,13 @@ def check(branches: Sequence[BranchRecord]) -> None:
     before = [place for place, branch in enumerate(branches) if rules_of(branch).before is not None]
     if len(before) > 1 and any(step_of(branch).mode is Mode.SOURCE for branch in branches):
         raise Misdeclared(before[1], "step.mode", "a source decides alone: all other branches are forward")
+    takes_long = any(step_of(branch).reporting is not None and not is_behind(step_of(branch)) for branch in branches)
+    prepared = [place for place, branch in enumerate(branches) if step_of(branch).mode is Mode.TWO_PHASE]
+    if takes_long and prepared:
+        why = (
+            "a two-phase branch locks its rows until it is decided, which a step with `reported` may put off for hours"
+        )
+        raise Misdeclared(prepared[0], "step.mode", f"{why}: make it the pivot, or a saga step")
     if all(rules_of(branch).before is None for branch in branches):
         raise Misdeclared(0, "step.mode", "something must come before the decision: make the first one the pivot")
 
@@ -73,8 +83,28 @@ def _check_actions(place: int, branch: BranchRecord, step: StepRecord) -> None:
         raise Misdeclared(place, "step.retry.attempts_max", "a source is asked once, and its answer is final")
     if step.not_before_ms and mode is not Mode.FORWARD:
         raise Misdeclared(place, "step.not_before_ms", "only a forward branch can be delayed")
+    if step.delivery is not None and mode is not Mode.FORWARD:
+        field = "order_key" if step.delivery.key else "dead_after"
+        raise Misdeclared(place, f"step.{field}", "only a forward branch stands in line, or is set aside")
     if step.retry.cap_ms < step.retry.base_ms:
         raise Misdeclared(place, "step.retry.cap_ms", "must not be less than base_ms")
+
+
+def _check_reporting(place: int, step: StepRecord) -> None:
+    if step.reporting is None:
+        return
+    if step.mode not in _REPORTED:
+        raise Misdeclared(place, "step.reported", f"a {step.mode} branch is done when it has answered")
+    if any(field == step.reporting.field for field, _ in step.takes):
+        raise Misdeclared(place, "step.reported", f"{step.reporting.field!r} is a field that takes a result")
+
+
+def _check_ends(place: int, step: StepRecord, earlier: dict[str, BranchRecord]) -> None:
+    """What may be set aside stands at the end."""
+    for name in step.after:
+        delivery = step_of(earlier[name]).delivery if name in earlier else None
+        if delivery is not None and (delivery.attempts_max or delivery.age_max_ms):
+            raise Misdeclared(place, "step.after", f"{name!r} may be set aside, and this one would wait for a person")
 
 
 def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: dict[str, BranchRecord]) -> None:
@@ -82,6 +112,7 @@ def _check_order(place: int, branch: BranchRecord, step: StepRecord, earlier: di
     for field, source in step.takes:
         if source != own and source not in earlier:
             raise Misdeclared(place, f"step.takes.{field}", f"{source!r} is not listed before this branch")
+    _check_ends(place, step, earlier)
     for name in step.after:
         other = earlier.get(name)
         if other is None:

@@ -45,6 +45,7 @@ __all__ = [
     "Rules",
     "attempt_name",
     "draw",
+    "is_behind",
     "name_of",
     "rules_of",
     "step_of",
@@ -132,6 +133,11 @@ def step_of(branch: BranchRecord) -> StepRecord:
 def rules_of(branch: BranchRecord) -> Rules:
     """The row of its mode."""
     return MODES[step_of(branch).mode]
+
+
+def is_behind(step: StepRecord) -> bool:
+    """Whether its action runs behind the decision."""
+    return MODES[step.mode].before is None
 
 
 def attempt_name(branch: str, does: Does, attempt: int) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from coordinator.ledger.records import Decision, TransactionRecord
-from coordinator.protocols.modes import rules_of
+from coordinator.ledger.records import BranchRecord, Decision, TransactionRecord
+from coordinator.protocols.letters import dead_letters, reason_of
+from coordinator.protocols.modes import is_behind, rules_of
 
 __all__ = ["Kind", "Stuck", "Thresholds", "stuck"]
 
@@ -19,6 +20,7 @@ __all__ = ["Kind", "Stuck", "Thresholds", "stuck"]
 class Kind(StrEnum):
     """What is wrong with it."""
 
+    DEAD = "dead"  # a message was set aside, and a person must say what becomes of it
     REFUSED = "refused"  # behind the decision, a participant refuses what it must do
     LATE = "late"  # it should have been decided, or ended, long ago
     UNTOLD = "untold"  # it has ended, and the application has not taken the word
@@ -46,7 +48,14 @@ def stuck(record: TransactionRecord, thresholds: Thresholds, now_ms: int) -> Stu
         return None
     if record.ended:
         return _untold(record, thresholds.late_ms, now_ms)
-    return _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
+    return _dead(record) or _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
+
+
+def _dead(record: TransactionRecord) -> Stuck | None:
+    for branch in dead_letters(record):
+        why = f"branch {branch.branch} at {branch.participant} was set aside: {reason_of(branch)}"
+        return Stuck(Kind.DEAD, why)
+    return None
 
 
 def _untold(record: TransactionRecord, late_ms: int, now_ms: int) -> Stuck | None:
@@ -70,12 +79,23 @@ def _refused(record: TransactionRecord, refusals_max: int) -> Stuck | None:
 
 def _late(record: TransactionRecord, late_ms: int, now_ms: int) -> Stuck | None:
     is_decided = record.decision is not None
-    delays = [branch.step.not_before_ms for branch in record.branches if branch.step is not None and not branch.ended]
-    due_at_ms = record.begun_at_ms + record.deadline_ms if not is_decided else record.decided_at_ms
-    late_by_ms = now_ms - due_at_ms - (max(delays, default=0) if is_decided else 0)
+    due_at_ms = record.begun_at_ms + record.deadline_ms
+    if is_decided:
+        due_at_ms = record.decided_at_ms + max((_allowed_ms(record, branch) for branch in record.branches), default=0)
+    late_by_ms = now_ms - due_at_ms
     if late_by_ms < late_ms:
         return None
     if not is_decided:
         return Stuck(Kind.LATE, f"undecided {late_by_ms // 1000} s after its deadline")
     open_ = ", ".join(f"{branch.branch} at {branch.participant}" for branch in record.branches if not branch.ended)
     return Stuck(Kind.LATE, f"decided {late_by_ms // 1000} s ago, and not confirmed by {open_}")
+
+
+def _allowed_ms(record: TransactionRecord, branch: BranchRecord) -> int:
+    """How much later than at once a branch may end behind the decision: work that is reported may take as long there as
+    it may before."""
+    step = branch.step
+    if branch.ended or step is None:
+        return 0
+    is_reported = step.reporting is not None and is_behind(step)
+    return step.not_before_ms + (record.deadline_ms if is_reported else 0)

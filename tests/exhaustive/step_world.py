@@ -1,11 +1,11 @@
 """A small world of steps, searched completely: one transaction, its leader, its participants, messages in between.
 
 Ledger, `decide`, facts and the participants' table are the real ones. What must come about sooner or later (`moves`):
-a request is delivered, and answered if somebody waits; the oldest proposal is applied; the deadline passes. What need
-not (`faults`), each as often as `Budget` allows: the leader dies, and its last proposals with it; it is cut off from
-the log, does not know it, and goes on asking participants and hearing them; a call or a proposal is given up, and comes
-about never, or later; a request is under way a second time. If nothing is recorded when the leader dies, the client
-posts again, or does not.
+a request is delivered, and answered if somebody waits; the oldest proposal is applied; the deadline passes; who was
+given a token reports that the work is done. What need not (`faults`), each as often as `Budget` allows: the leader
+dies, and its last proposals with it; it is cut off from the log, does not know it, and goes on asking participants and
+hearing them; a call or a proposal is given up, and comes about never, or later; a request is under way a second time;
+work is reported as refused. If nothing is recorded when the leader dies, the client posts again, or does not.
 
 What bounds it: these budgets. Waiting is over at once, an answer is heard as soon as it is given (that it is on its way
 while something else happens makes a difference only if its leader dies or gives it up, and then nobody hears it).
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from coordinator.effects import Call, CallEnded, ProposalEnded, Propose
 from coordinator.facts import Facts
 from coordinator.ledger.commands import Command, decode, encode
-from coordinator.ledger.records import BranchRecord, Path, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Path, Report, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols import protocol
 from coordinator.protocols.two_phase import Plan
@@ -45,6 +45,7 @@ class Budget:
     losses: int = 0
     copies: int = 0
     cuts: int = 0
+    declines: int = 0
 
 
 class _Proposal(NamedTuple):
@@ -122,6 +123,8 @@ class SmallWorld:
             frozenset(Counter(self.requests).items()),
             frozenset(self.scene.rows.items()),
             tuple(self.scene.ran),
+            frozenset(self.scene.tokens.items()),
+            frozenset(self.scene.reports.items()),
             self.budget,
         )
 
@@ -134,12 +137,20 @@ class SmallWorld:
             yield self._after("apply", lambda world: world._apply())
         for who, call in dict.fromkeys(self.requests):
             yield self._after(f"deliver {_told(call)} for {who}", lambda world, r=(who, call): world._deliver(*r))
+        for attempt in self.scene.reporters():
+            yield self._after(f"report {attempt}", lambda world, a=attempt: world._report(a, Report.DONE))
         if self.leader is not None and self.leader.now == 0 and (self.record is None or self.record.decision is None):
             yield self._after("late", lambda world: world._late())
 
     def faults(self) -> Iterator[tuple[str, SmallWorld]]:
         if self.leader is None:
             return
+        if self.budget.declines:
+            budget = replace(self.budget, declines=self.budget.declines - 1)
+            for attempt in self.scene.reporters():
+                yield self._after(
+                    f"decline {attempt}", lambda world, a=attempt: world._report(a, Report.REFUSED), budget
+                )
         kept = range(len(self.proposals) + 1)
         if self.budget.crashes:
             budget = replace(self.budget, crashes=self.budget.crashes - 1)
@@ -197,6 +208,13 @@ class SmallWorld:
         leader = {"leader": self.leader, "cut off": self.cut}.get(who)
         if leader is not None:
             leader.facts.fold(CallEnded(call.branch, call.verb, answer), leader.now, 0.0)
+            self._drive()
+
+    def _report(self, attempt: str, report: Report) -> None:
+        assert self.record is not None
+        note = self.scene.report(self.record, attempt, report)
+        if note is not None:
+            self._commit(note)
             self._drive()
 
     def _late(self) -> None:
@@ -305,7 +323,7 @@ def _next(world: SmallWorld) -> Iterator[tuple[str, SmallWorld]]:
 
 def _check_end(world: SmallWorld, ends: set[str]) -> None:
     """If nothing more has to happen, it must have ended."""
-    if not world.proposals and not world.requests:
+    if not world.proposals and not world.requests and not world.scene.reporters():
         if world.record is None:
             assert not world.scene.ran, "something has run of which there is no record"
             return

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from coordinator.ledger.records import BranchRecord, Mode, Retry, StepRecord
+from coordinator.ledger.records import BranchRecord, Mode, Reporting, Retry, StepRecord
 from coordinator.protocols.declaration import check
 from tests.exhaustive.step_world import Budget, Found, search
 from tests.support.broken_steps import BREAKS
@@ -21,10 +21,13 @@ BOTH_ENDS = {"committed", "aborted"}
 
 
 def steps(*words: str, attempts: int = 1) -> tuple[BranchRecord, ...]:
-    """`a=saga`; `b=tcc>a`: after it; `c=pivot<b`: and with its result. `own`: each takes its own."""
+    """`a=saga`; `b=tcc>a`: after it; `c=pivot<b`: and with its result; `a=saga!`: it is reported. `own`: each takes its
+    own."""
     branches = []
     for word in words:
         name, _, how = word.partition("=")
+        reporting = Reporting("token", f"secret-{name}") if how.endswith("!") else None
+        how = how.removesuffix("!")
         takes = "<" in how
         kind, _, after = how.partition("<" if takes else ">")
         mode = Mode(kind)
@@ -35,6 +38,7 @@ def steps(*words: str, attempts: int = 1) -> tuple[BranchRecord, ...]:
             f"undo-{name}" if mode in (Mode.TCC, Mode.SAGA) else None,
             ((("own", name),) if mode in (Mode.TCC, Mode.SAGA) else ()) + ((("from", after),) if takes else ()),
             Retry(1 if mode is Mode.TWO_PHASE else attempts, 100, 100),
+            reporting=reporting,
         )
         branches.append(BranchRecord(name, f"bank-{name}", f"do-{name}", b"", step=step))
     check(branches)
@@ -48,6 +52,12 @@ MIXTURES = {
     "two-phase and saga": steps("a=two-phase", "b=saga"),
     "message": steps("a=pivot", "b=forward<a"),
     "tcc and messages": steps("a=tcc", "b=forward<a", "c=forward>b"),
+}
+REPORTED = {
+    "saga and pivot": steps("a=saga!", "b=pivot<a"),
+    "saga": steps("a=saga", "b=saga<a!"),
+    "tcc": steps("a=tcc!", "b=tcc"),
+    "message": steps("a=pivot", "b=forward<a!"),
 }
 THROUGH_ANOTHER = steps("a=saga", "b=two-phase>a", "c=saga>b")
 BUDGETS = {
@@ -90,6 +100,21 @@ def test_what_comes_after_a_two_phase_branch_is_undone_before_what_comes_before_
     assert search(THROUGH_ANOTHER, Budget()).ends == BOTH_ENDS
 
 
+@pytest.mark.parametrize("budget", [*BUDGETS.values(), Budget(declines=1)], ids=[*BUDGETS, "decline"])
+@pytest.mark.parametrize("branches", REPORTED.values(), ids=REPORTED)
+def test_a_step_that_somebody_reports_at_any_moment(branches: tuple[BranchRecord, ...], budget: Budget) -> None:
+    """Before the answer of its action, behind the decision, or as refused. Red with a report that counts by itself."""
+    census = search(branches, budget)
+    assert census.worlds > 50
+    assert census.ends == BOTH_ENDS
+
+
+def test_a_reported_step_that_is_begun_anew() -> None:
+    """Somebody has the token of the attempt that was refused, and reports it."""
+    assert search(steps("a=saga!", "b=pivot<a", attempts=2), Budget(crashes=1), {"do-a": 1}).ends == BOTH_ENDS
+    assert search(REPORTED["message"], Budget(crashes=1, declines=1), {"do-b": 1}).ends == BOTH_ENDS
+
+
 # Canaries
 
 WHERE = {
@@ -104,6 +129,8 @@ WHERE = {
     "a call before the record": (MIXTURES["saga"], Budget(crashes=1), {}),
     "undo in any order": (MIXTURES["saga"], Budget(), {}),
     "undo in the order of neighbours only": (THROUGH_ANOTHER, Budget(), {}),
+    "a report counts before its action has run": (steps("a=saga!", attempts=2), Budget(), {"do-a": 1}),
+    "what was reported as refused is not undone": (REPORTED["saga"], Budget(declines=1), {}),
 }
 
 

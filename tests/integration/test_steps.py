@@ -6,8 +6,10 @@ action that the test names runs, it kills the leader before anything is answered
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from yarl import URL
 
 from coordinator.client import OWN, Aborted, Client, Committed, Ended
 from coordinator.demo.cluster import Cluster
+from coordinator.wire_base import DEADLINE_MAX_MS
 from participant import Participant, Reject
 from participant.rm.memory import Memory, Transaction
 
@@ -31,6 +34,7 @@ class Desk:
     def __init__(self, directory: Path) -> None:
         self.participant = Participant(DESK, Memory(directory))
         self.strikes: dict[str, Callable[[], None]] = {}
+        self.tokens: defaultdict[str, asyncio.Future[str]] = defaultdict(asyncio.get_running_loop().create_future)
         for name in ("do", "undo", "confirm"):
             self.participant.action(name)(self._counting(name))
         self.participant.view("/v1/counts")(self._counts)
@@ -38,6 +42,8 @@ class Desk:
     def _counting(self, action: str) -> Callable[[Transaction, Any], Any]:
         async def count(tx: Transaction, body: Any) -> dict[str, str]:
             what = f"{action} {body['what']}"
+            if "token" in body and not self.tokens[what].done():
+                self.tokens[what].set_result(body["token"])
             strike = self.strikes.pop(what, None)
             if strike is not None:
                 strike()
@@ -175,3 +181,58 @@ async def test_messages_are_sent_once_wherever_the_leader_dies(stage: Stage) -> 
     ended = await _points(stage.client, "no", refused="order")()
     assert isinstance(ended, Aborted)
     assert await stage.counts("no") == []
+
+
+def _permit(client: Client, tag: str) -> Callable[[], Any]:
+    """A permit that somebody else grants, and a house."""
+    building = client.saga(deadline_ms=2 * DEADLINE_MAX_MS)
+    permit = building.step(DESK, "do", {"what": f"permit-{tag}"}, undo="undo", reported="token", takes={"with": OWN})
+    building.pivot(DESK, "do", {"what": f"house-{tag}"}, takes={"with": permit})
+    return building.start
+
+
+async def _reported(stage: Stage, tag: str, refused: str = "") -> Ended:
+    """Somebody reports as soon as he is asked, whoever leads by then; how it ended."""
+    gid = await _permit(stage.client, tag)()
+    token = await stage.desk.tokens[f"do permit-{tag}"]
+    await (stage.client.decline(token, refused) if refused else stage.client.report(token, tag))
+    return await stage.client.wait(gid)
+
+
+@pytest.mark.timeout(120)
+async def test_a_report_counts_wherever_the_leader_dies(stage: Stage) -> None:
+    """In the action that begins the work, and in what follows the report."""
+    for step in ("do permit", "do house"):
+        tag = step.replace(" ", "")
+        ended = await stage.kill_leader_at(f"{step}-{tag}", lambda tag=tag: _reported(stage, tag))
+        assert isinstance(ended, Committed)
+        assert await stage.counts(tag) == ["do permit", "do house"]
+    for step in ("do permit", "undo permit"):
+        tag = step.replace(" ", "") + "x"
+        ended = await stage.kill_leader_at(f"{step}-{tag}", lambda tag=tag: _reported(stage, tag, "no tower here"))
+        assert ended == Aborted(ended.gid, "no tower here", "s1")
+        assert await stage.counts(tag) == ["do permit", "undo permit"]
+
+
+@pytest.mark.timeout(120)
+async def test_messages_of_one_key_are_delivered_in_order_though_the_leader_dies(stage: Stage) -> None:
+    """It dies in the third of them, while others wait for their turn."""
+    numbers = range(6)
+
+    async def send_all() -> Ended:
+        gids = []
+        for number in numbers:
+            message = stage.client.message()
+            message.when(DESK, "do", {"what": f"order{number}-k"})
+            message.send(DESK, "do", {"what": f"news{number}-k"}, order_key="customer-7")
+            gids.append(await message.start())
+        ended = [await stage.client.wait(gid) for gid in gids]
+        for gid in gids:
+            await stage.client.settled(gid)
+        return ended[-1]
+
+    ended = await stage.kill_leader_at("do news2-k", send_all)
+    assert isinstance(ended, Committed)
+    counts = await stage.counts("k")
+    assert [what for what in counts if what.startswith("do news")] == [f"do news{number}" for number in numbers]
+    assert len(counts) == 2 * len(numbers)

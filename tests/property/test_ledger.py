@@ -32,10 +32,13 @@ from coordinator.ledger.commands import (
 from coordinator.ledger.records import (
     BranchRecord,
     Decision,
+    Delivery,
     Mode,
     Notice,
     Path,
     Phase,
+    Report,
+    Reporting,
     Retry,
     StepRecord,
     TransactionRecord,
@@ -54,7 +57,12 @@ def branch(name: str) -> BranchRecord:
 
 
 def with_step(name: str) -> BranchRecord:
-    return branch(name)._replace(step=StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 1, 1)))
+    """`a` is no more than a step; `b` is reported before the decision, `c` behind it, in line with others."""
+    step = StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 1, 1))
+    reporting = Reporting("token", "secret")
+    sent = step._replace(mode=Mode.FORWARD, reporting=reporting, delivery=Delivery("k", 1))
+    steps = {"b": step._replace(reporting=reporting), "c": sent}
+    return branch(name)._replace(step=steps.get(name, step))
 
 
 digests = st.sampled_from((b"d1", b"d2"))
@@ -104,6 +112,8 @@ class Entry:
     decided_at_ms: int = 0
     owed: set[str] = field(default_factory=set)
     steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
+    letters: dict[str, tuple[bool, bool, int]] = field(default_factory=dict)  # dead, dropped, spared
+    reports: dict[str, tuple[bool, Report | None]] = field(default_factory=dict)  # begun, and what was heard
 
     heard: set[Notice] = field(default_factory=set)
 
@@ -194,17 +204,53 @@ class Model:
         entry = self.entries.get(command.gid)
         if entry is None or entry.begin is None or entry.begin.path is not Path.STEPS:
             return False
-        if command.branch not in entry.owed or (entry.decision is None) is (command.heard is Heard.UNSETTLED):
+        name, heard = command.branch, command.heard
+        before, behind = entry.decision is None, entry.decision is not None
+        of_letter = heard in (Heard.SET_ASIDE, Heard.REDELIVERED, Heard.DROPPED)
+        of_action = heard in (Heard.BEGUN, Heard.REPORTED, Heard.DECLINED)
+        if name == "c":
+            commits = (of_action or of_letter) and entry.decision is Decision.COMMIT
+            fits = behind and (heard is Heard.UNSETTLED or commits)
+        else:
+            fits = before is not (heard is Heard.UNSETTLED) and not of_letter
+        if name not in entry.owed or not fits:
             return False
-        attempt, settling, done, result = entry.steps.get(command.branch, (1, 1, False, b""))
-        if command.heard is Heard.UNSETTLED and command.attempt == settling:
+        attempt, settling, done, result = entry.steps.get(name, (1, 1, False, b""))
+        if heard is Heard.UNSETTLED and command.attempt == settling:
             settling += 1
-        if command.heard is Heard.REFUSED and command.attempt == attempt and not done:
+            kept = command.result or result
+            result = self.anew(entry, name, result)
+            result = kept if name == "c" else result
+        if heard is Heard.REFUSED and command.attempt == attempt and not done:
             attempt += 1
-        if command.heard is Heard.DONE and command.attempt == attempt:
+            result = self.anew(entry, name, result)
+        if heard is Heard.DONE and command.attempt == attempt:
             done, result = True, command.result
-        entry.steps[command.branch] = (attempt, settling, done, result)
+        if of_action and name != "a" and command.attempt == (settling if name == "c" else attempt):
+            begun, said = entry.reports.get(name, (False, None))
+            if heard is Heard.BEGUN:
+                begun = True
+            elif said is None:
+                said = Report.DONE if heard is Heard.REPORTED else Report.REFUSED
+                result = command.result
+            entry.reports[name] = (begun, said)
+            done = done or (name == "b" and begun and said is Report.DONE)
+        if of_letter and command.attempt == settling:
+            dead, dropped, spared = entry.letters.get(name, (False, False, 0))
+            if heard is Heard.SET_ASIDE and not dead:
+                dead, result = True, command.result or result
+            elif heard is Heard.REDELIVERED and dead and not dropped:
+                dead, spared = False, settling - 1
+            elif heard is Heard.DROPPED and dead:
+                dropped = True
+            entry.letters[name] = (dead, dropped, spared)
+        entry.steps[name] = (attempt, settling, done, result)
         return True
+
+    @staticmethod
+    def anew(entry: Entry, name: str, result: bytes) -> bytes:
+        entry.reports.pop(name, None)
+        return result if name == "a" else b""
 
 
 def phase_of(entry: Entry) -> Phase:
@@ -290,7 +336,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert b.body == (b"" if is_over or (b.step is not None and b.ended) else b"body")
                 if b.step is not None:
                     known = entry.steps.get(b.branch, (1, 1, False, b""))
+                    known = (*known[:3], b"") if entry.finished else known
                     assert (b.step.attempt, b.step.settling, b.step.done, b.step.result) == known
+                    if b.step.delivery is not None:
+                        letter = (b.step.delivery.dead, b.step.delivery.dropped, b.step.delivery.spared)
+                        assert letter == entry.letters.get(b.branch, (False, False, 0))
+                    if b.step.reporting is not None:
+                        assert b.step.reporting[2:] == entry.reports.get(b.branch, (False, None))
             assert record.notified == ("" if not entry.heard else max(entry.heard))  # ended is behind decided
             assert self.heard[gid] == record
 
@@ -342,12 +394,21 @@ any_step = st.builds(
     st.none() | texts,
     st.none() | texts,
     st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
-    st.builds(Retry, numbers, numbers, numbers),
+    st.builds(Retry, numbers, numbers, numbers, numbers),
     attempt=st.just(1),
     settling=st.just(1),
     done=st.just(False),
     result=st.just(b""),
     not_before_ms=numbers,
+    reporting=st.none() | st.builds(Reporting, texts, texts, st.just(False), st.none()),
+    delivery=st.none()
+    | st.builds(
+        Delivery,
+        texts,
+        numbers,
+        numbers,
+        *(st.just(default) for default in Delivery()[3:]),
+    ),
 )
 any_command = st.one_of(
     st.builds(

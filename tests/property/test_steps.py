@@ -13,12 +13,18 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Retry, StepRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Reporting, Retry, StepRecord
 from coordinator.protocols.declaration import check
 from coordinator.protocols.modes import DECIDING, MODES
 from tests.support.step_world import Fates, StepWorld
 
 BEFORE = [mode for mode, rules in MODES.items() if rules.before is not None and mode not in DECIDING]
+
+REPORTING = (None, None, Reporting("token", "secret"))
+
+
+def _may_be_reported(mode: Mode, modes: list[Mode]) -> bool:
+    return mode is Mode.FORWARD or (mode in (Mode.SAGA, Mode.TCC) and Mode.TWO_PHASE not in modes)
 
 
 @st.composite
@@ -53,6 +59,7 @@ def transactions(draw: st.DrawFn) -> tuple[BranchRecord, ...]:
             tuple(takes),
             Retry(attempts, 100, 1_000),
             not_before_ms=draw(st.sampled_from([0, 500, 20_000])) if mode is Mode.FORWARD else 0,
+            reporting=draw(st.sampled_from(REPORTING)) if _may_be_reported(mode, modes) else None,
         )
         action = None if mode is Mode.SOURCE else f"do-{name}"
         branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))
@@ -85,7 +92,7 @@ def test_any_transaction_of_steps_ends_as_it_should(
 @settings(max_examples=100, deadline=None)
 @given(transactions(), st.integers(0, 2**32))
 def test_without_any_fault_it_commits(branches: tuple[BranchRecord, ...], seed: int) -> None:
-    world = StepWorld(branches, Random(seed), Fates(0, 0, 0, 0, sends=1.0))
+    world = StepWorld(branches, Random(seed), Fates(0, 0, 0, 0, reports=1.0, declines=0, sends=1.0))
     world.run(events=0)
     world.audit()
     assert world.record is not None

@@ -1,4 +1,5 @@
-"""`protocols.steps` broken on purpose, one rule at a time: whatever looks for defects must find each of these."""
+"""`protocols.steps` and `protocols.settle` broken on purpose, one rule at a time: whatever looks for defects must find
+each of these."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import pytest
 from coordinator.effects import Haste
 from coordinator.facts import Facts
 from coordinator.ledger.commands import Decide, Heard, Progress
-from coordinator.ledger.records import BranchRecord, Mode, Phase, TransactionRecord
-from coordinator.protocols import steps
+from coordinator.ledger.records import BranchRecord, Mode, Phase, Report, TransactionRecord
+from coordinator.protocols import settle, steps
 from coordinator.protocols.modes import Does, attempt_name, step_of
 from coordinator.protocols.todo import Todo
 from coordinator.protocols.two_phase import Plan, begin_of
@@ -25,7 +26,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 def undoes_without_preventing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not known to have run is taken for what never will."""
-    has_done = steps._has_done
+    has_done = settle._has_done
 
     def trusting(record: TransactionRecord, branch: BranchRecord, does: Does, todo: Todo) -> bool:
         step = step_of(branch)
@@ -34,7 +35,7 @@ def undoes_without_preventing(monkeypatch: pytest.MonkeyPatch) -> None:
             return True
         return has_done(record, branch, does, todo)
 
-    monkeypatch.setattr(steps, "_has_done", trusting)
+    monkeypatch.setattr(settle, "_has_done", trusting)
 
 
 def aborts_without_preventing_the_pivot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,12 +111,12 @@ def calls_before_the_record_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def undoes_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """All is undone at once."""
-    is_free = steps._is_free
+    is_free = settle._is_free
 
     def eager(record: Any, branch: Any, does: Does, settled: set[str]) -> bool:
         return does is Does.UNDO or is_free(record, branch, does, settled)
 
-    monkeypatch.setattr(steps, "_is_free", eager)
+    monkeypatch.setattr(settle, "_is_free", eager)
 
 
 def undoes_before_what_comes_later_through_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +126,29 @@ def undoes_before_what_comes_later_through_others(monkeypatch: pytest.MonkeyPatc
         found = set(names)
         return found | {b.branch for b in record.branches if not found.isdisjoint(step_of(b).after)}
 
-    monkeypatch.setattr(steps, "_with_followers", direct)
+    for module in (steps, settle):
+        monkeypatch.setattr(module, "with_followers", direct)
+
+
+def believes_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is reported as done is done, whether its action has run or not."""
+    is_done = steps._Before.is_done
+
+    def believing(before: Any) -> bool:
+        reporting = before.step.reporting
+        return is_done.__get__(before) or (reporting is not None and reporting.heard is Report.DONE)
+
+    monkeypatch.setattr(steps._Before, "is_done", property(believing))
+
+
+def forgets_what_was_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is reported as refused is taken for what has never run."""
+    settled_by_abort = steps._settled_by_abort
+
+    def hasty(record: TransactionRecord, of: Any) -> tuple[str, ...]:
+        return (*settled_by_abort(record, of), *(name for name, each in of.items() if each.is_declined))
+
+    monkeypatch.setattr(steps, "_settled_by_abort", hasty)
 
 
 BREAKS: Mapping[str, Break] = MappingProxyType(
@@ -137,5 +160,7 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
         "a call before the record": calls_before_the_record_is_there,
         "undo in any order": undoes_in_any_order,
         "undo in the order of neighbours only": undoes_before_what_comes_later_through_others,
+        "a report counts before its action has run": believes_reports,
+        "what was reported as refused is not undone": forgets_what_was_declined,
     }
 )

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 
 from coordinator.effects import Call
-from coordinator.ledger.records import BranchRecord, Decision, Mode, TransactionRecord
+from coordinator.ledger.commands import Progress
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Report, TransactionRecord
 from coordinator.protocols.modes import name_of, step_of
+from coordinator.protocols.reports import judge_report
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
-from participant.values import digest_of, unpacked
+from participant.values import digest_of, packed, unpacked
 from participant.wire import Answer, BranchState, Verb
 
 __all__ = ["GID", "StepScene"]
@@ -40,12 +42,15 @@ class StepScene:
         self.ran: list[str] = []  # the attempts whose action has taken effect, in order
         self.bodies: dict[str, object] = {}
         self.asked = Counter[str]()
+        self.tokens: dict[str, str] = {}  # what attempts that are reported were given, whether they were refused or not
+        self.reports: dict[str, Report] = {}  # what whoever was given the token of an attempt has reported
 
     def copied(self) -> StepScene:
         """Another one that may go on otherwise."""
         other = copy(self)
         other.rows, other.ran = dict(self.rows), list(self.ran)
         other.bodies, other.asked = dict(self.bodies), Counter(self.asked)
+        other.tokens, other.reports = dict(self.tokens), dict(self.reports)
         return other
 
     def act(self, call: Call) -> Answer:
@@ -63,6 +68,9 @@ class StepScene:
         if ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE) and action in self.foreign:
             return Answer(BranchState.UNKNOWN, "what?")
         if ask in (Ask.PREPARE, Ask.COMMIT_ONE_PHASE):
+            if self._is_reported(name) and _what(name)[1] == "":
+                assert isinstance(body, dict)
+                self.tokens[name] = body["token"]
             self.asked[action] += 1
             if self.asked[action] <= self.refusals.get(action, 0):
                 state = BranchState.ABORTED
@@ -74,6 +82,21 @@ class StepScene:
         self.rows[name] = branch.move(ask, state, at_ms=0, digest=digest, reason=reason).giving(result)
         return self.rows[name].answer()
 
+    def reporters(self) -> list[str]:
+        """The attempts of which nobody has reported yet, though somebody could."""
+        return [name for name in self.tokens if name not in self.reports]
+
+    def report(self, record: TransactionRecord, attempt: str, report: Report) -> Progress | None:
+        """Somebody reports, whatever has become of it meanwhile; what the log is to hold then. Once it has been heard,
+        the same again is harmless."""
+        word = packed(f"result of {attempt}" if report is Report.DONE else "no", "word")
+        judged = judge_report(record, name_of(attempt), self.tokens[attempt], report, word)
+        self.reports[attempt] = report
+        return judged if isinstance(judged, Progress) else None
+
+    def _is_reported(self, name: str) -> bool:
+        return any(b.branch == name_of(name) and step_of(b).reporting is not None for b in self.branches)
+
     def _work(self, call: Call) -> tuple[str, object, bytes]:
         if call.work is not None:
             return call.work.action, unpacked(call.work.body), digest_of(call.work.action, call.work.body)
@@ -84,7 +107,9 @@ class StepScene:
         """What must be true once it has ended so, whatever has happened."""
         assert record.finished
         counts = Counter(_what(name) for name in self.ran)
-        assert all(count == 1 for count in counts.values()), f"something has taken effect twice: {self.ran}"
+        declined = Counter(_what(name) for name, report in self.reports.items() if report is Report.REFUSED)
+        for what, count in counts.items():
+            assert 1 <= count <= 1 + declined[what], f"something has taken effect twice: {self.ran}"
         for branch in record.branches:
             self._audit_branch(branch, record.decision is Decision.COMMIT, counts)
         self._audit_order(self.branches, record.decision is Decision.COMMIT)
@@ -96,6 +121,8 @@ class StepScene:
         if committed:
             assert has_run, f"{name} has not run"
             assert not undone, f"{name} was undone"
+            said = [report for attempt, report in self.reports.items() if name_of(attempt) == name]
+            assert not self._is_reported(name) or Report.DONE in said, f"nobody has reported {name}: {self.reports}"
             assert confirmed is (mode is Mode.TCC), f"{name} confirmed: {confirmed}"
             if mode is Mode.TWO_PHASE:
                 assert self.rows[name].state is BranchState.COMMITTED
@@ -133,6 +160,8 @@ class StepScene:
             if what[0] != name or (source == name and what[1] == ""):
                 continue
             assert isinstance(body, dict)
+            if self._is_reported(source) and source == name and body[field_] is None:
+                continue  # nobody has reported a result
             given = str(body[field_]).removeprefix("result of ")
             assert _what(given) == (source, ""), f"{attempt} was given {body}"
 

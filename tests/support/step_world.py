@@ -7,13 +7,13 @@ with their proposals, or with them in the log; time passes. `step_scene` says wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from coordinator.effects import Call, CallEnded, Event, ProposalEnded, Propose, Work
 from coordinator.facts import Expiry, Facts
 from coordinator.ledger.commands import BY_EXPIRY, Command, decode, encode
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Report, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.modes import name_of, step_of
 from coordinator.protocols.protocol import decide
@@ -37,6 +37,8 @@ class Fates:
     crash: float = 0.05
     late: float = 0.02
     cancel: float = 0.0
+    reports: float = 0.1  # somebody who was given a token reports, and whatever was heard of it, again
+    declines: float = 0.2  # of these
     sends: float = 0.1  # the sender of a source goes on: it commits, then it submits
     refusals: Mapping[str, int] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
@@ -82,7 +84,7 @@ class StepWorld:
                 break
             self._happen()
         fates = self.fates
-        self.fates = Fates(0, 0, 0, 0, sends=fates.sends, refusals=fates.refusals, foreign=fates.foreign)
+        self.fates = replace(fates, lost=0, doubled=0, crash=0, late=0, cancel=0, declines=0)
         for _ in range(STEPS_MAX):
             if self.over:
                 if self._source is not None and not self._has_sent:
@@ -94,6 +96,8 @@ class StepWorld:
     def _happen(self) -> None:
         if self._source is not None and self.record is not None and self.chance.random() < self.fates.sends:
             self._send(self._source)
+        if self.scene.tokens and self.record is not None and self.chance.random() < self.fates.reports:
+            self._report(self.record, self.chance.choice(list(self.scene.tokens)))
         roll = self.chance.random()
         if roll < self.fates.crash:
             self._crash()
@@ -111,6 +115,13 @@ class StepWorld:
                 self._apply(self.proposals.pop(0))
             else:
                 self._deliver(chosen)
+
+    def _report(self, record: TransactionRecord, attempt: str) -> None:
+        first = Report.REFUSED if self.chance.random() < self.fates.declines else Report.DONE
+        note = self.scene.report(record, attempt, self.scene.reports.get(attempt, first))
+        if note is not None and self.chance.random() >= self.fates.lost:
+            self._commit(note)
+            self._drive()
 
     def _wait(self) -> None:
         if self.facts is None:

@@ -9,15 +9,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coordinator.effects import Call, CallEnded, Event, Haste, ProposalEnded, Propose, Tell, TellEnded
-from coordinator.facts import Facts
-from coordinator.ledger.commands import BY_INQUIRY, BY_OPERATOR, Begin, Command, Decide, End, Notified, Progress, encode
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, TransactionRecord
+from coordinator.facts import Expiry, Facts
+from coordinator.ledger.commands import (
+    BY_EXPIRY,
+    BY_INQUIRY,
+    BY_OPERATOR,
+    Begin,
+    Command,
+    Decide,
+    End,
+    Heard,
+    Notified,
+    Progress,
+    encode,
+)
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Delivery,
+    Mode,
+    Path,
+    Report,
+    Reporting,
+    Retry,
+    StepRecord,
+    TransactionRecord,
+)
 from coordinator.ledger.table import Ledger, Rejected
+from coordinator.protocols.letters import dead_letters, reason_of, wanted
 from coordinator.protocols.modes import MODES, Does
 from coordinator.protocols.protocol import decide
+from coordinator.protocols.reports import Misreported, judge_report, token_of
 from coordinator.protocols.two_phase import Plan, choose_path
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
+from participant.values import packed
 from participant.wire import Answer, BranchState, Capabilities, Verb
 
 GID = "t"
@@ -90,21 +116,26 @@ class Stage:
     def steps(self, *words: str) -> None:
         """steps a=saga b=saga>a c=pivot d=forward [attempts=3] [deadline=10s]: a client posts a transaction of steps.
 
-        `>` names those that a step comes after, `@5s` says how long after the decision it begins. A bank does what it
-        is asked, unless it is told to `refuse`.
+        `>` names those that a step comes after (`a=saga>b>c`), `@5s` says how long after the decision it begins, `!`
+        that somebody is to report it, `?2` that it is set aside after so many refusals. A bank does what it is asked,
+        unless it is told to `refuse`.
         """
         options = dict(word.split("=") for word in words)
         deadline_ms = int(_seconds(options.pop("deadline", "10s")) * 1000)
         retry = Retry(int(options.pop("attempts", "1")), 1_000, 1_000)
         branches = []
-        for name, how in options.items():
-            kind, *after = how.split(">")
+        for name, words_of_it in options.items():
+            how, _, limit = words_of_it.partition("?")
+            kind, *after = how.replace("!", "").split(">")
+            reporting = Reporting("token", f"secret-{name}") if "!" in how else None
             mode, _, delay = kind.partition("@")
             delay_ms = int(_seconds(delay or "0s") * 1_000)
             rules = MODES[Mode(mode)]
             undo = "undo" if rules.on_abort is Does.UNDO else None
             confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
-            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry, not_before_ms=delay_ms)
+            step = StepRecord(Mode(mode), tuple(after), confirm, undo, (), retry)
+            delivery = Delivery("", int(limit)) if limit else None
+            step = step._replace(not_before_ms=delay_ms, reporting=reporting, delivery=delivery)
             action = None if step.mode is Mode.SOURCE else "do"
             branches.append(BranchRecord(name, f"bank-{name}", action, b"", step=step))
         self._client_waits = True
@@ -115,6 +146,47 @@ class Stage:
     def refuse(self, *names: str) -> None:
         """refuse b b:undo: what these attempts ask for will be refused."""
         self._wills.update(dict.fromkeys(names, "no"))
+
+    def report(self, name: str, *words: str) -> None:
+        """report a [attempt=1] [token=wrong]: somebody reports that the work which a step has begun is done."""
+        self._report(name, Report.DONE, *words)
+
+    def decline(self, name: str, *words: str) -> None:
+        """decline a [attempt=1]: somebody reports that it will not be done."""
+        self._report(name, Report.REFUSED, *words)
+
+    def _report(self, name: str, report: Report, *words: str) -> None:
+        record, options = self._record, dict(word.split("=") for word in words)
+        step = next((b.step for b in (record.branches if record else ()) if b.branch == name), None)
+        if record is None or step is None:
+            self._say(f"whoever reports hears: {'no record' if record is None else 'no step'}")
+            return
+        token = options.get("token") or token_of(GID, name, step, int(options.get("attempt", step.running)))
+        judged = judge_report(record, name, token, report, packed(REASON if report is Report.REFUSED else None, "word"))
+        if judged is None:
+            self._say("it was reported so before")
+        elif isinstance(judged, Misreported):
+            self._say(f"whoever reports hears: {judged.why}")
+        else:
+            self._commit(judged)
+            self._drive()
+
+    def redeliver(self, name: str, who: str) -> None:
+        """redeliver b ann: an operator has a dead letter delivered once more."""
+        self._letter(name, Heard.REDELIVERED, who)
+
+    def give_up(self, name: str, who: str) -> None:
+        """give-up b ann: an operator drops a dead letter."""
+        self._letter(name, Heard.DROPPED, who)
+
+    def _letter(self, name: str, heard: Heard, who: str) -> None:
+        record = self._record
+        dead = [] if record is None else [b for b in dead_letters(record) if b.branch == name]
+        if record is None or not dead:
+            self._say(f"{who} hears: no dead letter")
+            return
+        self._commit(wanted(record, dead[0], heard, f"{heard} by {who}"))
+        self._drive()
 
     def commit(self, name: str) -> None:
         """commit a: the sender commits its source by itself."""
@@ -233,6 +305,12 @@ class Stage:
         self._commit(Decide(GID, Decision(decision), BY_OPERATOR + operator, 0, reason="by hand"))
         self._drive()
 
+    def cancel(self, who: str) -> None:
+        """cancel ann: a client, or an operator, does not want to wait any longer."""
+        if self._facts is not None:
+            self._facts.expiry = Expiry(BY_EXPIRY + who, "not wanted")
+            self._drive()
+
     def show(self) -> None:
         """What is true."""
         record = self._record
@@ -244,6 +322,8 @@ class Stage:
             reason = f", reason: {record.reason}" if record.reason else ""
             told = f", the application knows: {record.notified or 'nothing'}" if record.notify else ""
             self._say(f"record: {record.phase}{decided}{reason}, ended: {ended}{told}")
+            for letter in dead_letters(record):
+                self._say(f"dead letter {letter.branch}: {reason_of(letter)}")
         for name, branch in self._branches.items():
             self._say(f"{name} is {branch.state}")
 

@@ -11,7 +11,7 @@ import pytest
 from coordinator.errors import Invalid, Malformed
 from coordinator.wire import (
     BRANCHES_MAX,
-    DEADLINE_MAX_MS,
+    DEADLINE_LONG_MAX_MS,
     DEADLINE_MIN_MS,
     Encoding,
     Outcome,
@@ -54,7 +54,7 @@ def with_branch(**fields: Any) -> dict[str, Any]:
         (GOOD | {"gid": "x" * 65}, "gid"),
         (GOOD | {"gid": 7}, "gid"),
         (GOOD | {"deadline_ms": DEADLINE_MIN_MS - 1}, "deadline_ms"),
-        (GOOD | {"deadline_ms": DEADLINE_MAX_MS + 1}, "deadline_ms"),
+        (GOOD | {"deadline_ms": DEADLINE_LONG_MAX_MS + 1}, "deadline_ms"),
         (GOOD | {"deadline_ms": "1000"}, "deadline_ms"),
         (GOOD | {"deadline_ms": 1000.5}, "deadline_ms"),
         (GOOD | {"deadlin_ms": 1000}, "deadlin_ms"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import Any
 
 import pytest
 
 from coordinator.client import OWN, Branch, Committed, Ended, Message, Retry, Saga, Tcc
 from coordinator.driver.intake import branches_of
+from coordinator.errors import Invalid
 from coordinator.ledger.records import BranchRecord, Mode
 from coordinator.protocols.modes import step_of
 from coordinator.wire import TransactionRequest, parse
@@ -45,7 +47,7 @@ async def read(declared: Saga | Tcc | Message, told: _Told) -> dict[str, BranchR
     """What the coordinator makes of it: sent, parsed, and found to be in order."""
     await declared.run()
     forms = {"branches": [branch.to_map() for branch in told.branches]}
-    return {branch.branch: branch for branch in branches_of(parse(TransactionRequest, forms).branches, told)}
+    return {branch.branch: branch for branch in branches_of(parse(TransactionRequest, forms).branches, told, Random(1))}
 
 
 async def test_a_saga_is_read_as_it_was_written(told: _Told) -> None:
@@ -131,10 +133,10 @@ async def test_messages_follow_their_local_transaction(told: _Told) -> None:
 async def test_a_retry_says_all_that_it_means(told: _Told) -> None:
     trip = Saga(told, 1_000)
     once = trip.step("a", "do", undo="undo")
-    often = trip.step("b", "do", undo="undo", retry=Retry(5, base_ms=20, cap_ms=20))
+    often = trip.step("b", "do", undo="undo", retry=Retry(5, base_ms=20, cap_ms=20, jitter_percent=0))
     steps = await read(trip, told)
-    assert step_of(steps[once]).retry == (Retry().attempts_max, Retry().base_ms, Retry().cap_ms)
-    assert step_of(steps[often]).retry == (5, 20, 20)
+    assert step_of(steps[once]).retry == (Retry().attempts_max, Retry().base_ms, Retry().cap_ms, 100)
+    assert step_of(steps[often]).retry == (5, 20, 20, 0)
 
 
 async def test_gid_key_deadline_and_patience_reach_the_client(told: _Told) -> None:
@@ -142,3 +144,78 @@ async def test_gid_key_deadline_and_patience_reach_the_client(told: _Told) -> No
     message.when("orders", "place")
     assert await message.run(gid="order-7", timeout_s=2.5) == Committed("g")
     assert told.rest == {"gid": "order-7", "key": "7", "deadline_ms": 1_234, "timeout_s": 2.5}
+
+
+def _stay(told: _Told) -> Saga:
+    """Two steps, a letter, and a result that goes from one to the other."""
+    stay = Saga(told, 1_000)
+    room = stay.step("hotel", "reserve", undo="release", name="room", takes={"number": OWN})
+    stay.step("hotel", "order", undo="cancel", name="meal", takes={"for": room})
+    stay.then("mail", "send", name="letter", takes={"number": room})
+    return stay
+
+
+async def test_a_saga_becomes_part_of_another_between_what_comes_before_and_after_it(told: _Told) -> None:
+    trip = Saga(told, 1_000)
+    flight = trip.step("airline", "book", undo="cancel", name="flight")
+    stay = trip.include("stay", _stay(told))
+    trip.step("cars", "rent", undo="return", name="car", takes={"night": stay["room"]})
+    trip.pivot("bank", "debit", name="pay")
+    steps = {name: step_of(branch) for name, branch in (await read(trip, told)).items()}
+    assert {name: step.after for name, step in steps.items()} == {
+        flight: (),
+        "stay.room": (flight,),
+        "stay.meal": ("stay.room",),
+        "stay.letter": ("stay.room",),
+        "car": ("stay.meal", "stay.room"),
+        "pay": (),
+    }
+    assert steps["stay.room"].takes == (("number", "stay.room"),)
+    assert steps["stay.meal"].takes == (("for", "stay.room"),)
+    assert steps["car"].takes == (("night", "stay.room"),)
+    assert (list(stay), stay.ends) == (["room", "meal", "letter"], ("stay.meal",))
+
+
+async def test_parts_have_parts_and_reservations_are_one(told: _Told) -> None:
+    hotels = Tcc(told, 1_000)
+    for name in ("north", "south"):
+        hotels.reserve(name, attempt="hold", confirm="settle", cancel="release", name=name)
+    tour = Saga(told, 1_000)
+    tour.include("hotels", hotels)
+    tour.step("guide", "book", undo="cancel", name="guide")
+    year = Tcc(told, 1_000)
+    first = year.include("may", tour)
+    year.include("june", tour, after=first.ends)
+    steps = {name: step_of(branch) for name, branch in (await read(year, told)).items()}
+    assert {name: (step.mode, step.after) for name, step in steps.items()} == {
+        "may.hotels.north": (Mode.TCC, ()),
+        "may.hotels.south": (Mode.TCC, ()),
+        "may.guide": (Mode.SAGA, ("may.hotels.north", "may.hotels.south")),
+        "june.hotels.north": (Mode.TCC, ("may.guide",)),
+        "june.hotels.south": (Mode.TCC, ("may.guide",)),
+        "june.guide": (Mode.SAGA, ("june.hotels.north", "june.hotels.south")),
+    }
+
+
+async def test_a_pivot_in_a_part_is_the_pivot_of_the_whole(told: _Told) -> None:
+    paid = Saga(told, 1_000)
+    paid.pivot("bank", "debit", name="pay")
+    trip = Saga(told, 1_000)
+    flight = trip.step("airline", "book", undo="cancel")
+    assert trip.include("money", paid).ends == ()
+    car = trip.step("cars", "rent", undo="return")
+    steps = await read(trip, told)
+    assert (step_of(steps["money.pay"]).mode, step_of(steps[car]).after) == (Mode.PIVOT, (flight,))
+    trip.pivot("bank", "debit")
+    with pytest.raises(Invalid, match="one pivot only"):
+        await read(trip, told)
+
+
+def test_a_part_has_branches_and_names_of_its_own(told: _Told) -> None:
+    trip = Saga(told, 1_000)
+    trip.include("stay", _stay(told))
+    with pytest.raises(ValueError, match=r"stay\.letter, stay\.meal, stay\.room: there is a branch of that name"):
+        trip.include("stay", _stay(told))
+    for part in (trip, Saga(told, 1_000)):
+        with pytest.raises(ValueError, match="with at least one branch"):
+            trip.include("more", part)

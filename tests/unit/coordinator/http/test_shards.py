@@ -9,6 +9,7 @@ import aiohttp
 import msgpack
 import pytest
 
+from coordinator.client import Client
 from coordinator.shards import MAP_PATH, SHARD_HEADER, ClusterMap
 from coordinator.wire import LEADER_HEADER, MSGPACK_SEQ
 from participant.ids import BranchKey
@@ -48,6 +49,7 @@ def transaction(gid: str | None) -> dict[str, Any]:
         ("GET", "/v1/transactions/{gid}/outcome?wait_ms=7", None),
         ("POST", "/v1/transactions/{gid}/outcome", INQUIRY),
         ("POST", "/v1/transactions/{gid}/resolve", RESOLVE),
+        ("POST", "/v1/transactions/{gid}/steps/b1", {"token": "t"}),
     ],
 )
 @pytest.mark.parametrize("node", ["n1", "n2"])
@@ -161,3 +163,31 @@ async def test_a_participant_in_doubt_learns_the_outcome_from_a_replica_of_anoth
     finally:
         await source.stop()
     assert made.holders(unheard_of) == [1]
+
+
+def key_of(made: Sharded, shard: int) -> str:
+    return next(iter(made.gids(shard, "customer-")))
+
+
+def in_line(gid: str | None, key: str) -> dict[str, Any]:
+    order = {"participant": "bank-a", "action": "do", "step": {"mode": "pivot"}}
+    news = {"participant": "bank-b", "action": "do", "step": {"mode": "forward", "order_key": key}}
+    return {"gid": gid, "branches": [order, news]}
+
+
+async def test_a_message_stands_in_line_in_the_shard_of_its_key(made: Sharded, session: aiohttp.ClientSession) -> None:
+    """Goal: nobody believes in an order that no one shard keeps."""
+    url, far = made.urls[0]["n1"] + "/v1/transactions", key_of(made, 1)
+    async with session.post(url, json=in_line(gid_of(made, 0), far)) as answer:
+        assert answer.status == 422
+        assert [wrong["field"] for wrong in (await answer.json())["errors"]] == ["branches.1.step.order_key"]
+    async with session.post(url, json=in_line(None, far), allow_redirects=False) as answer:
+        assert (answer.status, answer.headers[SHARD_HEADER]) == (307, "1")
+    async with session.post(url, json=in_line(gid_of(made, 1), far), allow_redirects=False) as answer:
+        assert (answer.status, answer.headers[SHARD_HEADER]) == (307, "1")
+
+
+async def test_the_client_draws_a_gid_in_the_shard_of_a_key(made: Sharded) -> None:
+    async with Client([made.urls[0]["n1"]]) as client:
+        for shard in (0, 1):
+            assert {made.owner(await client.gid_beside(key_of(made, shard))) for _ in range(5)} == {shard}

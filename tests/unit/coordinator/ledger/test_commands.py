@@ -19,7 +19,17 @@ from coordinator.ledger.commands import (
     encode,
 )
 from coordinator.ledger.errors import CommandError
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Notice, Path, Retry, StepRecord
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Delivery,
+    Mode,
+    Notice,
+    Path,
+    Reporting,
+    Retry,
+    StepRecord,
+)
 
 STEP = StepRecord(Mode.TCC, ("b1",), "confirm", "cancel", (("room", "b1"),), Retry(3, 100, 10_000))
 STEPS = Begin(
@@ -33,6 +43,12 @@ STEPS = Begin(
 )
 DELAY = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 2, 3), not_before_ms=500)
 DELAYED = Begin("t1", b"", Path.STEPS, (BranchRecord("b3", "bank-a", "say", b"", step=DELAY),), 1, 2)
+LONG = StepRecord(
+    Mode.SAGA, (), None, "undo", (), Retry(1, 2, 3, jitter_percent=0), reporting=Reporting("token", "secret")
+)
+IN_LINE = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 2, 3), delivery=Delivery("k", 4, 5))
+SENT = Begin("t1", b"", Path.STEPS, (BranchRecord("b5", "bank-a", "say", b"", step=IN_LINE),), 1, 2)
+REPORTED = Begin("t1", b"", Path.STEPS, (BranchRecord("b4", "bank-a", "begin", b"", step=LONG),), 1, 2)
 BEGIN = Begin(
     gid="t1",
     digest=b"\x01\x02",
@@ -82,6 +98,23 @@ GOLDEN: list[tuple[Command, str]] = [
         DELAYED,
         "970205a27431c4009196a26233a662616e6b2d61a3736179c400c097a7666f727761726490c0c09093010203cd01f40102",
     ),
+    (
+        REPORTED,
+        (
+            "970205a27431c4009196a26234a662616e6b2d61a5626567696ec400c098a47361676190c0a4756e646f9094010203000092"
+            "a5746f6b656ea67365637265740102"
+        ),
+    ),
+    (
+        SENT,
+        ("970205a27431c4009196a26235a662616e6b2d61a3736179c400c099a7666f727761726490c0c0909301020300c093a16b04050102"),
+    ),
+    (Progress("t1", "b5", 2, Heard.SET_ASIDE, b"\xa1x"), "970206a27431a2623502a9736574206173696465c402a178"),
+    (Progress("t1", "b5", 2, Heard.REDELIVERED, b"\xa1x"), "970206a27431a2623502ab726564656c697665726564c402a178"),
+    (Progress("t1", "b5", 2, Heard.DROPPED, b"\xa1x"), "970206a27431a2623502a764726f70706564c402a178"),
+    (Progress("t1", "b4", 1, Heard.BEGUN), "970206a27431a2623401a5626567756ec400"),
+    (Progress("t1", "b4", 1, Heard.REPORTED, b"\x07"), "970206a27431a2623401a87265706f72746564c40107"),
+    (Progress("t1", "b4", 1, Heard.DECLINED, b"\xa1x"), "970206a27431a2623401a86465636c696e6564c402a178"),
     (Progress("t1", "b2", 1, Heard.DONE, b"\x07"), "970206a27431a2623201a4646f6e65c40107"),
     (Progress("t1", "b2", 2, Heard.UNSETTLED), "970206a27431a2623202a9756e736574746c6564c400"),
 ]

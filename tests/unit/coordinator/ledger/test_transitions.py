@@ -136,8 +136,11 @@ def test_a_branch_cannot_end_before_there_is_a_decision() -> None:
     assert becomes(record(Phase.PREPARING), Event.END, End("t", ("a",))) is Why.UNDECIDED
 
 
-def stepwise(phase: Phase, *, open_branches: str = "ab") -> TransactionRecord:
-    step = StepRecord(Mode.SAGA, (), None, "undo", (), Retry(1, 100, 100))
+OF_LETTERS = (Heard.SET_ASIDE, Heard.REDELIVERED, Heard.DROPPED)
+
+
+def stepwise(phase: Phase, mode: Mode = Mode.SAGA, *, open_branches: str = "ab") -> TransactionRecord:
+    step = StepRecord(mode, (), None, "undo", (), Retry(1, 100, 100))
     plain = record(phase, path=Path.STEPS, open_branches=open_branches)
     return plain._replace(branches=tuple(branch._replace(step=step) for branch in plain.branches))
 
@@ -146,7 +149,7 @@ def stepwise(phase: Phase, *, open_branches: str = "ab") -> TransactionRecord:
 @pytest.mark.parametrize("phase", list(Phase))
 def test_what_is_heard_of_a_step_counts_on_its_side_of_the_decision(heard: Heard, phase: Phase) -> None:
     """What was refused behind the decision is no news before it, and what was heard before it comes too late behind."""
-    before = phase is Phase.PREPARING and heard is not Heard.UNSETTLED
+    before = phase is Phase.PREPARING and heard not in (Heard.UNSETTLED, *OF_LETTERS)
     behind = phase in (Phase.COMMITTING, Phase.ABORTING) and heard is Heard.UNSETTLED
     found = becomes(stepwise(phase), Event.PROGRESS, Progress("t", "a", 1, heard))
     assert found is (phase if before or behind else Why.NO_STEP)
@@ -217,3 +220,14 @@ def test_the_documentation_shows_this_table() -> None:
 def test_the_documentation_explains_every_guard() -> None:
     page = STATES_PAGE.read_text(encoding="utf-8")
     assert all(f"| {guard} | " in page for guard in Guard)
+
+
+@pytest.mark.parametrize("heard", list(Heard))
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_runs_behind_the_decision_is_heard_of_there_only(heard: Heard, phase: Phase) -> None:
+    """Its action, who reports it and what becomes of its letter count while it is to commit."""
+    of_action = (Heard.BEGUN, Heard.REPORTED, Heard.DECLINED, *OF_LETTERS)
+    commits = phase is Phase.COMMITTING and heard in of_action
+    refused = phase in (Phase.COMMITTING, Phase.ABORTING) and heard is Heard.UNSETTLED
+    found = becomes(stepwise(phase, Mode.FORWARD), Event.PROGRESS, Progress("t", "a", 1, heard))
+    assert found is (phase if commits or refused else Why.NO_STEP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class _Known:
 
 def declared(*branches: dict[str, Any]) -> Any:
     forms = [{"participant": "bank", "action": "do", **branch} for branch in branches]
-    return branches_of(parse(TransactionRequest, {"branches": forms}).branches, _Known())
+    return branches_of(parse(TransactionRequest, {"branches": forms}).branches, _Known(), Random(1))
 
 
 def step(mode: str, **more: Any) -> dict[str, Any]:
@@ -77,6 +78,23 @@ SAGA, PIVOT, FORWARD, TCC, TWO_PHASE = (step(mode) for mode in ("saga", "pivot",
         ([PIVOT, step("forward", not_before_ms=86_400_001)], "branches.1.step.not_before_ms", "less than or equal to"),
         ([step("saga", retry={"attempts_max": 0})], "branches.0.step.retry.attempts_max", "greater than or equal to 1"),
         ([SAGA, {**step("saga", takes={"x": "b1"}), "body": [1]}], "branches.1.body", "must be a map"),
+        ([{**step("saga", reported="t"), "body": 1}], "branches.0.body", "the token becomes a field"),
+        ([step("pivot", reported="t")], "branches.0.step.reported", "is done when it has answered"),
+        (
+            [{**step("source", reported="t"), "action": None}],
+            "branches.0.step.reported",
+            "is done when it has answered",
+        ),
+        ([SAGA, step("saga", takes={"t": "b1"}, reported="t")], "branches.1.step.reported", "that takes a result"),
+        ([step("saga", reported="t"), TWO_PHASE], "branches.1.step.mode", "locks its rows"),
+        ([step("saga", dead_after={"attempts_max": 1})], "branches.0.step.dead_after", "or is set aside"),
+        (
+            [PIVOT, step("forward", dead_after={"age_max_ms": 1}), step("forward", after=["b2"])],
+            "branches.2.step.after",
+            "would wait for a person",
+        ),
+        ([step("saga", order_key="k")], "branches.0.step.order_key", "only a forward branch stands in line"),
+        ([step("saga", retry={"jitter_percent": 101})], "branches.0.step.retry.jitter_percent", "less than or equal"),
     ],
 )
 def test_what_could_not_end_well_is_not_begun(branches: list[dict[str, Any]], field: str, why: str) -> None:
@@ -103,5 +121,22 @@ def test_another_step_is_another_request() -> None:
         digest_of(declared(SAGA, branch))
         for branch in (SAGA, step("saga", undo="other"), FORWARD, step("forward", not_before_ms=1), {})
     ]
+    digests += [digest_of(declared(SAGA, step("saga", reported=field))) for field in ("t", "u")]
+    digests += [digest_of(declared(SAGA, step("forward", order_key=key))) for key in ("t", "u")]
     assert len(set(digests)) == len(digests)
     assert digest_of(declared(SAGA, SAGA)) == digests[0]
+
+
+def test_a_secret_is_new_for_each_request_and_no_part_of_what_it_is() -> None:
+    """Goal: who asks again means the same, though chance has gone on."""
+    forms = {"branches": [{"participant": "bank", "action": "do", **step("saga", reported="t")}]}
+    chance = Random(1)
+    first, again = (branches_of(parse(TransactionRequest, forms).branches, _Known(), chance) for _ in range(2))
+    assert first[0].step is not None
+    assert again[0].step is not None
+    assert first[0].step.reporting != again[0].step.reporting
+    assert digest_of(first) == digest_of(again)
+
+
+def test_what_is_reported_behind_the_decision_may_stand_beside_what_is_locked_until_then() -> None:
+    assert len(declared(TWO_PHASE, step("forward", reported="t"))) == 2

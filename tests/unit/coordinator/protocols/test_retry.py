@@ -20,3 +20,12 @@ def test_the_window_doubles_up_to_the_cap(attempt: int, window_s: float) -> None
 def test_a_backoff_that_cannot_work_is_refused(base_s: float, cap_s: float) -> None:
     with pytest.raises(ValueError, match=f"base_s={base_s}, cap_s={cap_s}"):
         Backoff(base_s, cap_s)
+
+
+@pytest.mark.parametrize(("jitter", "shortest_s"), [(0.0, 0.4), (0.25, 0.3), (1.0, 0.0)])
+def test_chance_draws_no_more_of_the_window_than_it_may(jitter: float, shortest_s: float) -> None:
+    backoff = Backoff(0.1, 1.0, jitter)
+    assert delay_s(backoff, 3, 0.0) == pytest.approx(shortest_s)
+    assert delay_s(backoff, 3, 1.0) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="jitter"):
+        Backoff(0.1, 1.0, 1.5)

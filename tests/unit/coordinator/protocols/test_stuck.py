@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from coordinator.ledger.commands import BY_VOTES, Begin, Decide, End, Heard, Progress
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Retry, StepRecord, TransactionRecord
+from coordinator.ledger.records import (
+    BranchRecord,
+    Decision,
+    Mode,
+    Path,
+    Reporting,
+    Retry,
+    StepRecord,
+    TransactionRecord,
+)
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.stuck import Kind, Thresholds, stuck
 
@@ -66,6 +75,14 @@ def test_an_application_that_has_not_been_told_for_so_long_is_named() -> None:
         Kind.UNTOLD,
         "decided 60 s ago, and http://shop/hook has not taken the notice",
     )
+
+
+def test_work_that_is_reported_behind_the_decision_may_take_as_long_as_the_deadline() -> None:
+    ship = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 100, 1_000), reporting=Reporting("token", "secret"))
+    begin = BEGIN._replace(branches=(*BRANCHES, BranchRecord("s", "mail", "ship", b"", step=ship)), deadline_ms=90_000)
+    record = after(begin, Decide("t", Decision.COMMIT, BY_VOTES, at_ms=5_000, done=("a", "b")))
+    assert stuck(record, THRESHOLDS, 154_999) is None
+    assert stuck(record, THRESHOLDS, 155_000) is not None
 
 
 def test_what_has_ended_is_never_stuck() -> None:
