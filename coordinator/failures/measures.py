@@ -18,6 +18,7 @@ class Run:
     atomic: bool
     committed: bool
     needless_abort: bool
+    recorded: bool
     locks_held_s: float
     unknown_s: float
     half_done_s: float
@@ -39,7 +40,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One protocol in one scenario, over `runs` seeds. `broken`: how many runs were not atomic."""
+    """One protocol in one scenario, over `runs` seeds. `broken`: how many runs were not atomic. `dropped`: how
+    many of the needless aborts are of transactions that were recorded."""
 
     protocol: str
     scenario: str
@@ -47,6 +49,7 @@ class Cell:
     broken: int
     committed: int
     needless_aborts: int
+    dropped: int
     locks_held_ms: Spread
     unknown_ms: Spread
     half_done_ms: Spread
@@ -66,6 +69,7 @@ def cell_of(protocol: str, scenario: str, runs: Sequence[Run]) -> Cell:
         sum(not run.atomic for run in runs),
         sum(run.committed for run in runs),
         sum(run.needless_abort for run in runs),
+        sum(run.needless_abort and run.recorded for run in runs),
         Spread.of([run.locks_held_s for run in runs]),
         Spread.of([run.unknown_s for run in runs]),
         Spread.of([run.half_done_s for run in runs]),

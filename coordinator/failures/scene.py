@@ -87,6 +87,7 @@ class Scene:
         self._reached: set[Moment] = set()
         self._voted: set[str] = set()
         self._told: set[str] = set()
+        self._is_recorded = False
         self._repaired_at: float | None = None
         self._asked_at = 0.0
         self._answered_at = 0.0
@@ -174,6 +175,7 @@ class Scene:
             atomic=at_rest and self._ended is not None and whole,
             committed=committed,
             needless_abort=not committed and not self._request.refuses,
+            recorded=self._is_recorded,
             locks_held_s=max([self._longest_held_s, *(self.loop.time() - since for since in self._held.values())]),
             unknown_s=(self._answered_at if self._ended is not None else self.loop.time()) - self._asked_at,
             half_done_s=self._half_done_s,
@@ -312,6 +314,7 @@ class Scene:
     # What is seen --------------------------------------------------------------------------------------------------
 
     def _recorded(self, record: TransactionRecord) -> None:
+        self._is_recorded |= not record.tombstone
         if record.decision is not None:
             self._reach(Moment.DECIDED)
 

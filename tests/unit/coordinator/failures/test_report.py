@@ -7,7 +7,7 @@ from dataclasses import replace
 from coordinator.failures.measures import Cell, Spread
 from coordinator.failures.report import document, failed, page
 
-CELL = Cell("2pc", "split", 3, 0, 3, 0, Spread(80.0, 1_240.0), Spread(3_050.0, 6_100.0), Spread(0.0, 2.0))
+CELL = Cell("2pc", "split", 3, 0, 3, 0, 0, Spread(80.0, 1_240.0), Spread(3_050.0, 6_100.0), Spread(0.0, 2.0))
 BROKEN = replace(CELL, broken=1)
 
 
