@@ -39,6 +39,7 @@ from participant.messages.lanes import in_lanes
 from participant.messages.message import Message
 from participant.messages.patience import pause_s
 from participant.resource import Call
+from participant.sql import branch_tx
 from participant.wire import CONFLICT, Answer, BranchState
 
 __all__ = ["ATTEMPTS_MAX", "HANDLING_MAX", "TRIES_MAX", "Handler", "Inbox"]
@@ -183,7 +184,7 @@ class Inbox:
         _LOG.error("inbox.dead", group=self._subscription.group, message=message.id, why=why)
 
         async def bury(tx: Any, _: Any) -> None:
-            await tables.bury(await tables.branch_tx(tx), message, why, group=self._subscription.group)
+            await tables.bury(await branch_tx(tx), message, why, group=self._subscription.group)
 
         for number in range(TRIES_MAX):
             answer = await self._try(message, f"dead.{number}", bury)

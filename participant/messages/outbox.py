@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from participant.errors import ActionError, WireError
 from participant.messages import tables
 from participant.messages.message import check_key, check_subject, id_of, packed
-from participant.messages.tables import MARIADB, POSTGRESQL, SQLITE, Writable
+from participant.messages.tables import MARIADB, POSTGRESQL, SQLITE
+from participant.sql import Writable, branch_tx
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -36,7 +37,7 @@ async def publish(tx: Writable | AsyncSession, subject: str, body: Any, *, key: 
 
     Raises ActionError if it cannot be sent: the branch votes no, unless the action catches it.
     """
-    below = await tables.branch_tx(tx)
+    below = await branch_tx(tx)
     branch = getattr(below, "branch", None)
     if branch is None or not hasattr(below, "dialect"):
         raise ActionError(

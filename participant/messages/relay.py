@@ -35,6 +35,7 @@ from participant.messages.lanes import in_lanes
 from participant.messages.patience import Trouble
 from participant.messages.tables import Lease, Waiting
 from participant.resource import Call
+from participant.sql import branch_tx
 from participant.wire import Answer, BranchState
 
 __all__ = ["BATCH_ROWS_MAX", "LEASE_S", "POLL_S", "SENDING_MAX", "SUBJECTS_PAUSED_MAX", "Relay"]
@@ -182,7 +183,7 @@ class Relay:
 
     async def _read(self, ask: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
         async def view(tx: Any, _: Any) -> Any:
-            return await ask(await tables.branch_tx(tx))
+            return await ask(await branch_tx(tx))
 
         return await self._resource.read(Call.of("outbox", view, None))
 
@@ -191,7 +192,7 @@ class Relay:
         said = [False]
 
         async def action(tx: Any, _: Any) -> None:
-            said[0] = await work(await tables.branch_tx(tx))
+            said[0] = await work(await branch_tx(tx))
 
         self._writes += 1
         key = BranchKey(f"relay:{self._holder}", str(self._writes))

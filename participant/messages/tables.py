@@ -23,6 +23,7 @@ from participant.errors import ConfigError, ResourceBusy, ResourceUnreachable
 from participant.ids import BranchKey
 from participant.messages.message import Message, id_of
 from participant.resource import Call, OpenBranch
+from participant.sql import Writable, branch_tx, fetch, run
 
 __all__ = [
     "COUNTED_MAX",
@@ -31,8 +32,6 @@ __all__ = [
     "SQLITE",
     "Lease",
     "Waiting",
-    "Writable",
-    "branch_tx",
     "bury",
     "check",
     "count",
@@ -126,23 +125,6 @@ class Readable(Protocol):
     async def read(self, call: Call) -> Any: ...
 
 
-class Writable(Protocol):
-    """What is needed of a `tx` to publish in it. `dialect`: sqlite, postgresql or mariadb.
-
-    `execute` takes one SQL statement and its values: as one tuple, on PostgreSQL as so many arguments.
-    """
-
-    dialect: str
-    branch: OpenBranch | None
-    execute: Any
-
-
-async def branch_tx(tx: Any) -> Any:
-    """What all below takes as `tx`: of a session (`participant.rm.sqlalchemy`) the branch's own one."""
-    below = getattr(tx, "branch_tx", None)
-    return tx if below is None else await below()
-
-
 class Waiting(NamedTuple):
     """A row of the outbox. `place` says what comes first."""
 
@@ -165,7 +147,7 @@ async def check(resource: Readable) -> None:
     async def view(given: Any, _: Any) -> bool:
         tx = await branch_tx(given)
         dialect = getattr(tx, "dialect", "")
-        return dialect in _THERE and bool(await _fetch(tx, _THERE[dialect]))
+        return dialect in _THERE and bool(await fetch(tx, _THERE[dialect]))
 
     try:
         are_there = await resource.read(Call.of("messages", view, None))
@@ -181,7 +163,7 @@ async def check(resource: Readable) -> None:
 async def insert(tx: Writable, branch: OpenBranch, message: tuple[int, str, str, str]) -> None:
     """Write a message's number, subject, key and text."""
     columns = "gid, branch, number, subject, message_key, body"
-    await _run(tx, f"INSERT INTO message_outbox ({columns}) VALUES (?, ?, ?, ?, ?, ?)", *branch.key, *message)
+    await run(tx, f"INSERT INTO message_outbox ({columns}) VALUES (?, ?, ?, ?, ?, ?)", *branch.key, *message)
 
 
 async def waiting(tx: Any, rows_max: int, without: Sequence[str] = ()) -> tuple[list[Waiting], Lease]:
@@ -196,10 +178,10 @@ async def waiting(tx: Any, rows_max: int, without: Sequence[str] = ()) -> tuple[
             f"SELECT min(rowid) OVER (PARTITION BY gid, branch) AS place, {columns} FROM message_outbox"
             f" WHERE (gid, branch) IN ({first}) AND {others} ORDER BY place, number"
         )
-        rows = await _fetch(tx, sql, *without, *without)
+        rows = await fetch(tx, sql, *without, *without)
     else:
         sql = f"SELECT place, {columns} FROM message_outbox WHERE {others} ORDER BY place LIMIT {rows_max:d}"
-        rows = await _fetch(tx, sql, *without)
+        rows = await fetch(tx, sql, *without)
     found = []
     for place, gid, branch, number, *rest in rows:
         key = BranchKey(_text(gid), _text(branch))
@@ -214,11 +196,11 @@ async def remove(tx: Any, rows: Sequence[Waiting]) -> None:
     """
     for row in rows:
         if tx.dialect == "sqlite":  # a rowid may have gone to another row meanwhile
-            await _run(
+            await run(
                 tx, "DELETE FROM message_outbox WHERE gid = ? AND branch = ? AND number = ?", *row.key, row.number
             )
         else:
-            await _run(tx, "DELETE FROM message_outbox WHERE place = ?", row.place)
+            await run(tx, "DELETE FROM message_outbox WHERE place = ?", row.place)
 
 
 async def take_lease(tx: Any, holder: str, lease_ms: int) -> bool:
@@ -227,19 +209,19 @@ async def take_lease(tx: Any, holder: str, lease_ms: int) -> bool:
     if lease.left_ms and lease.holder != holder:
         return False
     until = f"{_NOW_MS[tx.dialect]} + {lease_ms:d}"
-    await _run(tx, f"UPDATE message_relay SET holder = ?, until_ms = {until} WHERE name = ?", holder, _RELAY)
+    await run(tx, f"UPDATE message_relay SET holder = ?, until_ms = {until} WHERE name = ?", holder, _RELAY)
     return True
 
 
 async def give_lease(tx: Any, holder: str) -> bool:
     """Let another one have it at once."""
-    await _run(tx, "UPDATE message_relay SET until_ms = 0 WHERE name = ? AND holder = ?", _RELAY, holder)
+    await run(tx, "UPDATE message_relay SET until_ms = 0 WHERE name = ? AND holder = ?", _RELAY, holder)
     return True
 
 
 async def _lease(tx: Any) -> Lease:
     sql = f"SELECT holder, until_ms - {_NOW_MS[tx.dialect]} FROM message_relay WHERE name = ?"
-    for holder, left_ms in await _fetch(tx, sql, _RELAY):
+    for holder, left_ms in await fetch(tx, sql, _RELAY):
         return Lease(_text(holder), max(0, int(left_ms)))
     return Lease("", 0)
 
@@ -247,48 +229,21 @@ async def _lease(tx: Any) -> Lease:
 async def bury(tx: Any, message: Message, reason: str, *, group: str = "") -> None:
     """Keep a message that nobody takes, once. `group`: to whom it came; empty for one that no broker takes."""
     place = group or _RELAY
-    if await _fetch(tx, "SELECT id FROM message_dead WHERE place = ? AND id = ?", place, message.id):
+    if await fetch(tx, "SELECT id FROM message_dead WHERE place = ? AND id = ?", place, message.id):
         return
     reason = reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode().replace("\0", "?")
     columns = "place, id, subject, message_key, body, reason"
-    await _run(tx, f"INSERT INTO message_dead ({columns}) VALUES (?, ?, ?, ?, ?, ?)", place, *message, reason)
+    await run(tx, f"INSERT INTO message_dead ({columns}) VALUES (?, ?, ?, ?, ?, ?)", place, *message, reason)
 
 
 async def count(tx: Any) -> tuple[int, float, int]:
     """How many rows wait (COUNTED_MAX at most), for how many seconds the oldest of them, and how many are dead."""
     some = f"SELECT written_at_ms FROM message_outbox LIMIT {COUNTED_MAX}"
     age_ms = f"coalesce({_NOW_MS[tx.dialect]} - min(written_at_ms), 0)"
-    ((rows, oldest_ms),) = await _fetch(tx, f"SELECT count(*), {age_ms} FROM ({some}) AS some_rows")
+    ((rows, oldest_ms),) = await fetch(tx, f"SELECT count(*), {age_ms} FROM ({some}) AS some_rows")
     some = f"SELECT id FROM message_dead LIMIT {COUNTED_MAX}"
-    ((dead,),) = await _fetch(tx, f"SELECT count(*) FROM ({some}) AS some_rows")
+    ((dead,),) = await fetch(tx, f"SELECT count(*) FROM ({some}) AS some_rows")
     return int(rows), max(0.0, float(oldest_ms) / 1_000), int(dead)
-
-
-async def _run(tx: Any, sql: str, *values: Any) -> None:
-    match tx.dialect:
-        case "sqlite":
-            await tx.execute(sql, values)
-        case "postgresql":
-            await tx.execute(_numbered(sql), *values)
-        case _:
-            await tx.execute(sql.replace("?", "%s"), values)
-
-
-async def _fetch(tx: Any, sql: str, *values: Any) -> list[Any]:
-    match tx.dialect:
-        case "sqlite":
-            rows = await tx.execute(sql, values)
-        case "postgresql":
-            rows = await tx.fetch(_numbered(sql), *values)
-        case _:
-            rows = await tx.fetch_all(sql.replace("?", "%s"), values)
-    return list(rows)
-
-
-def _numbered(sql: str) -> str:
-    """With $1, $2 … for each ?."""
-    first, *rest = sql.split("?")
-    return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
 
 
 def _text(value: str | bytes) -> str:
