@@ -55,11 +55,14 @@ def _refused_message(step: StepRecord, before: StepRecord, command: Progress) ->
 
 
 def _set_aside(step: StepRecord, command: Progress) -> StepRecord:
-    """A message that becomes a dead letter, or is one and is delivered once more, or given up."""
+    """A message that becomes a dead letter, or is one and is delivered once more, or given up. After it was delivered
+    once more, the note that it was set aside may come a second time, and no longer counts."""
     delivery = step.delivery
     if delivery is None or delivery.dropped or delivery.dead is (command.heard is Heard.SET_ASIDE):
         return step
     if command.heard is Heard.SET_ASIDE:
+        if not step.is_refused_enough and (not delivery.age_max_ms or delivery.word):
+            return step
         dead = delivery._replace(dead=True, turn=False)
         return step._replace(delivery=dead, result=command.result or step.result)
     word = str(unpacked(command.result) or "")

@@ -170,6 +170,12 @@ class StepRecord(NamedTuple):
         """Which attempt at its action counts now."""
         return self.settling if self.mode is Mode.FORWARD else self.attempt
 
+    @property
+    def is_refused_enough(self) -> bool:
+        """Whether it is a message that was refused so often that it is set aside."""
+        delivery = self.delivery
+        return delivery is not None and 0 < delivery.attempts_max <= self.settling - 1 - delivery.spared
+
 
 class BranchRecord(NamedTuple):
     """One participant's part. `body` is the msgpack encoding of what the caller posted, empty once it is not needed.

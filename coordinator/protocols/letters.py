@@ -57,14 +57,13 @@ def set_aside(gid: str, branch: BranchRecord, known: BranchFacts, todo: Todo) ->
     delivery = step.delivery
     if delivery is None:
         return None
-    refusals = step.settling - 1 - delivery.spared
-    is_over = 0 < delivery.attempts_max <= refusals
-    if delivery.age_max_ms and not delivery.word and not is_over and (refusals or known.attempts):
+    is_over = step.is_refused_enough
+    if delivery.age_max_ms and not delivery.word and not is_over and (step.settling > 1 or known.attempts):
         seen_at = todo.now if todo.facts.decided_at is None else todo.facts.decided_at
         due_at = seen_at + (step.not_before_ms + delivery.age_max_ms) / 1000
         is_over = todo.now >= due_at
         if not is_over:
             todo.wake(due_at)
-        elif known.error or not refusals:
+        elif known.error or step.settling == 1:
             reason = packed(clean(f"not delivered within {delivery.age_max_ms} ms: {known.error}"), "reason")
     return Progress(gid, branch.branch, step.settling, Heard.SET_ASIDE, reason) if is_over else None

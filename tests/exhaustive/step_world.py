@@ -2,10 +2,11 @@
 
 Ledger, `decide`, facts and the participants' table are the real ones. What must come about sooner or later (`moves`):
 a request is delivered, and answered if somebody waits; the oldest proposal is applied; the deadline passes; who was
-given a token reports that the work is done. What need not (`faults`), each as often as `Budget` allows: the leader
-dies, and its last proposals with it; it is cut off from the log, does not know it, and goes on asking participants and
-hearing them; a call or a proposal is given up, and comes about never, or later; a request is under way a second time;
-work is reported as refused. If nothing is recorded when the leader dies, the client posts again, or does not.
+given a token reports that the work is done; a person decides about a dead letter. What need not (`faults`), each as
+often as `Budget` allows: the leader dies, and its last proposals with it; it is cut off from the log, does not know it,
+and goes on asking participants and hearing them; a call or a proposal is given up, and comes about never, or later; a
+request is under way a second time; work is reported as refused. If nothing is recorded when the leader dies, the client
+posts again, or does not.
 
 What bounds it: these budgets. Waiting is over at once, an answer is heard as soon as it is given (that it is on its way
 while something else happens makes a difference only if its leader dies or gives it up, and then nobody hears it).
@@ -22,10 +23,11 @@ from typing import Any, NamedTuple
 
 from coordinator.effects import Call, CallEnded, ProposalEnded, Propose
 from coordinator.facts import Facts
-from coordinator.ledger.commands import Command, decode, encode
+from coordinator.ledger.commands import Command, Heard, decode, encode
 from coordinator.ledger.records import BranchRecord, Path, Report, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols import protocol
+from coordinator.protocols.letters import dead_letters, wanted
 from coordinator.protocols.two_phase import Plan
 from tests.support.step_scene import GID, StepScene
 
@@ -137,6 +139,10 @@ class SmallWorld:
             yield self._after("apply", lambda world: world._apply())
         for who, call in dict.fromkeys(self.requests):
             yield self._after(f"deliver {_told(call)} for {who}", lambda world, r=(who, call): world._deliver(*r))
+        for letter in dead_letters(self.record) if self.record is not None else ():
+            for heard in (Heard.REDELIVERED, Heard.DROPPED):
+                label = f"{letter.branch} is {heard}"
+                yield self._after(label, lambda world, b=letter, h=heard: world._decide_letter(b, h))
         for attempt in self.scene.reporters():
             yield self._after(f"report {attempt}", lambda world, a=attempt: world._report(a, Report.DONE))
         if self.leader is not None and self.leader.now == 0 and (self.record is None or self.record.decision is None):
@@ -216,6 +222,11 @@ class SmallWorld:
         if note is not None:
             self._commit(note)
             self._drive()
+
+    def _decide_letter(self, letter: BranchRecord, heard: Heard) -> None:
+        assert self.record is not None
+        self._commit(wanted(self.record, letter, heard, "ann"))
+        self._drive()
 
     def _late(self) -> None:
         assert self.leader is not None
@@ -323,7 +334,8 @@ def _next(world: SmallWorld) -> Iterator[tuple[str, SmallWorld]]:
 
 def _check_end(world: SmallWorld, ends: set[str]) -> None:
     """If nothing more has to happen, it must have ended."""
-    if not world.proposals and not world.requests and not world.scene.reporters():
+    letters = [] if world.record is None else dead_letters(world.record)
+    if not world.proposals and not world.requests and not world.scene.reporters() and not letters:
         if world.record is None:
             assert not world.scene.ran, "something has run of which there is no record"
             return

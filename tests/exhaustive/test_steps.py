@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from coordinator.ledger.records import BranchRecord, Mode, Reporting, Retry, StepRecord
+from coordinator.ledger.records import BranchRecord, Delivery, Mode, Reporting, Retry, StepRecord
 from coordinator.protocols.declaration import check
+from coordinator.protocols.modes import step_of
 from tests.exhaustive.step_world import Budget, Found, search
 from tests.support.broken_steps import BREAKS
 
@@ -113,6 +114,16 @@ def test_a_reported_step_that_is_begun_anew() -> None:
     """Somebody has the token of the attempt that was refused, and reports it."""
     assert search(steps("a=saga!", "b=pivot<a", attempts=2), Budget(crashes=1), {"do-a": 1}).ends == BOTH_ENDS
     assert search(REPORTED["message"], Budget(crashes=1, declines=1), {"do-b": 1}).ends == BOTH_ENDS
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+def test_a_message_that_is_set_aside_is_delivered_once_more_or_dropped(budget: Budget) -> None:
+    """Whatever happens in between. Red with a dead letter that is called, and with one that never ends."""
+    (pivot, message) = steps("a=pivot", "b=forward<a")
+    letter = message._replace(step=step_of(message)._replace(delivery=Delivery("", 1)))
+    census = search((pivot, letter), budget, {"do-b": 1})
+    assert census.worlds > 50
+    assert census.ends == BOTH_ENDS
 
 
 # Canaries

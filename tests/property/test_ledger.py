@@ -237,7 +237,7 @@ class Model:
             done = done or (name == "b" and begun and said is Report.DONE)
         if of_letter and command.attempt == settling:
             dead, dropped, spared = entry.letters.get(name, (False, False, 0))
-            if heard is Heard.SET_ASIDE and not dead:
+            if heard is Heard.SET_ASIDE and not dead and settling - 1 - spared >= 1:
                 dead, result = True, command.result or result
             elif heard is Heard.REDELIVERED and dead and not dropped:
                 dead, spared = False, settling - 1

@@ -96,8 +96,9 @@ class StepWorld:
     def _happen(self) -> None:
         if self._source is not None and self.record is not None and self.chance.random() < self.fates.sends:
             self._send(self._source)
-        if self.scene.tokens and self.record is not None and self.chance.random() < self.fates.reports:
-            self._report(self.record, self.chance.choice(list(self.scene.tokens)))
+        for attempt in list(self.scene.tokens):
+            if self.record is not None and self.chance.random() < self.fates.reports:
+                self._report(self.record, attempt)
         roll = self.chance.random()
         if roll < self.fates.crash:
             self._crash()
