@@ -6,6 +6,7 @@ Served at `/v1/openapi.json`, kept at `docs/reference/openapi.json`, printed by 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -21,6 +22,7 @@ from coordinator.wire_queries import EVENT_STREAM, LAST_EVENT_ID
 
 __all__ = ["document", "text"]
 
+_IN_PATH = re.compile(r"{(\w+)}")
 _REF = "#/components/schemas/{model}"
 
 
@@ -75,9 +77,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     parameters = []
-    if "{gid}" in endpoint.path:
+    for name in _IN_PATH.findall(endpoint.path):
         schema = TypeAdapter(Name).json_schema()
-        parameters.append({"name": "gid", "in": "path", "required": True, "schema": schema})
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
     if endpoint.query is not None:
         properties = endpoint.query.model_json_schema(ref_template=_REF)["properties"]
         for name, schema in properties.items():
@@ -127,10 +129,12 @@ def _problems(errors: list[type[RequestError]]) -> dict[str, Any]:
 
 
 def _answer(endpoint: Endpoint, model: type[BaseModel]) -> dict[str, Any]:
-    """A stream is text, whose events hold the model."""
+    """Of a stream, the schema is that of each event, whose data holds the model."""
     if endpoint.is_stream:
-        schema = {"type": "string", "contentSchema": {"$ref": _REF.format(model=model.__name__)}}
-        return {EVENT_STREAM: {"schema": schema}}
+        held = {"$ref": _REF.format(model=model.__name__)}
+        data = {"type": "string", "contentMediaType": Encoding.JSON.value, "contentSchema": held}
+        properties = {"id": {"type": "string"}, "data": data}
+        return {EVENT_STREAM: {"schema": {"type": "object", "properties": properties, "required": ["id", "data"]}}}
     return _content(model)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 
 import aiohttp
 from yarl import URL
@@ -59,7 +58,7 @@ class HttpNotifier:
             async with self._session.post(
                 url, data=letter.body, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
-                if not HTTPStatus(200) <= response.status < HTTPStatus(300):
+                if not 200 <= response.status < 300:
                     raise CallFailed(f"{url.origin()} answered {response.status}")
         except TimeoutError as error:
             raise CallFailed(f"{url.origin()} did not answer within {self._timeout.total:g} s") from error

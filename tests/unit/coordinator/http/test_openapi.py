@@ -30,3 +30,11 @@ def test_every_endpoint_has_a_name_of_its_own_and_tells_its_errors() -> None:
         responses = openapi.document()["paths"][endpoint.path][endpoint.method.lower()]["responses"]
         assert {str(error.status) for error in endpoint.errors} <= responses.keys()
         assert ("307" in responses) is endpoint.leader
+
+
+def test_every_part_of_a_path_is_a_parameter() -> None:
+    """Seen red with a second one, of which the document said nothing."""
+    for endpoint in ENDPOINTS:
+        operation = openapi.document()["paths"][endpoint.path][endpoint.method.lower()]
+        told = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
+        assert told == set(re.findall(r"{(\w+)}", endpoint.path))
