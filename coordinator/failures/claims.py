@@ -122,7 +122,7 @@ CLAIMS: tuple[Claim, ...] = (
         lambda cell: max(cell.locks_held_ms.max, cell.half_done_ms.max) <= PULLED_MAX_MS,
     ),
     Claim(
-        f"the same within {PULLED_MAX_MS / 1_000:g} s: of what nobody has recorded yet, when a participant asks",
+        f"rows are free within {PULLED_MAX_MS / 1_000:g} s: of what nobody has recorded, when a participant asks",
         _HOLDING,
         _AT_ANY_MOMENT,
         _PROMISE,
