@@ -11,6 +11,8 @@
     │   ├── NotFound            404  no such transaction is recorded, or no such path
     │   ├── MethodNotAllowed    405  the path exists, the method does not
     │   ├── GidReused           409  the gid names a transaction with other branches, or under another key
+    │   ├── NotClaimed          409  another worker runs this workflow
+    │   ├── NotDeterministic    409  the code of a workflow asks for something else than it did before
     │   ├── Contradiction       409  the answer asked for contradicts what is recorded
     │   ├── TooLarge            413  the request is longer than its limit
     │   ├── UnsupportedMedia    415  neither JSON nor msgpack
@@ -24,7 +26,8 @@
     └── ClientError             raised by `coordinator.client` only
         ├── Unavailable         no replica took the request; nothing was begun
         ├── OutcomeUnknown      nobody said yet how the transaction ended; carries gid and handle
-        ├── TransactionAborted  an interactive transaction ended as aborted
+        ├── TransactionAborted  an interactive transaction, or a workflow, ended as aborted
+        ├── StepRefused         raised in the code of a workflow: a participant refused a step for good
         ├── Unverified          what came is no notice of ours, or too old
         └── WorkFailed          a participant refused interactive work, or its answer is unknown
 
@@ -50,6 +53,8 @@ __all__ = [
     "MethodNotAllowed",
     "Mistake",
     "NoLeader",
+    "NotClaimed",
+    "NotDeterministic",
     "NotFound",
     "NotLeader",
     "OtherShard",
@@ -57,6 +62,7 @@ __all__ = [
     "Overloaded",
     "ReplicaFailed",
     "RequestError",
+    "StepRefused",
     "TooLarge",
     "TransactionAborted",
     "Unavailable",
@@ -166,6 +172,14 @@ class Contradiction(RequestError):
     code, status, title = "contradiction", 409, "This contradicts what is recorded"
 
 
+class NotClaimed(RequestError):
+    code, status, title = "not-claimed", 409, "Another worker runs this workflow"
+
+
+class NotDeterministic(RequestError):
+    code, status, title = "not-deterministic", 409, "The code asks for something else than it did before"
+
+
 class TooLarge(RequestError):
     code, status, title = "too-large", 413, "The request is too large"
 
@@ -215,6 +229,8 @@ _BY_CODE: dict[str, type[RequestError]] = {
         NotFound,
         MethodNotAllowed,
         GidReused,
+        NotClaimed,
+        NotDeterministic,
         Contradiction,
         TooLarge,
         UnsupportedMedia,
@@ -271,6 +287,16 @@ class TransactionAborted(ClientError):
         self.gid = gid
         self.reason = reason
         self.branch = branch
+
+
+class StepRefused(ClientError):
+    """A participant has refused a step of a workflow for good. It is not done, and nothing is owed to it."""
+
+    def __init__(self, participant: str, action: str, reason: str) -> None:
+        super().__init__(f"{participant} refused {action}: {reason}")
+        self.participant = participant
+        self.action = action
+        self.reason = reason
 
 
 class Unverified(ClientError):

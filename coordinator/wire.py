@@ -22,7 +22,7 @@ from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Notice, Path, Phase
 from coordinator.wire_base import BRANCHES_MAX, DEADLINE_LONG_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
 from coordinator.wire_queries import DoingView, Key, NotifyUrl
-from coordinator.wire_steps import StepRequest, StepView
+from coordinator.wire_steps import StepRequest, StepView, WorkflowView
 from participant.errors import WireError
 from participant.values import canonical
 from participant.wire import WORKS_MAX
@@ -255,6 +255,7 @@ class TransactionView(Message):
     notified: Notice = Field(default=Notice.NONE, strict=False, description="What it has taken last.")
     doing: DoingView | None = Field(default=None, description="Of one that is shown alone, while it is open.")
     stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
+    workflow: WorkflowView | None = None
 
 
 class TransactionPage(Message):

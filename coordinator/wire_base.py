@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from base64 import b64encode
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from participant.wire import ACTION_CHARS_MAX
 
@@ -17,6 +18,7 @@ __all__ = [
     "Message",
     "Name",
     "Query",
+    "Value",
 ]
 
 BRANCHES_MAX = 64
@@ -27,6 +29,21 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 ActionName = Annotated[str, Field(min_length=1, max_length=ACTION_CHARS_MAX)]
+
+
+def _said_in_json(value: Any) -> Any:
+    match value:
+        case bytes():
+            return b64encode(value).decode()
+        case list():
+            return [_said_in_json(item) for item in value]
+        case dict():
+            return {key: _said_in_json(item) for key, item in value.items()}
+    return value
+
+
+Value = Annotated[Any, PlainSerializer(_said_in_json, when_used="json")]
+"""What an answer says of a value of `participant.values`: as it is, but for byte strings, which are base64 text."""
 
 
 class Message(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from coordinator.ledger.records import JITTER_DEFAULT_PERCENT, Mode, Report
-from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name
+from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name, Value
 
 __all__ = [
     "AGE_MAX_MS",
@@ -25,6 +25,7 @@ __all__ = [
     "RetryRequest",
     "StepRequest",
     "StepView",
+    "WorkflowView",
 ]
 
 AGE_MAX_MS = 604_800_000  # a week: each leader begins to count anew
@@ -134,3 +135,14 @@ class StepView(Message):
     awaits_turn: bool = Field(default=False, description="Others of its key, which were begun before it, are first.")
     dead: str | None = Field(default=None, description="Why it was set aside, if a person must say what becomes of it.")
     word: str | None = Field(default=None, description="Who had it delivered again, or dropped it, and why.")
+    refused: str | None = Field(default=None, description="Of a workflow: why it was refused for good.")
+
+
+class WorkflowView(Message):
+    """What more there is to know of a transaction that is a workflow. Byte strings come as base64 text."""
+
+    name: str
+    result: Value = Field(description="What its code has returned, if it has.")
+    diverged: str | None = Field(
+        description="How a run of its code did not fit what is recorded, if the last one did not."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ from coordinator.examined import ExaminationView, HeldView
 from coordinator.shards import ReplicaView
 from coordinator.wire import BranchView, ClusterView, Outcome, TransactionView
 from coordinator.wire_queries import AttemptView, DoingView
-from coordinator.wire_steps import StepView
+from coordinator.wire_steps import StepView, WorkflowView
 
 __all__ = [
     "change_line",
@@ -60,14 +61,19 @@ def transactions_table(transactions: Iterable[TransactionView], *, stuck: bool =
     return table
 
 
-def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = None) -> Table:
-    """Everything about one transaction, and what its participants hold of it, if they were asked."""
+def transaction_table(
+    view: TransactionView, held: Iterable[HeldView] | None = None, worker: str | None = None
+) -> Table:
+    """Everything about one transaction, and what its participants hold of it, if they were asked. `worker`: who runs
+    it, if it is a workflow."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("gid", view.gid)
     if view.key is not None:
         table.add_row("key", plain(view.key))
     table.add_row("outcome", f"[{_STYLES[view.outcome]}]{view.outcome.value}[/] ({view.phase.value})")
     table.add_row("path", view.path.value)
+    if view.workflow is not None:
+        table.add_row("workflow", _run(view, view.workflow, worker))
     table.add_row("begun", _when(view.begun_at_ms))
     table.add_row("deadline", f"{view.deadline_ms} ms")
     if view.decided_at_ms is not None:
@@ -89,6 +95,16 @@ def transaction_table(view: TransactionView, held: Iterable[HeldView] | None = N
         if attempt.under_way or attempt.error:
             table.add_row(f"asking {attempt.branch or 'application'}", _attempt(attempt, view.doing))
     return table
+
+
+def _run(view: TransactionView, workflow: WorkflowView, worker: str | None) -> str:
+    """Which code it is, and who runs it, or what it has returned."""
+    match view.outcome:
+        case Outcome.COMMITTED:
+            return f"{workflow.name}: returned {plain(json.dumps(workflow.result, ensure_ascii=False))}"
+        case Outcome.ABORTED:
+            return workflow.name
+    return f"{workflow.name}: " + (f"run by {worker}" if worker else "[yellow]waits for a worker")
 
 
 def _attempt(attempt: AttemptView, doing: DoingView | None) -> str:
@@ -122,6 +138,8 @@ def _step(step: StepView) -> str:
         words.append("done")
     if step.attempt > 1:
         words.append(f"attempt {step.attempt}")
+    if step.refused is not None:
+        words.append(f"refused: {plain(step.refused)}")
     if step.awaits_report:
         words.append("awaits its report")
     if step.awaits_turn:

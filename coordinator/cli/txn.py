@@ -14,6 +14,7 @@ from coordinator.cli import render
 from coordinator.cli.asking import JsonOption, UrlOption, ask
 from coordinator.cli.exits import Exit
 from coordinator.client import Client
+from coordinator.client.workflow import worker_of
 from coordinator.examined import HeldView
 from coordinator.ledger.records import Decision, Phase
 from coordinator.wire import TransactionPage, TransactionView
@@ -28,9 +29,10 @@ _FINISHED = frozenset((Phase.COMMITTED, Phase.ABORTED))
 
 
 class ShownView(TransactionView):
-    """A record, and what its participants hold, while it is open."""
+    """A record, and what its participants hold, while it is open; of an undecided workflow, which worker runs it."""
 
     held: list[HeldView] | None = Field(default=None)
+    worker: str | None = Field(default=None)
 
 
 app = typer.Typer(no_args_is_help=True, help="Look at transactions, and decide one by hand.")
@@ -185,11 +187,13 @@ async def _resolved(client: Client, gid: str, decision: Decision, operator: str,
 async def _shown(client: Client, gid: str) -> ShownView:
     view = await client.record(gid)
     held = None if view.phase in _FINISHED else (await client.examine(gid)).branches
-    return ShownView.model_validate({**view.model_dump(), "held": held})
+    is_run = view.workflow is not None and view.phase is Phase.PREPARING
+    worker = await worker_of(client, gid) if is_run else None
+    return ShownView.model_validate({**view.model_dump(), "held": held, "worker": worker})
 
 
 def _print(shown: ShownView, as_json: bool) -> None:
     if as_json:
         render.print_json(shown)
     else:
-        render.print_table(render.transaction_table(shown, shown.held))
+        render.print_table(render.transaction_table(shown, shown.held, shown.worker))

@@ -9,6 +9,8 @@ from coordinator.client.notices import verify
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.saga import Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
+from coordinator.client.worker import Worker
+from coordinator.client.workflow import Run, Tx, Workflow, workflow
 
 __all__ = [
     "OWN",
@@ -24,7 +26,12 @@ __all__ = [
     "Message",
     "Prepared",
     "Retry",
+    "Run",
     "Saga",
     "Tcc",
+    "Tx",
+    "Worker",
+    "Workflow",
     "verify",
+    "workflow",
 ]

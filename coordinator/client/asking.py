@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias, TypeVar
@@ -14,9 +15,10 @@ from coordinator.client.policy import Next, Pauses, next_after, pause_s
 from coordinator.client.replicas import Reply
 from coordinator.client.session import Lost, NotReached
 from coordinator.client.shards import Shard
-from coordinator.errors import Overloaded, RequestError, Unavailable, Unreachable
+from coordinator.errors import OutcomeUnknown, Overloaded, RequestError, Unavailable, Unreachable
+from coordinator.wire import WAIT_MAX_MS, handle_of
 
-__all__ = ["ATTEMPT_MIN_S", "Asking", "Patience", "Way"]
+__all__ = ["ATTEMPT_MIN_S", "Asking", "Patience", "Way", "honest"]
 
 ATTEMPT_MIN_S = 0.05  # with less time left, an attempt would only make its outcome unknown
 
@@ -34,6 +36,11 @@ class Patience:
     attempt_timeout_s: float
     pauses: Pauses
     chance: Random
+
+    @property
+    def wait_ms(self) -> int:
+        """How long a replica may keep us waiting: its answer is to be here before we lose patience."""
+        return min(int(self.attempt_timeout_s * 750), WAIT_MAX_MS)
 
 
 class Asking:
@@ -113,3 +120,14 @@ class Asking:
 
     def _budget_s(self) -> float:
         return max(ATTEMPT_MIN_S, min(self._patience.attempt_timeout_s, self._ends_at - self._loop.time()))
+
+
+@contextmanager
+def honest(asking: Asking, gid: str) -> Iterator[None]:
+    """A replica may have begun what a later one refuses, or nobody answers any more: then nobody knows."""
+    try:
+        yield
+    except (Unavailable, RequestError) as error:
+        if asking.ambiguous:
+            raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
+        raise

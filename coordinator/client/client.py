@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
+from coordinator.client.asking import ATTEMPT_MIN_S, Patience, honest
 from coordinator.client.lane import Lane
 from coordinator.client.message import Message
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended, Named
@@ -35,13 +34,13 @@ from coordinator.client.saga import Saga, Tcc
 from coordinator.client.session import Lost, Session
 from coordinator.client.shards import Shard, Shards
 from coordinator.client.transaction import InteractiveTransaction
-from coordinator.errors import Contradiction, NotFound, OutcomeUnknown, RequestError, Unavailable
+from coordinator.client.workflow import Run, Workflow
+from coordinator.errors import Contradiction, NotFound, OutcomeUnknown, Unavailable
 from coordinator.ledger.records import Decision
 from coordinator.shards import draw_gid, shard_of
 from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
     GID_RANDOM_BITS,
-    WAIT_MAX_MS,
     BranchView,
     Outcome,
     OutcomeView,
@@ -148,7 +147,7 @@ class Client(Questions):
 
     async def _commit(self, body: dict[str, Any], timeout_s: float | None) -> Ended:
         gid = body["gid"]
-        asking = self._about(gid, timeout_s)
+        asking = self.about(gid, timeout_s)
         trace = current()
         traced = {**body, "trace": trace} if trace else body
 
@@ -159,7 +158,7 @@ class Client(Questions):
             except TimeoutError as error:
                 raise Lost(f"no answer within {attempt_timeout_s:.1f} s") from error
 
-        with _honest(asking, gid):
+        with honest(asking, gid):
             while True:
                 ended = _ended(await asking.insist(attempt, OutcomeView))
                 if not isinstance(ended, Deciding):
@@ -194,6 +193,28 @@ class Client(Questions):
         """A local transaction with messages, to be declared and run; see `coordinator.client.message`."""
         return Message(self, deadline_ms, **named)
 
+    async def start(
+        self,
+        workflow: Workflow | str,
+        given: Any = None,
+        *,
+        gid: str | None = None,
+        deadline_ms: int = DEADLINE_MAX_MS,
+        timeout_s: float | None = None,
+    ) -> Run:
+        """Begin a workflow (`coordinator.client.workflow`), and wait until it is recorded. Some worker runs its code.
+
+        The same again, with a `gid`, finds the one that was begun. Raises: OutcomeUnknown: it may be recorded later,
+        call again with the same; GidReused, Invalid; Unavailable, if surely nothing was begun.
+        """
+        gid = gid or self.new_gid()
+        name = workflow if isinstance(workflow, str) else workflow.name
+        body = {"gid": gid, "workflow": name, "input": given, "deadline_ms": deadline_ms, "trace": current() or None}
+        asking = self.about(gid, timeout_s)
+        with honest(asking, gid):
+            await asking.ask("POST", "/v1/workflows", OutcomeView, body=body)
+        return Run(gid, self)
+
     async def begin(
         self,
         branches: Iterable[Branch],
@@ -209,9 +230,9 @@ class Client(Questions):
         again with the same; Unavailable; RequestError, if it was refused.
         """
         body = _body(gid, [branch.to_map() for branch in branches], deadline_ms, named)
-        asking = self._about(gid, timeout_s)
+        asking = self.about(gid, timeout_s)
         view: TransactionView | None = None
-        with _honest(asking, gid):
+        with honest(asking, gid):
             while view is None:
                 await asking.ask("POST", "/v1/transactions", OutcomeView, body=body, query={"wait_ms": 0})
                 asking.ambiguous = True  # it is being recorded
@@ -252,7 +273,7 @@ class Client(Questions):
     async def _report(self, token: str, word: dict[str, Any]) -> BranchView:
         gid, step, *_ = f"{token}//".split("/")
         path = f"{path_of(gid)}/steps/{parse_name(step, 'token')}"
-        return await self._about(gid).ask("POST", path, BranchView, body={"token": token, **word})
+        return await self.about(gid).ask("POST", path, BranchView, body={"token": token, **word})
 
     async def outcome(self, gid: str) -> Ended | Deciding:
         """What is recorded of `gid` now. Linearizable.
@@ -260,17 +281,17 @@ class Client(Questions):
         Raises: Unavailable; NotFound, if nothing is recorded (yet): that is no abort, and `commit` with the same gid
         and branches is how to find out.
         """
-        return _ended(await self._about(gid).ask("GET", f"{path_of(gid)}/outcome", OutcomeView))
+        return _ended(await self.about(gid).ask("GET", f"{path_of(gid)}/outcome", OutcomeView))
 
     async def wait(self, gid: str, *, timeout_s: float | None = None) -> Ended:
         """Wait until `gid` is decided. Raises: OutcomeUnknown; NotFound, as `outcome` does."""
         return await self._decided("GET", f"{path_of(gid)}/outcome", gid, timeout_s)
 
     async def _decided(self, method: str, path: str, gid: str, timeout_s: float | None) -> Ended:
-        asking = self._about(gid, timeout_s)
+        asking = self.about(gid, timeout_s)
         try:
             while True:
-                ended = _ended(await asking.ask(method, path, OutcomeView, query=self._wait()))
+                ended = _ended(await asking.ask(method, path, OutcomeView, query={"wait_ms": self.wait_ms}))
                 if not isinstance(ended, Deciding):
                     return ended
                 await asking.pause("it is still being decided")
@@ -281,7 +302,7 @@ class Client(Questions):
         """Decide an undecided transaction by hand. Raises: NotFound, Contradiction, OutcomeUnknown, Unavailable."""
         body = {"decision": decision.value, "operator": operator, "reason": reason}
         path = f"{path_of(gid)}/resolve"
-        asking = self._about(gid)
+        asking = self.about(gid)
         try:
             return await asking.ask("POST", path, TransactionView, body=body)
         except Unavailable as error:
@@ -302,25 +323,10 @@ class Client(Questions):
         self, what: str, gid: str, operator: str, reason: str, branches: Sequence[str]
     ) -> TransactionView:
         body = {"operator": operator, "reason": reason, "branches": list(branches)}
-        return await self._about(gid).ask("POST", f"{path_of(gid)}/{what}", TransactionView, body=body)
+        return await self.about(gid).ask("POST", f"{path_of(gid)}/{what}", TransactionView, body=body)
 
     def _lane_to(self, replicas: Replicas) -> Lane:
-        return Lane(replicas, self._wait(), self._patience.attempt_timeout_s)
-
-    def _wait(self) -> dict[str, int]:
-        """How long a replica may keep us waiting: its answer is to be here before we lose patience."""
-        return {"wait_ms": min(int(self._patience.attempt_timeout_s * 750), WAIT_MAX_MS)}
-
-
-@contextmanager
-def _honest(asking: Asking, gid: str) -> Iterator[None]:
-    """A replica may have begun what a later one refuses, or nobody answers any more: then nobody knows."""
-    try:
-        yield
-    except (Unavailable, RequestError) as error:
-        if asking.ambiguous:
-            raise OutcomeUnknown(gid, handle_of(gid), str(error)) from error
-        raise
+        return Lane(replicas, {"wait_ms": self.wait_ms}, self._patience.attempt_timeout_s)
 
 
 def _body(gid: str, branches: list[dict[str, Any]], deadline_ms: int, named: Named) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 
 from coordinator.client.asking import Asking, Patience
 from coordinator.client.events import events
 from coordinator.client.listing import listed, merged
-from coordinator.client.shards import Shards
+from coordinator.client.shards import Shard, Shards
 from coordinator.examined import ExaminationView
 from coordinator.ledger.records import Phase
 from coordinator.shards import MAP_PATH, ClusterMap
@@ -36,7 +36,7 @@ class Questions:
 
         *Committed* is heard before: the participants are told next. Raises: NotFound; Unavailable, if time is up.
         """
-        asking = self._about(gid, timeout_s)
+        asking = self.about(gid, timeout_s)
         while True:
             view = await asking.ask("GET", path_of(gid), TransactionView)
             if view.phase in (Phase.COMMITTED, Phase.ABORTED):
@@ -45,7 +45,7 @@ class Questions:
 
     async def record(self, gid: str) -> TransactionView:
         """The record of `gid`. Raises: NotFound, Unavailable."""
-        return await self._about(gid).ask("GET", path_of(gid), TransactionView)
+        return await self.about(gid).ask("GET", path_of(gid), TransactionView)
 
     def events(self, gid: str) -> AsyncGenerator[TransactionView]:
         """The record of `gid` now, and after each change, until it has ended: `async for record in client.events(gid)`.
@@ -53,11 +53,11 @@ class Questions:
         It goes on over takeovers; changes that follow each other while nobody could be asked may come as one.
         Raises: NotFound, as `outcome` does; Unavailable; Invalid.
         """
-        return events(partial(self._about, gid), f"{path_of(gid)}/events")
+        return events(partial(self.about, gid), f"{path_of(gid)}/events")
 
     async def examine(self, gid: str) -> ExaminationView:
         """What the participants of `gid` hold of it now; changes nothing. Raises: NotFound, Unavailable."""
-        return await self._about(gid).ask("GET", f"{path_of(gid)}/branches", ExaminationView)
+        return await self.about(gid).ask("GET", f"{path_of(gid)}/branches", ExaminationView)
 
     async def transactions(
         self,
@@ -86,7 +86,7 @@ class Questions:
             "dead": "true" if dead else None,
             "limit": page_size,
         }
-        shards = await self._asking().found(self._shards.all)
+        shards = await self.shards()
         async with aclosing(merged([listed(shard, query, self._patience) for shard in shards])) as found:
             async for transaction in found:
                 yield transaction
@@ -115,6 +115,23 @@ class Questions:
         """A question that every replica can answer."""
         return Asking(self._shards.any, self._patience)
 
-    def _about(self, gid: str, timeout_s: float | None = None) -> Asking:
+    def about(self, gid: str, timeout_s: float | None = None) -> Asking:
         """A question about `gid`."""
         return Asking(partial(self._shards.of, gid), self._patience, timeout_s)
+
+    def asking_at(self, shard: Shard) -> Asking:
+        """A question to the leader of a shard."""
+
+        async def way(_: float) -> Shard:
+            return shard
+
+        return Asking(way, self._patience)
+
+    async def shards(self) -> Sequence[Shard]:
+        """All of them, in the order of their numbers. Raises: Unavailable."""
+        return await self._asking().found(self._shards.all)
+
+    @property
+    def wait_ms(self) -> int:
+        """How long a replica may keep one attempt waiting."""
+        return self._patience.wait_ms

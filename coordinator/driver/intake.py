@@ -37,8 +37,10 @@ __all__ = [
     "DIGEST_BYTES",
     "SECRET_BITS",
     "TRANSACTION_BYTES_MAX",
+    "branch_of",
     "branches_of",
     "check_deadline",
+    "check_size",
     "digest_of",
     "path_of",
     "report_of",
@@ -56,28 +58,40 @@ def branches_of(requests: list[BranchRequest], participants: Participants, chanc
     is_stepwise = any(request.step is not None for request in requests)
     for position, request in enumerate(requests):
         where = f"branches.{position}"
-        branch = request.branch or f"b{position + 1}"
-        if branch in branches:
-            raise Invalid.field(f"{where}.branch", f"{branch!r} names two branches; each needs its own name")
-        if not participants.known(request.participant):
-            raise Invalid.field(f"{where}.participant", f"{request.participant!r} is not configured")
-        if request.action is None and request.body is not None:
-            raise Invalid.field(f"{where}.body", "a body needs an action")
-        if request.action is not None and request.works is not None:
-            raise Invalid.field(f"{where}.works", "counts the work of a branch without an action")
-        body = b"" if request.action is None else pack_body(request.body, f"{where}.body")
-        names = shared_names(branch, request.participant, request.action)
-        step = _step_of(branch, request, where, chance) if is_stepwise else None
-        branches[branch] = BranchRecord(*names, body, works=request.works, step=step)
-    total_bytes = sum(len(branch.body) + _step_bytes(branch) for branch in branches.values())
-    if total_bytes > TRANSACTION_BYTES_MAX:
-        what = "bodies and steps" if is_stepwise else "bodies"
-        raise Invalid.field(
-            "branches", f"the {what} are {total_bytes} bytes together; at most {TRANSACTION_BYTES_MAX} are allowed"
-        )
+        name = request.branch or f"b{position + 1}"
+        if name in branches:
+            raise Invalid.field(f"{where}.branch", f"{name!r} names two branches; each needs its own name")
+        branches[name] = branch_of(request, name, where, participants, chance, is_stepwise=is_stepwise)
+    check_size(tuple(branches.values()), "branches")
     if is_stepwise:
         _check_steps(tuple(branches.values()))
     return tuple(branches.values())
+
+
+def branch_of(
+    request: BranchRequest, name: str, where: str, participants: Participants, chance: Random, *, is_stepwise: bool
+) -> BranchRecord:
+    """One branch, called `name`, which stands at `where` in its request. Raises Invalid."""
+    if not participants.known(request.participant):
+        raise Invalid.field(f"{where}.participant", f"{request.participant!r} is not configured")
+    if request.action is None and request.body is not None:
+        raise Invalid.field(f"{where}.body", "a body needs an action")
+    if request.action is not None and request.works is not None:
+        raise Invalid.field(f"{where}.works", "counts the work of a branch without an action")
+    body = b"" if request.action is None else pack_body(request.body, f"{where}.body")
+    names = shared_names(name, request.participant, request.action)
+    step = _step_of(name, request, where, chance) if is_stepwise else None
+    return BranchRecord(*names, body, works=request.works, step=step)
+
+
+def check_size(branches: tuple[BranchRecord, ...], where: str) -> None:
+    """Whether one record can hold all of them. Raises Invalid."""
+    total_bytes = sum(len(branch.body) + _step_bytes(branch) for branch in branches)
+    if total_bytes > TRANSACTION_BYTES_MAX:
+        what = "bodies" if all(branch.step is None for branch in branches) else "bodies and steps"
+        raise Invalid.field(
+            where, f"the {what} are {total_bytes} bytes together; at most {TRANSACTION_BYTES_MAX} are allowed"
+        )
 
 
 def _step_of(name: str, branch: BranchRequest, where: str, chance: Random) -> StepRecord:
@@ -152,8 +166,8 @@ def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     return (*declared, step.not_before_ms, *added)
 
 
-async def path_of(branches: tuple[BranchRecord, ...], participants: Participants) -> Path:
-    """The path that these branches take.
+async def path_of(branches: tuple[BranchRecord, ...], participants: Participants, where: str = "branches.{}") -> Path:
+    """The path that these branches take; each stands in its request at `where`, with its position put in.
 
     It follows from what the participants say they can, never from whether they can be reached now: an earlier leader,
     of which nothing is recorded, may have asked a single branch to commit by itself, and must not be followed by
@@ -175,12 +189,12 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
         can = able[branch.participant]
         if branch.step is not None and branch.step.mode is not Mode.TWO_PHASE and not (can.one_phase and can.prevent):
             why = f"{branch.participant} takes no steps: its capabilities must say one_phase and prevent"
-            raise Invalid.field(f"branches.{position}.participant", why)
-        _check_room(position, branch, can)
+            raise Invalid.field(f"{where.format(position)}.participant", why)
+        _check_room(where.format(position), branch, can)
     return Path.STEPS
 
 
-def _check_room(position: int, branch: BranchRecord, can: Capabilities) -> None:
+def _check_room(where: str, branch: BranchRecord, can: Capabilities) -> None:
     """A step must fit whatever results it is given: it would be too late to find out. Raises Invalid."""
     takes = 0 if branch.step is None else len(branch.step.takes)
     token = TOKEN_CHARS_MAX if branch.step is not None and branch.step.reporting is not None else 0
@@ -189,4 +203,4 @@ def _check_room(position: int, branch: BranchRecord, can: Capabilities) -> None:
     if added and len(branch.body) > room:
         what = f"{takes} results" if takes else "its token"
         why = f"with {what} it may have {max(room, 0)} bytes: {branch.participant} takes {can.body_bytes_max}"
-        raise Invalid.field(f"branches.{position}.body", why)
+        raise Invalid.field(f"{where}.body", why)

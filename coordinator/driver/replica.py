@@ -17,11 +17,13 @@ from coordinator.driver.admission import Admission
 from coordinator.driver.gate import GateLimits
 from coordinator.driver.notices import SILENT
 from coordinator.driver.performer import Performer
+from coordinator.driver.scribe import Scribe
 from coordinator.driver.service import Transactions
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.sweeper import Sweeper
 from coordinator.driver.waiters import Waiters
 from coordinator.driver.watch import Watch
+from coordinator.driver.workflows import Workflows
 from coordinator.ledger.table import Ledger
 from coordinator.ports import Notifier, Participants
 from coordinator.protocols.stuck import Thresholds
@@ -88,17 +90,10 @@ class Replica:
             every_s=tunables.sweep_every_s,
         )
         self.watch = Watch(ledger, self.supervisor, wall_ms=wall_ms, thresholds=tunables.alarms)
-        self.transactions = Transactions(
-            log,
-            ledger,
-            self.supervisor,
-            self.waiters,
-            participants,
-            wall_ms=wall_ms,
-            chance=chance,
-            propose_timeout_s=tunables.propose_timeout_s,
-            notifier=notifier,
-        )
+        scribe = Scribe(log, self.supervisor, wall_ms=wall_ms, propose_timeout_s=tunables.propose_timeout_s)
+        parts = (scribe, ledger, self.supervisor, self.waiters, participants)
+        self.transactions = Transactions(*parts, wall_ms=wall_ms, chance=chance, notifier=notifier)
+        self.workflows = Workflows(*parts, log, admission, wall_ms=wall_ms, chance=chance)
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -115,4 +110,5 @@ class Replica:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.supervisor.stop()
         self.waiters.close()
+        self.workflows.close()
         await self.log.stop()

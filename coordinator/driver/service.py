@@ -6,17 +6,16 @@ given before; writes need the leader. Must never do: tell an outcome that the re
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
-from typing import cast
 
 from coordinator.driver.examination import Examination, examine
 from coordinator.driver.intake import branches_of, check_deadline, digest_of, path_of, report_of
 from coordinator.driver.listening import Listener
 from coordinator.driver.notices import SILENT
+from coordinator.driver.scribe import Scribe
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Known, Waiters
 from coordinator.errors import (
@@ -24,18 +23,16 @@ from coordinator.errors import (
     Contradiction,
     GidReused,
     Invalid,
-    NoLeader,
     NotFound,
-    NotLeader,
     Overloaded,
     RequestError,
     Undetermined,
     WrongToken,
 )
 from coordinator.facts import Expiry
-from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Command, Decide, Heard, Progress, encode
+from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Decide, Heard, Progress
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
-from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected, Result
+from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected
 from coordinator.ports import Notifier, Participants
 from coordinator.protocols.letters import dead_letters, wanted
 from coordinator.protocols.reports import Misreport, Misreported, judge_report
@@ -43,7 +40,6 @@ from coordinator.protocols.two_phase import Plan
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
 from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import read_trace
-from raftlog.port import Applied, Outcome, Refusal, Refused, ReplicatedLog, Unknown
 
 __all__ = ["Begun", "Transactions"]
 
@@ -76,7 +72,7 @@ class Transactions:
 
     def __init__(
         self,
-        log: ReplicatedLog,
+        scribe: Scribe,
         ledger: Ledger,
         supervisor: Supervisor,
         waiters: Waiters,
@@ -84,17 +80,15 @@ class Transactions:
         *,
         wall_ms: Callable[[], int],
         chance: Random,
-        propose_timeout_s: float = 10.0,
         notifier: Notifier = SILENT,
     ) -> None:
-        self._replicated = log
+        self._scribe = scribe
         self._ledger = ledger
         self._supervisor = supervisor
         self._waiters = waiters
         self._participants = participants
         self._wall_ms = wall_ms
         self._chance = chance
-        self._propose_timeout_s = propose_timeout_s
         self._notifier = notifier
 
     def require_leading(self) -> None:
@@ -138,7 +132,7 @@ class Transactions:
 
     async def transaction(self, gid: str) -> TransactionRecord:
         """The record. Raises NotFound; NotLeader, see `_undecided`."""
-        await self._barrier()
+        await self._scribe.barrier()
         record = self._ledger.get(gid)
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
@@ -163,7 +157,7 @@ class Transactions:
 
         Raises: NotFound.
         """
-        await self._barrier()
+        await self._scribe.barrier()
         record = self._ledger.get(gid)
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
@@ -219,10 +213,12 @@ class Transactions:
         A transaction that nobody recorded is aborted first, durably, so that this answer stays true.
         Raises: Contradiction if the branch belongs to another participant.
         """
-        await self._barrier()
+        await self._scribe.barrier()
         record = self._ledger.get(gid)
         if record is None:
-            result = await self._propose(Decide(gid, Decision.ABORT, BY_INQUIRY, 0, reason="asked for, never begun"))
+            result = await self._scribe.propose(
+                Decide(gid, Decision.ABORT, BY_INQUIRY, 0, reason="asked for, never begun")
+            )
             record = result.record
             if record is None:
                 raise Undetermined(f"{gid} was forgotten meanwhile; ask again", retry_after_s=RETRY_AFTER_S)
@@ -245,7 +241,7 @@ class Transactions:
             self._supervisor.expire(gid, Expiry(BY_EXPIRY + request.operator, request.reason))
             return _aborted(gid, await self._waiters.recorded(gid, STAGED_PATIENCE_S))
         by = BY_OPERATOR + request.operator
-        result = await self._propose(Decide(gid, request.decision, by, 0, reason=request.reason))
+        result = await self._scribe.propose(Decide(gid, request.decision, by, 0, reason=request.reason))
         match result:
             case Accepted(record=TransactionRecord() as record):
                 return record
@@ -259,7 +255,7 @@ class Transactions:
         Raises: NotFound; Contradiction, if it has no source.
         """
         self._supervisor.require_leading()
-        await self._barrier()
+        await self._scribe.barrier()
         record = self._ledger.get(gid)
         if record is None:
             raise NotFound(f"no transaction {gid!r} is recorded")
@@ -276,7 +272,7 @@ class Transactions:
         """
         report, word = report_of(request)
         self._supervisor.require_leading()
-        await self._barrier()
+        await self._scribe.barrier()
         record = self._ledger.get(gid)
         while record is not None:
             match judge_report(record, name, request.token, report, word):
@@ -285,7 +281,7 @@ class Transactions:
                 case Misreported() as wrong:
                     raise _misreported(wrong)
                 case Progress() as progress:
-                    record = (await self._propose(progress)).record
+                    record = (await self._scribe.propose(progress)).record
         raise NotFound(f"no transaction {gid!r} is recorded")
 
     async def letters(self, gid: str, heard: Heard, request: LettersRequest) -> TransactionRecord:
@@ -300,7 +296,7 @@ class Transactions:
             missing = ", ".join(name for name in request.branches if name not in dead)
             raise Contradiction(f"{gid} has no dead letters" + (f" {missing}" if missing else ""))
         for name in request.branches or dead:
-            match await self._propose(wanted(record, dead[name], heard, word)):
+            match await self._scribe.propose(wanted(record, dead[name], heard, word)):
                 case Accepted(record=TransactionRecord() as changed):
                     record = changed
                 case _:
@@ -309,36 +305,8 @@ class Transactions:
 
     async def page(self, query: PageQuery) -> Page:
         """Records, newest first; see `Ledger.page`."""
-        await self._barrier()
+        await self._scribe.barrier()
         return self._ledger.page(query)
-
-    async def _barrier(self) -> None:
-        match await self._in_time(self._replicated.barrier()):
-            case Applied():
-                return
-            case Refused(reason=reason):
-                raise NoLeader(f"the log cannot be read now ({reason.value})", retry_after_s=RETRY_AFTER_S)
-            case Unknown(reason=why):
-                raise Undetermined(f"the log cannot be read now ({why})", retry_after_s=RETRY_AFTER_S)
-
-    async def _propose(self, command: Command) -> Result:
-        self._supervisor.require_leading()
-        match await self._in_time(self._replicated.propose(encode(command, self._wall_ms()))):
-            case Applied(result=result):
-                return cast("Result", result)
-            case Refused(reason=Refusal.OVERLOADED):
-                raise Overloaded("the log has too much to do", retry_after_s=RETRY_AFTER_S)
-            case Refused(leader=leader):
-                raise NotLeader(leader)
-            case Unknown(reason=why):
-                raise Undetermined(f"it may have been recorded, or not ({why})", retry_after_s=RETRY_AFTER_S)
-
-    async def _in_time(self, asked: Awaitable[Outcome]) -> Outcome:
-        try:
-            async with asyncio.timeout(self._propose_timeout_s):
-                return await asked
-        except TimeoutError:
-            return Unknown(f"no answer within {self._propose_timeout_s} s")
 
 
 def _undetermined(gid: str) -> Undetermined:

@@ -129,10 +129,14 @@ class Supervisor:
         if gid in self._undecided:
             self._drivers[gid].submit()
 
-    def drive(self, plan: Plan) -> None:
-        """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
+    def admit(self) -> None:
+        """Let a new transaction begin here. Raises: NotLeader, Overloaded."""
         self.require_leading()
         self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
+
+    def drive(self, plan: Plan) -> None:
+        """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
+        self.admit()
         if plan.notify:
             self._admission.admit_notice(self._ledger.untold)
         self._performer.admit(dict.fromkeys(branch.participant for branch in plan.branches))

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from aiohttp import web
 from pydantic import BaseModel
 
-from coordinator import wire
+from coordinator import wire, wire_workflows
 from coordinator.errors import (
     Contradiction,
     GidReused,
     Invalid,
     Malformed,
     NoLeader,
+    NotClaimed,
+    NotDeterministic,
     NotFound,
     Overloaded,
     RequestError,
@@ -25,7 +27,7 @@ from coordinator.errors import (
     WrongToken,
 )
 from coordinator.examined import ExaminationView
-from coordinator.http import cluster, events, health, outcomes, transactions
+from coordinator.http import cluster, events, health, outcomes, transactions, workflows
 from coordinator.shards import MAP_PATH, ClusterMap
 from coordinator.wire_queries import ListQuery
 from coordinator.wire_steps import LettersRequest, ReportRequest
@@ -188,6 +190,66 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         {200: (wire.TransactionView, "The record, decided so.")},
         (*_BODY, NotFound, Contradiction, Overloaded, *_READ),
         body=wire.ResolveRequest,
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/workflows",
+        "start",
+        "Begin a workflow, whose steps come from code that a worker runs. Answered when it is recorded.",
+        workflows.start,
+        {
+            200: (wire.OutcomeView, "Decided, some time ago: committed or aborted."),
+            202: (wire.OutcomeView, "Recorded, and not decided yet: ask at the handle."),
+        },
+        (*_BODY, GidReused, Overloaded, *_READ),
+        body=wire_workflows.WorkflowRequest,
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/workers",
+        "claim",
+        "A worker says which workflows of this replica's shard it runs, and asks for more to run.",
+        workflows.claim,
+        {200: (wire_workflows.ClaimAnswer, "What it is to run, and what it need not run any more.")},
+        (*_BODY, Overloaded, *_READ),
+        body=wire_workflows.ClaimRequest,
+        query=wire_workflows.ClaimQuery,
+        leader=True,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/workflows/{gid}",
+        "run",
+        "Show which worker runs a workflow, as far as the leader knows.",
+        workflows.show,
+        {200: (wire_workflows.RunView, "Who runs it.")},
+        (Invalid, NotFound, Contradiction, *_READ),
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/workflows/{gid}/steps",
+        "step",
+        "The code of a workflow asks for its next step, and may wait for the answer.",
+        workflows.step,
+        {200: (wire_workflows.StepAnswer, "What has become of it; while it is pending, the same request again.")},
+        (*_BODY, NotFound, NotClaimed, NotDeterministic, Contradiction, Overloaded, Unreachable, *_READ),
+        body=wire_workflows.StepAsk,
+        query=wire.OutcomeQuery,
+        leader=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/workflows/{gid}/end",
+        "end",
+        "The code of a workflow has returned, which commits it, or failed, which aborts it.",
+        workflows.end,
+        {200: (wire.OutcomeView, "Committed, aborted or deciding; then the same request again.")},
+        (*_BODY, NotFound, NotClaimed, NotDeterministic, Contradiction, Overloaded, *_READ),
+        body=wire_workflows.RunEndRequest,
+        query=wire.OutcomeQuery,
         leader=True,
     ),
     Endpoint(

@@ -10,7 +10,7 @@ from coordinator.http.context import Context
 from coordinator.shards import draw_gid, shard_of
 from coordinator.wire import TransactionRequest
 
-__all__ = ["placed", "require_own", "url_at", "wrong_shard"]
+__all__ = ["own_gid", "placed", "require_own", "url_at", "wrong_shard"]
 
 
 def require_own(context: Context, gid: str) -> None:
@@ -20,14 +20,23 @@ def require_own(context: Context, gid: str) -> None:
         raise OtherShard(gid, shard)
 
 
+def own_gid(context: Context, gid: str | None) -> str | None:
+    """The gid, which belongs here; without one, one that does, where there are several shards. Raises OtherShard."""
+    placement = context.placement
+    if gid is not None:
+        require_own(context, gid)
+    elif placement is not None:
+        return draw_gid(placement.shard, len(placement.urls), placement.draw)
+    return gid
+
+
 def placed(context: Context, request: TransactionRequest) -> TransactionRequest:
     """A new transaction of this shard; one without a gid gets one that belongs here. A shard keeps the order of the
     keys that belong to it, as gids do. Raises: OtherShard, Invalid."""
     placement = context.placement
     if placement is None:
         return request
-    if request.gid is not None:
-        require_own(context, request.gid)
+    gid = own_gid(context, request.gid)
     for number, branch in enumerate(request.branches):
         key = None if branch.step is None else branch.step.order_key
         if key is not None and (shard := shard_of(key, len(placement.urls))) != placement.shard:
@@ -35,9 +44,7 @@ def placed(context: Context, request: TransactionRequest) -> TransactionRequest:
                 raise OtherShard(key, shard)
             why = f"belongs to shard {shard}, and the gid does not, so that nobody would know both in one order"
             raise Invalid.field(f"branches.{number}.step.order_key", why)
-    if request.gid is not None:
-        return request
-    return request.model_copy(update={"gid": draw_gid(placement.shard, len(placement.urls), placement.draw)})
+    return request.model_copy(update={"gid": gid})
 
 
 def url_at(context: Context, shard: int) -> str:

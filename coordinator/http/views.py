@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 from coordinator.driver.doing import Doing
 from coordinator.driver.examination import Examination, Held
 from coordinator.driver.waiters import Known
+from coordinator.driver.workflows import Claimed
 from coordinator.errors import RequestError
 from coordinator.examined import ExaminationView, HeldView
-from coordinator.ledger.records import BranchRecord, Decision, StepRecord, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Decision, StepRecord, TransactionRecord, WorkflowRecord
 from coordinator.ledger.table import Cursor, Page, PageQuery
 from coordinator.protocols.letters import dead_letters, reason_of
 from coordinator.protocols.stuck import Stuck
+from coordinator.protocols.workflow import Answer
 from coordinator.wire import (
     BranchView,
     FieldProblem,
@@ -26,16 +29,19 @@ from coordinator.wire import (
     unpack_body,
 )
 from coordinator.wire_queries import AttemptView, DoingView, ListQuery
-from coordinator.wire_steps import StepView
+from coordinator.wire_steps import StepView, WorkflowView
+from coordinator.wire_workflows import ClaimAnswer, OfferView, StepAnswer
 
 __all__ = [
     "Judge",
     "branch_view",
+    "claim_view",
     "examination_view",
     "outcome_view",
     "page_query_of",
     "page_view",
     "problem_of",
+    "step_view",
     "transaction_view",
 ]
 
@@ -70,7 +76,7 @@ def transaction_view(
         outcome=_OUTCOMES[record.decision],
         phase=record.phase,
         path=record.path,
-        branches=[branch_view(branch, is_alone=is_alone) for branch in record.branches],
+        branches=[branch_view(branch, refused, is_alone=is_alone) for branch, refused in _with_refusals(record)],
         deadline_ms=record.deadline_ms,
         begun_at_ms=record.begun_at_ms,
         decided_at_ms=record.decided_at_ms if decided else None,
@@ -83,7 +89,13 @@ def transaction_view(
         notified=record.notified,
         doing=None if doing is None else _doing_view(doing),
         stuck=None if stuck is None else stuck.why,
+        workflow=None if record.workflow is None else _workflow_view(record.workflow),
     )
+
+
+def _workflow_view(workflow: WorkflowRecord) -> WorkflowView:
+    result = unpack_body(workflow.result)
+    return WorkflowView(name=workflow.name, result=result, diverged=workflow.diverged or None)
 
 
 def _doing_view(doing: Doing) -> DoingView:
@@ -101,21 +113,27 @@ def _doing_view(doing: Doing) -> DoingView:
     return DoingView(attempts=attempts, next_ms=None if doing.next_s is None else int(doing.next_s * 1_000))
 
 
-def branch_view(branch: BranchRecord, *, is_alone: bool = True) -> BranchView:
-    """One branch of a record; with its result, if the record is not one of many."""
-    fields = _branch_fields(branch)
+def branch_view(branch: BranchRecord, refused: str | None = None, *, is_alone: bool = True) -> BranchView:
+    """One branch of a record; with its result, if the record is not one of many. `refused`: why, of a workflow's."""
+    fields = _branch_fields(branch, refused)
     if is_alone and branch.step is not None and branch.step.result:
         fields["step"] = fields["step"].model_copy(update={"result": unpack_body(branch.step.result)})
     return BranchView(**fields)
 
 
-def _branch_fields(branch: BranchRecord) -> dict[str, Any]:
+def _with_refusals(record: TransactionRecord) -> Iterator[tuple[BranchRecord, str | None]]:
+    asked = () if record.workflow is None else record.workflow.asked
+    for branch, each in zip_longest(record.branches, asked):
+        yield branch, None if each is None else each.refused
+
+
+def _branch_fields(branch: BranchRecord, refused: str | None = None) -> dict[str, Any]:
     return {
         "branch": branch.branch,
         "participant": branch.participant,
         "action": branch.action,
         "ended": branch.ended,
-        "step": None if branch.step is None else _step_view(branch, branch.step),
+        "step": None if branch.step is None else _step_view(branch, branch.step, refused),
     }
 
 
@@ -132,7 +150,7 @@ def _delivery_fields(branch: BranchRecord) -> dict[str, Any]:
     }
 
 
-def _step_view(branch: BranchRecord, step: StepRecord) -> StepView:
+def _step_view(branch: BranchRecord, step: StepRecord, refused: str | None) -> StepView:
     reporting = step.reporting
     return StepView(
         mode=step.mode,
@@ -146,6 +164,7 @@ def _step_view(branch: BranchRecord, step: StepRecord) -> StepView:
         awaits_report=reporting is not None and reporting.begun and reporting.heard is None,
         reported=None if reporting is None else reporting.heard,
         **_delivery_fields(branch),
+        refused=refused,
     )
 
 
@@ -171,6 +190,31 @@ def page_view(page: Page, judge: Judge | None = None) -> TransactionPage:
     """One page; its cursor is text that `page_query_of` reads."""
     cursor = None if page.cursor is None else f"{page.cursor[0]}.{page.cursor[1]}"
     return TransactionPage(transactions=[transaction_view(record, judge) for record in page.records], cursor=cursor)
+
+
+def claim_view(claimed: Claimed) -> ClaimAnswer:
+    """What a worker is to run."""
+    return ClaimAnswer(offers=[_offer_view(record) for record in claimed.offers], lost=list(claimed.lost))
+
+
+def _offer_view(record: TransactionRecord) -> OfferView:
+    workflow = record.workflow
+    if workflow is None:
+        raise ValueError(f"{record.gid} is no workflow")
+    return OfferView(
+        gid=record.gid,
+        workflow=workflow.name,
+        input=unpack_body(workflow.input),
+        begun_at_ms=record.begun_at_ms,
+        steps=len(workflow.asked),
+    )
+
+
+def step_view(record: TransactionRecord, number: int, answer: Answer) -> StepAnswer:
+    """What has become of a workflow's step."""
+    asked = () if record.workflow is None else record.workflow.asked[number - 1 : number]
+    at_ms = asked[0].at_ms if asked else 0
+    return StepAnswer(state=answer.state, result=answer.result, reason=answer.reason, at_ms=at_ms)
 
 
 def problem_of(error: RequestError, path: str, request_id: str) -> Problem:

@@ -9,9 +9,8 @@ code does not know is fatal, because guessing would let replicas diverge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
-from itertools import product
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,9 +28,11 @@ from coordinator.ledger.records import (
     Reporting,
     Retry,
     StepRecord,
+    WorkflowRecord,
     shared_names,
     telling,
 )
+from coordinator.ledger.shapes import Shape
 
 __all__ = [
     "BY_DEADLINE",
@@ -39,15 +40,19 @@ __all__ = [
     "BY_INQUIRY",
     "BY_OPERATOR",
     "BY_VOTES",
+    "BY_WORKFLOW",
     "COMMANDS_VERSION",
     "Begin",
     "Command",
     "Decide",
+    "Diverge",
     "End",
+    "Extend",
     "Forget",
     "Heard",
     "Notified",
     "Progress",
+    "Return",
     "decode",
     "encode",
     "retry_fields",
@@ -60,12 +65,13 @@ BY_VOTES = "votes"  # the driver, from what the participants said
 BY_DEADLINE = "deadline"  # the driver, because a vote did not come in time
 BY_EXPIRY = "deadline set by "  # a prefix: the driver, whom this operator told not to wait any longer
 BY_INQUIRY = "inquiry"  # a participant in doubt asked for a transaction that nobody recorded
+BY_WORKFLOW = "workflow"  # the code of a workflow, by its return or its exception
 BY_OPERATOR = "operator "  # a prefix: the operator's name follows
 
 
 class Begin(NamedTuple):
-    """The branches of a transaction, before any of them is bound by a decision. All of them open. `trace`, `key` and
-    `notify` as in the record."""
+    """The branches of a transaction, before any of them is bound by a decision. All of them open. A workflow begins
+    without any. `trace`, `key` and `notify` as in the record."""
 
     gid: str
     digest: bytes
@@ -76,6 +82,7 @@ class Begin(NamedTuple):
     trace: str = ""
     key: str = ""
     notify: str = ""
+    workflow: WorkflowRecord | None = None
 
 
 class Decide(NamedTuple):
@@ -110,18 +117,47 @@ class Heard(StrEnum):
     SET_ASIDE = "set aside"  # a message was refused too often, or is too old: it is a dead letter now
     REDELIVERED = "redelivered"  # somebody wants a dead letter delivered once more
     DROPPED = "dropped"  # somebody has given it up
+    GIVEN_UP = "given up"  # of a workflow: it was refused for good, and the code is to hear of it
 
 
 class Progress(NamedTuple):
     """How far one step has come, on the path STEPS. `result`, packed: what it gave, if it is DONE and somebody takes
     it, or REPORTED; why not, if it is DECLINED, SET_ASIDE, or an UNSETTLED message with a delivery; who wants it, and
-    why, if it is REDELIVERED or DROPPED."""
+    why, if it is REDELIVERED or DROPPED; the reason in UTF-8, if it is GIVEN_UP."""
 
     gid: str
     branch: str
     attempt: int
     heard: Heard
     result: bytes = b""
+
+
+class Extend(NamedTuple):
+    """The code of a workflow asks for its `number`-th step, from 1. The digest is that of what it asks."""
+
+    gid: str
+    number: int
+    digest: bytes
+    branch: BranchRecord
+    at_ms: int
+
+
+class Return(NamedTuple):
+    """The code of a workflow has returned after so many steps, each of them answered: that is the decision to commit.
+    `result`: what it gave, packed; `done` as in `Decide`."""
+
+    gid: str
+    steps: int
+    result: bytes
+    at_ms: int
+    done: tuple[str, ...] = ()
+
+
+class Diverge(NamedTuple):
+    """A run of the code of a workflow did not fit what is recorded of earlier runs, and why."""
+
+    gid: str
+    why: str
 
 
 class Notified(NamedTuple):
@@ -137,54 +173,36 @@ class Forget(NamedTuple):
     gids: tuple[str, ...]
 
 
-Command: TypeAlias = Begin | Decide | End | Forget | Notified | Progress
+Command: TypeAlias = Begin | Decide | Diverge | End | Extend | Forget | Notified | Progress | Return
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
 _TEXT_OR_NIL, _INT_OR_NIL, _ARRAY_OR_NIL = (str, NoneType), (int, NoneType), (tuple, NoneType)
 
 
-class _Shape:
-    """What types the fields of something have. Compared exactly: msgpack's `true` is not the number 1."""
-
-    def __init__(self, name: str, *allowed: tuple[type, ...], added: tuple[tuple[type, ...], ...] = ()) -> None:
-        """`added`: of the last fields, which may be absent from any of them on."""
-        self._name = name
-        self._count = len(allowed)
-        self._allowed = (*allowed, *added)
-        lengths = range(self._count, len(self._allowed) + 1)
-        self._fitting = frozenset(types for length in lengths for types in product(*self._allowed[:length]))
-
-    def check(self, fields: Sequence[Any]) -> None:
-        """Raises CommandError, which names the first field that does not fit."""
-        if tuple(map(type, fields)) in self._fitting:
-            return
-        if not self._count <= len(fields) <= len(self._allowed):
-            raise CommandError(f"{self._name} has {len(fields)} fields instead of {self._count}")
-        for position, (value, types) in enumerate(zip(fields, self._allowed, strict=False)):
-            if type(value) not in types:
-                names = " or ".join(t.__name__ for t in types)
-                raise CommandError(f"{self._name} holds {type(value).__name__} in field {position} instead of {names}")
-
-
 _SHAPES = {
-    1: _Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
-    2: _Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
-    3: _Shape("END", _TEXT, _ARRAY),
-    4: _Shape("FORGET", _ARRAY),
-    5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
-    6: _Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
-    7: _Shape("NOTIFIED", _TEXT, _TEXT),
+    1: Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
+    2: Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
+    3: Shape("END", _TEXT, _ARRAY),
+    4: Shape("FORGET", _ARRAY),
+    5: Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
+    6: Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
+    7: Shape("NOTIFIED", _TEXT, _TEXT),
+    8: Shape("BEGIN WORKFLOW", _TEXT, _BYTES, _TEXT, _BYTES, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
+    9: Shape("EXTEND", _TEXT, _INT, _BYTES, _ARRAY, _INT),
+    10: Shape("RETURN", _TEXT, _INT, _BYTES, _INT, _ARRAY),
+    11: Shape("DIVERGE", _TEXT, _TEXT),
 }
-_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED = _SHAPES
-_BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = _Shape(
+_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED, *_OF_WORKFLOW = _SHAPES
+_BEGIN_WORKFLOW, _EXTEND, _RETURN, _DIVERGE = _OF_WORKFLOW
+_BRANCH = Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
+_STEP = Shape(
     "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _ARRAY_OR_NIL)
 )
-_TAKE = _Shape("a result that is taken", _TEXT, _TEXT)
-_RETRY = _Shape("retry", _INT, _INT, _INT, added=(_INT,))
-_REPORTING = _Shape("how a step is reported", _TEXT, _TEXT)
-_DELIVERY = _Shape("how a message is delivered", _TEXT, _INT, _INT)
+_TAKE = Shape("a result that is taken", _TEXT, _TEXT)
+_RETRY = Shape("retry", _INT, _INT, _INT, added=(_INT,))
+_REPORTING = Shape("how a step is reported", _TEXT, _TEXT)
+_DELIVERY = Shape("how a message is delivered", _TEXT, _INT, _INT)
 _DECLARED = 3  # of the fields of a delivery
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
 _MODES = {mode.value: mode for mode in Mode}
@@ -226,13 +244,7 @@ def decode(data: bytes) -> Command:
 def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
     match command:
         case Begin():
-            branches = [(b.branch, b.participant, b.action, b.body, b.works) for b in command.branches]
-            limits = (command.deadline_ms, command.at_ms or at_ms)
-            added = telling((command.trace, command.key, command.notify))
-            if command.path is Path.STEPS:
-                steps = [(*branch, _step_fields(b)) for branch, b in zip(branches, command.branches, strict=True)]
-                return (_BEGIN_STEPS, command.gid, command.digest, steps, *limits, *added)
-            return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *added)
+            return _begin_fields(command, at_ms)
         case Progress():
             return (_PROGRESS, *command)
         case Notified():
@@ -242,8 +254,29 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
             return (_DECIDE, command.gid, command.decision, command.by, command.at_ms or at_ms, *why, command.done)
         case End():
             return (_END, command.gid, command.branches)
+        case Extend():
+            stamp = command.at_ms or at_ms
+            return (_EXTEND, command.gid, command.number, command.digest, _fields_with_step(command.branch), stamp)
+        case Return():
+            stamp = command.at_ms or at_ms
+            return (_RETURN, command.gid, command.steps, command.result, stamp, command.done)
+        case Diverge():
+            return (_DIVERGE, *command)
         case Forget():
             return (_FORGET, command.gids)
+
+
+def _begin_fields(command: Begin, at_ms: int) -> tuple[Any, ...]:
+    limits = (command.deadline_ms, command.at_ms or at_ms)
+    added = telling((command.trace, command.key, command.notify))
+    if command.workflow is not None:
+        workflow = (command.workflow.name, command.workflow.input)
+        return (_BEGIN_WORKFLOW, command.gid, command.digest, *workflow, *limits, *added)
+    if command.path is Path.STEPS:
+        steps = [_fields_with_step(branch) for branch in command.branches]
+        return (_BEGIN_STEPS, command.gid, command.digest, steps, *limits, *added)
+    branches = [_branch_fields(branch) for branch in command.branches]
+    return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *added)
 
 
 def _command(tag: int, fields: list[Any]) -> Command:
@@ -265,7 +298,28 @@ def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _NOTIFIED:
         gid, notice = fields
         return Notified(gid, _member(_NOTICES, notice, "notice"))
-    return Forget(_texts(fields[0]))
+    return _command_of_workflow(tag, fields) if tag in _OF_WORKFLOW else Forget(_texts(fields[0]))
+
+
+def _command_of_workflow(tag: int, fields: list[Any]) -> Command:
+    if tag == _BEGIN_WORKFLOW:
+        gid, digest, name, given, *rest = fields
+        return Begin(gid, digest, Path.STEPS, (), *rest)._replace(workflow=WorkflowRecord(name, given))
+    if tag == _EXTEND:
+        gid, number, digest, branch, at_ms = fields
+        return Extend(gid, number, digest, _branch_with_step(branch), at_ms)
+    if tag == _RETURN:
+        gid, steps, result, at_ms, done = fields
+        return Return(gid, steps, result, at_ms, _texts(done))
+    return Diverge(*fields)
+
+
+def _branch_fields(branch: BranchRecord) -> tuple[Any, ...]:
+    return (branch.branch, branch.participant, branch.action, branch.body, branch.works)
+
+
+def _fields_with_step(branch: BranchRecord) -> tuple[Any, ...]:
+    return (*_branch_fields(branch), _step_fields(branch))
 
 
 def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:

@@ -21,6 +21,8 @@ def advanced(branch: BranchRecord, command: Progress) -> BranchRecord:
             step = _anew(step._replace(attempt=step.attempt + 1))
         case Heard.DONE if command.attempt == step.attempt:
             step = step._replace(done=True, result=command.result)
+        case Heard.GIVEN_UP if command.attempt == step.attempt and not step.done:
+            return branch._replace(ended=True, body=b"")
         case Heard.BEGUN | Heard.REPORTED | Heard.DECLINED if command.attempt == step.running:
             step = _reported(step, command)
         case Heard.SET_ASIDE | Heard.REDELIVERED | Heard.DROPPED if command.attempt == step.settling:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "JITTER_DEFAULT_PERCENT",
+    "Asked",
     "BranchRecord",
     "Decision",
     "Delivery",
@@ -24,6 +25,7 @@ __all__ = [
     "Retry",
     "StepRecord",
     "TransactionRecord",
+    "WorkflowRecord",
     "shared_names",
     "telling",
 ]
@@ -193,6 +195,29 @@ class BranchRecord(NamedTuple):
     step: StepRecord | None = None
 
 
+class Asked(NamedTuple):
+    """One call of a workflow's code, beside the branch that it became: what was asked, when it was recorded (wall-clock
+    milliseconds of the leader), and why it was refused for good, if so: then it is not done, and nothing is owed."""
+
+    digest: bytes
+    at_ms: int
+    refused: str | None = None
+
+
+class WorkflowRecord(NamedTuple):
+    """What more there is to know of a transaction whose steps come one by one, from code that some worker runs.
+
+    `input` and `result` are packed values; `asked` stands beside the branches, one for each. `diverged` says why a run
+    of the code did not fit what is recorded, "" if none was like that since the last step.
+    """
+
+    name: str
+    input: bytes
+    asked: tuple[Asked, ...] = ()
+    result: bytes = b""
+    diverged: str = ""
+
+
 class TransactionRecord(NamedTuple):
     """One transaction, as every replica knows it.
 
@@ -200,8 +225,9 @@ class TransactionRecord(NamedTuple):
     duration: each leader counts it from when *it* took the transaction up, so that no two machines' clocks are
     ever compared and a leader change aborts nothing. The `*_at_ms` are wall-clock milliseconds of the proposing
     leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry",
-    "operator NAME" or "deadline set by NAME"; `culprit` the branch that voted no. `revision` is the ledger's counter
-    at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing depends on it.
+    "operator NAME", "deadline set by NAME" or "workflow"; `culprit` the branch that voted no. `revision` is the
+    ledger's counter at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing
+    depends on it.
     `key` is the application's own name for what it does, "" without one; several transactions may have the same.
     `notify` is the URL at which the application wants to be told, "" if it does not; `notified` what it took last.
     """
@@ -222,11 +248,12 @@ class TransactionRecord(NamedTuple):
     key: str = ""
     notify: str = ""
     notified: Notice = Notice.NONE
+    workflow: WorkflowRecord | None = None
 
     @property
     def tombstone(self) -> bool:
         """Whether it was made aborted before it was begun: it names no branches, whatever they would have been."""
-        return not self.branches
+        return not self.branches and self.workflow is None
 
     @property
     def ended(self) -> bool:

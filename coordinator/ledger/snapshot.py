@@ -16,6 +16,7 @@ import msgpack
 
 from coordinator.ledger.errors import SnapshotError
 from coordinator.ledger.records import (
+    Asked,
     BranchRecord,
     Delivery,
     Mode,
@@ -27,6 +28,7 @@ from coordinator.ledger.records import (
     Retry,
     StepRecord,
     TransactionRecord,
+    WorkflowRecord,
     shared_names,
     telling,
 )
@@ -100,7 +102,8 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
     branches = tuple(tuple(b) if b.step is not None else b[:-1] for b in record.branches)
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    asked = (record.trace, record.key, record.notify, record.notified)
+    workflow = None if record.workflow is None else tuple(record.workflow)
+    asked = (record.trace, record.key, record.notify, record.notified, workflow)
     return (*begun, *decided, record.revision, *telling(asked))
 
 
@@ -108,7 +111,12 @@ def _from_array(array: Any) -> TransactionRecord:
     gid, digest, path, phase, branches, *rest = array
     restored = tuple([_branch(*branch) for branch in branches])
     record = TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
-    return record._replace(notified=Notice(record.notified)) if record.notified else record
+    record = record._replace(notified=Notice(record.notified)) if record.notified else record
+    return record if record.workflow is None else record._replace(workflow=_workflow(*record.workflow))
+
+
+def _workflow(name: str, given: bytes, asked: Any, *rest: Any) -> WorkflowRecord:
+    return WorkflowRecord(name, given, tuple([Asked(*each) for each in asked]), *rest)
 
 
 def _branch(branch: str, participant: str, action: str | None, *rest: Any) -> BranchRecord:

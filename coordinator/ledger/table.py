@@ -15,13 +15,28 @@ from typing import NamedTuple, TypeAlias
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
-from coordinator.ledger import snapshot
+from coordinator.ledger import snapshot, workflows
 from coordinator.ledger.by_key import ByKey
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Notified, Progress, decode
+from coordinator.ledger.changes import decided, emptied, ended, moved, tombstone
+from coordinator.ledger.commands import (
+    Begin,
+    Command,
+    Decide,
+    Diverge,
+    End,
+    Extend,
+    Forget,
+    Heard,
+    Notified,
+    Progress,
+    Return,
+    decode,
+)
 from coordinator.ledger.lines import Lines, with_turn
 from coordinator.ledger.progress import advanced
 from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
+from coordinator.ledger.workflows import Growth
 
 __all__ = [
     "PAGE_MAX",
@@ -38,6 +53,8 @@ __all__ = [
 
 PAGE_MAX = 500  # records of one page
 SCAN_MAX = 5_000  # records that are looked at for one page; a few milliseconds
+
+_GROWTH = {Extend: Event.EXTEND, Return: Event.RETURN, Diverge: Event.DIVERGE}
 
 Cursor: TypeAlias = tuple[int, str]  # (begun_at_ms, gid)
 Listener: TypeAlias = Callable[[TransactionRecord], None]
@@ -141,6 +158,8 @@ class Ledger:
                 return self._end(command)
             case Progress():
                 return self._progress(command)
+            case Extend() | Return() | Diverge():
+                return self._grow(command)
             case Notified():
                 return self._notified(command)
             case Forget():
@@ -232,6 +251,7 @@ class Ledger:
         begun = (command.gid, command.digest, command.path, Phase.PREPARING, command.branches)
         record = TransactionRecord(*begun, command.deadline_ms, command.at_ms, trace=command.trace, key=command.key)
         record = record._replace(notify=command.notify) if command.notify else record
+        record = record._replace(workflow=command.workflow) if command.workflow else record
         if command.path is Path.STEPS:
             record = record._replace(branches=self._lines.join(record, self.revision + 1))
         return self._become(row.becomes, record, record.branches)
@@ -242,10 +262,10 @@ class Ledger:
         if isinstance(row, Why):
             return Rejected(row, record)
         if record is None:
-            record = _tombstone(command)
+            record = tombstone(command)
         elif row.becomes is record.phase:
             return Accepted(record)
-        branches = tuple([_decided(branch, command.done) for branch in record.branches])
+        branches = tuple([decided(branch, command.done) for branch in record.branches])
         return self._become(row.becomes, record, branches, command)
 
     def _end(self, command: End) -> Result:
@@ -257,9 +277,7 @@ class Ledger:
             branch.branch in command.branches and not branch.ended for branch in record.branches
         ):
             return Accepted(record)
-        return self._become(
-            row.becomes, record, tuple([_ended(branch, command.branches) for branch in record.branches])
-        )
+        return self._become(row.becomes, record, tuple([ended(branch, command.branches) for branch in record.branches]))
 
     def _progress(self, command: Progress) -> Result:
         record = self._records.get(command.gid)
@@ -271,7 +289,18 @@ class Ledger:
             return Accepted(record)
         if command.heard is Heard.REDELIVERED:
             branches = self._lines.join(record._replace(branches=branches), self.revision + 1)
-        return self._become(row.becomes, record, branches)
+        return self._become(row.becomes, workflows.noted(record, command), branches)
+
+    def _grow(self, command: Growth) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, _GROWTH[type(command)], command)
+        if record is None or isinstance(row, Why):
+            return Rejected(row if isinstance(row, Why) else Why.UNKNOWN_GID, record)
+        grown, decide = workflows.grown(record, command)
+        if grown is record:
+            return Accepted(record)
+        branches = grown.branches if decide is None else tuple([decided(b, decide.done) for b in grown.branches])
+        return self._become(row.becomes, grown, branches, decide)
 
     def _notified(self, command: Notified) -> Result:
         record = self._records.get(command.gid)
@@ -311,8 +340,9 @@ class Ledger:
             self._by_begin.add((record.begun_at_ms, record.gid))
             self._by_key.add(record)
         if record.path is Path.STEPS and phase in (Phase.COMMITTED, Phase.ABORTED):
-            branches = tuple([_emptied(branch) for branch in branches])
-        record = _moved(record, phase, branches, self.revision, decide)
+            branches = tuple([emptied(branch) for branch in branches])
+            record = workflows.emptied(record)
+        record = moved(record, phase, branches, self.revision, decide)
         self._records[record.gid] = record
         if record.finished:
             self._unfinished.pop(record.gid, None)
@@ -334,51 +364,6 @@ class Ledger:
     def _tell(self, record: TransactionRecord) -> None:
         for listener in tuple(self._listeners.values()):
             listener(record)
-
-
-def _tombstone(command: Decide) -> TransactionRecord:
-    return TransactionRecord(command.gid, b"", Path.CLASSIC, Phase.PREPARING, (), 0, command.at_ms)
-
-
-def _moved(
-    record: TransactionRecord,
-    phase: Phase,
-    branches: tuple[BranchRecord, ...],
-    revision: int,
-    decide: Decide | None,
-) -> TransactionRecord:
-    """`dataclasses.replace`, at a third of its price: every command on every replica passes here."""
-    same = (record.gid, record.digest, record.path, phase, branches, record.deadline_ms, record.begun_at_ms)
-    if decide is not None:
-        decided = (decide.at_ms, decide.by, decide.reason, decide.culprit)
-    else:
-        decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
-    asked = (record.trace, record.key, record.notify, record.notified)
-    return TransactionRecord(*same, *decided, revision, *asked)
-
-
-def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:
-    """Its body and its count of works have served: phase two needs neither, unless it is a step."""
-    ended = branch.branch in done
-    if branch.step is not None:
-        return _step_of(branch, ended=ended)
-    return BranchRecord(branch.branch, branch.participant, branch.action, b"", ended=ended)
-
-
-def _ended(branch: BranchRecord, ended: tuple[str, ...]) -> BranchRecord:
-    done = branch.ended or branch.branch in ended
-    if branch.step is not None:
-        return _step_of(branch, ended=done)
-    return BranchRecord(branch.branch, branch.participant, branch.action, branch.body, done, branch.works)
-
-
-def _step_of(branch: BranchRecord, *, ended: bool) -> BranchRecord:
-    return branch._replace(ended=ended, body=b"" if ended else branch.body)
-
-
-def _emptied(branch: BranchRecord) -> BranchRecord:
-    """Nobody takes a result of a transaction that is over."""
-    return branch if branch.step is None else branch._replace(step=branch.step._replace(result=b""))
 
 
 def _before(ms: int) -> Cursor:

@@ -16,6 +16,8 @@ rejected. Who may decide depends on what could be true elsewhere:
 - On the one-phase path the participant decides, on the staged path the votes themselves do: an abort of anybody else
   could contradict a commit that has already happened. There only the driver decides, from what it has heard from
   the participants, or because it began the transaction and has told nobody anything; an operator asks the driver.
+- Of a workflow, every answer that its code has heard is recorded first. So when the code has returned, the record
+  itself says that every vote is in, and the return is the decision, unless another run has asked for one step more.
 - An inquiry may abort only what nobody has recorded; a transaction on its way is left to its driver.
 
 A row says: in `phase` (None: the ledger does not hold the gid), `event` leads to `becomes`, if all its guards hold. An
@@ -36,15 +38,19 @@ from coordinator.ledger.commands import (
     BY_INQUIRY,
     BY_OPERATOR,
     BY_VOTES,
+    BY_WORKFLOW,
     Begin,
     Command,
     Decide,
+    Diverge,
     End,
     Heard,
     Notified,
     Progress,
+    Return,
 )
 from coordinator.ledger.records import Mode, Notice, Path, Phase, StepRecord, TransactionRecord
+from coordinator.ledger.workflows import asks_next, asks_the_same, is_answered
 
 __all__ = ["TRANSITIONS", "Event", "Guard", "Transition", "Why", "draw", "find"]
 
@@ -56,6 +62,9 @@ class Event(StrEnum):
     COMMIT = "commit"
     ABORT = "abort"
     PROGRESS = "progress"
+    EXTEND = "extend"
+    RETURN = "return"
+    DIVERGE = "diverge"
     END = "end"
     NOTIFIED = "notified"
     FORGET = "forget"
@@ -68,6 +77,10 @@ class Guard(StrEnum):
     SAME_REQUEST = "same request"
     STEP_BEFORE = "of a step, before the decision"
     STEP_BEHIND = "of a step, behind the decision"
+    NEXT_STEP = "next step of a workflow"
+    SAME_STEP = "same step of a workflow"
+    ANSWERED = "every step answered"
+    OF_WORKFLOW = "of a workflow"
     FROM_VOTES = "from votes"
     MAY_ABORT = "may abort"
     FROM_INQUIRY = "from inquiry"
@@ -87,6 +100,7 @@ class Why(StrEnum):
     CONTRARY_DECISION = "contrary-decision"
     UNDECIDED = "undecided"
     UNFINISHED = "unfinished"
+    OTHER_STEP = "other-step"  # a workflow has another step there, or not so many, or one that is not answered
     NO_STEP = "no-step"  # progress of something that is no step of this transaction, or has ended
     NO_NOTICE = "no-notice"  # nobody wants to be told, or not that yet
 
@@ -106,12 +120,18 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(None, Event.ABORT, (Guard.FROM_INQUIRY,), Phase.ABORTED),
     Transition(Phase.PREPARING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.PREPARING),
     Transition(Phase.PREPARING, Event.PROGRESS, (Guard.STEP_BEFORE,), Phase.PREPARING),
+    Transition(Phase.PREPARING, Event.EXTEND, (Guard.NEXT_STEP,), Phase.PREPARING),
+    Transition(Phase.PREPARING, Event.EXTEND, (Guard.SAME_STEP,), Phase.PREPARING),
+    Transition(Phase.PREPARING, Event.DIVERGE, (Guard.OF_WORKFLOW,), Phase.PREPARING),
+    Transition(Phase.PREPARING, Event.RETURN, (Guard.ANSWERED, Guard.OWED), Phase.COMMITTING),
+    Transition(Phase.PREPARING, Event.RETURN, (Guard.ANSWERED, Guard.SETTLED), Phase.COMMITTED),
     Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.OWED), Phase.COMMITTING),
     Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.SETTLED), Phase.COMMITTED),
     Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.OWED), Phase.ABORTING),
     Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.SETTLED), Phase.ABORTED),
     Transition(Phase.COMMITTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.COMMIT, (), Phase.COMMITTING),
+    Transition(Phase.COMMITTING, Event.RETURN, (Guard.OF_WORKFLOW,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.PROGRESS, (Guard.STEP_BEHIND,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.END, (Guard.OWED,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.END, (Guard.SETTLED,), Phase.COMMITTED),
@@ -124,6 +144,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Phase.ABORTING, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.ABORTING),
     Transition(Phase.COMMITTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.COMMIT, (), Phase.COMMITTED),
+    Transition(Phase.COMMITTED, Event.RETURN, (Guard.OF_WORKFLOW,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.END, (), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.FORGET, (Guard.TOLD,), None),
@@ -169,7 +190,7 @@ def _without_row(phase: Phase | None, event: Event) -> Why:
         return Why.UNKNOWN_GID
     if event is Event.END or event is Event.NOTIFIED:
         return Why.UNDECIDED
-    if event is Event.PROGRESS:
+    if event in (Event.PROGRESS, Event.DIVERGE):
         return Why.NO_STEP
     return Why.UNFINISHED if event is Event.FORGET else Why.CONTRARY_DECISION
 
@@ -178,6 +199,8 @@ def _without_row(phase: Phase | None, event: Event) -> Why:
 
 
 def _well_formed(_: None, command: Begin) -> bool:
+    if command.workflow is not None:
+        return not command.branches
     return 0 < len({branch.branch for branch in command.branches}) == len(command.branches)
 
 
@@ -193,6 +216,8 @@ _ONLY_BEHIND = _OF_MESSAGE | {Heard.UNSETTLED}
 
 
 def _step_before(record: TransactionRecord, command: Progress) -> bool:
+    if command.heard is Heard.GIVEN_UP and record.workflow is None:
+        return False
     step = _open_step(record, command.branch)
     return step is not None and step.mode is not Mode.FORWARD and command.heard not in _ONLY_BEHIND
 
@@ -208,12 +233,20 @@ def _open_step(record: TransactionRecord, name: str) -> StepRecord | None:
     return next((branch.step for branch in record.branches if branch.branch == name and not branch.ended), None)
 
 
+def _answered(record: TransactionRecord, command: Return) -> bool:
+    return is_answered(record, command.steps)
+
+
+def _of_workflow(record: TransactionRecord, _: Diverge | Return) -> bool:
+    return record.workflow is not None
+
+
 def _from_votes(_: TransactionRecord, command: Decide) -> bool:
     return command.by == BY_VOTES
 
 
 def _may_abort(record: TransactionRecord, command: Decide) -> bool:
-    by_driver = command.by in (BY_VOTES, BY_DEADLINE) or command.by.startswith(BY_EXPIRY)
+    by_driver = command.by in (BY_VOTES, BY_DEADLINE, BY_WORKFLOW) or command.by.startswith(BY_EXPIRY)
     return by_driver or (command.by.startswith(BY_OPERATOR) and record.path is Path.CLASSIC)
 
 
@@ -221,15 +254,15 @@ def _from_inquiry(_: None, command: Decide) -> bool:
     return command.by == BY_INQUIRY
 
 
-def _owed(record: TransactionRecord, command: Decide | End) -> bool:
-    settled = command.done if isinstance(command, Decide) else command.branches
+def _owed(record: TransactionRecord, command: Decide | End | Return) -> bool:
+    settled = command.branches if isinstance(command, End) else command.done
     for branch in record.branches:  # noqa: SIM110  # a generator costs more, and every replica passes here
         if not branch.ended and branch.branch not in settled:
             return True
     return False
 
 
-def _settled(record: TransactionRecord, command: Decide | End) -> bool:
+def _settled(record: TransactionRecord, command: Decide | End | Return) -> bool:
     return not _owed(record, command)
 
 
@@ -246,6 +279,10 @@ _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
     Guard.SAME_REQUEST: _same_request,
     Guard.STEP_BEFORE: _step_before,
     Guard.STEP_BEHIND: _step_behind,
+    Guard.NEXT_STEP: asks_next,
+    Guard.SAME_STEP: asks_the_same,
+    Guard.ANSWERED: _answered,
+    Guard.OF_WORKFLOW: _of_workflow,
     Guard.FROM_VOTES: _from_votes,
     Guard.MAY_ABORT: _may_abort,
     Guard.FROM_INQUIRY: _from_inquiry,
@@ -260,6 +297,10 @@ _WITHOUT_GUARD = {
     Guard.SAME_REQUEST: Why.OTHER_REQUEST,
     Guard.STEP_BEFORE: Why.NO_STEP,
     Guard.STEP_BEHIND: Why.NO_STEP,
+    Guard.NEXT_STEP: Why.OTHER_STEP,
+    Guard.SAME_STEP: Why.OTHER_STEP,
+    Guard.ANSWERED: Why.OTHER_STEP,
+    Guard.OF_WORKFLOW: Why.NO_STEP,
     Guard.FROM_VOTES: Why.NOT_ALLOWED,
     Guard.MAY_ABORT: Why.NOT_ALLOWED,
     Guard.NOTICE_DUE: Why.NO_NOTICE,

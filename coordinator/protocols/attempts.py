@@ -46,7 +46,9 @@ def is_rested(former: Asking, attempt: int, window: Backoff, todo: Todo) -> bool
 
 
 def taken(record: TransactionRecord) -> set[str]:
-    """The branches whose results somebody takes."""
+    """The branches whose results somebody takes: of a workflow, its code takes each."""
+    if record.workflow is not None:
+        return {branch.branch for branch in record.branches}
     return {source for branch in record.branches for _, source in step_of(branch).takes}
 
 

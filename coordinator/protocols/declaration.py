@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from coordinator.ledger.records import BranchRecord, Mode, StepRecord
 from coordinator.protocols.modes import DECIDING, NAME_CHARS_MAX, SEPARATOR, is_behind, rules_of, step_of
 
-__all__ = ["Misdeclared", "check"]
+__all__ = ["Misdeclared", "check", "check_alone"]
 
 _CONFIRMS = frozenset((Mode.TCC,))
 _UNDOES = frozenset((Mode.TCC, Mode.SAGA))
@@ -56,6 +56,14 @@ def check(branches: Sequence[BranchRecord]) -> None:
         raise Misdeclared(prepared[0], "step.mode", f"{why}: make it the pivot, or a saga step")
     if all(rules_of(branch).before is None for branch in branches):
         raise Misdeclared(0, "step.mode", "something must come before the decision: make the first one the pivot")
+
+
+def check_alone(branch: BranchRecord) -> None:
+    """What can be said of a branch without the others. Raises Misdeclared. It has a step."""
+    step = step_of(branch)
+    _check_name(0, branch.branch)
+    _check_actions(0, branch, step)
+    _check_order(0, branch, step, {})
 
 
 def _check_name(place: int, name: str) -> None:

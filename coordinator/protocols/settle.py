@@ -49,10 +49,13 @@ def settle(record: TransactionRecord, todo: Todo) -> Step:
     confirmed: list[str] = []
     for branch in _in_turn(record, commits):
         does = rules_of(branch).on_commit if commits else rules_of(branch).on_abort
-        if branch.ended or does is None:
+        if branch.ended:
             continue
-        if is_settled_letter(branch, todo.facts) or (
-            _is_free(record, branch, does, settled) and _has_done(record, branch, does, todo)
+        # What is asked for nothing was recorded behind the back of who decided.
+        if (
+            does is None
+            or is_settled_letter(branch, todo.facts)
+            or (_is_free(record, branch, does, settled) and _has_done(record, branch, does, todo))
         ):
             settled.add(branch.branch)
             confirmed.append(branch.branch)

@@ -11,6 +11,9 @@ of that has been refused for good, or is late. What each branch is asked before 
   1978, section 5.8.3.3).
 - A source is not called, but prevented: once its sender has said that it is done, or when it is late. So a sender that
   says nothing more is asked back, at the deadline of whoever leads.
+- The steps of a workflow come one by one, and whether there is one more, only its code knows. So its success is no
+  decision, but its return is (`protocols.workflow`), and what is refused for good is its business; the pivot and the
+  deadline are as above.
 - A step that is reported (`protocols.reports`) is done when its action has run and its work is reported as done. What
   is reported as refused has failed for good; and since its action has run, it is undone like any other.
 
@@ -31,6 +34,7 @@ from coordinator.protocols.modes import DECIDING, Does, attempt_name, rules_of, 
 from coordinator.protocols.settle import settle
 from coordinator.protocols.todo import BACKOFF, Todo
 from coordinator.protocols.two_phase import Plan, begin_of, clean
+from coordinator.protocols.workflow import refusal
 from participant.values import packed, unpacked
 from participant.wire import CONFLICT, BranchState, Verb
 
@@ -114,7 +118,7 @@ def _before(record: TransactionRecord, facts: Facts) -> _Steps:
     found: _Steps = {}
     for branch in record.branches:
         step, does = step_of(branch), rules_of(branch).before
-        if does is not None:
+        if does is not None and not branch.ended:
             attempt = attempt_name(branch.branch, does, step.attempt)
             found[branch.branch] = _Before(branch, step, does, attempt, facts.of(attempt))
     return found
@@ -126,11 +130,15 @@ def _advance(record: TransactionRecord, todo: Todo) -> Step:
     pivot = next((each for each in steps.values() if each.step.mode in DECIDING), None)
     deadline = todo.facts.started_at + record.deadline_ms / 1000
     late = todo.now >= deadline or todo.facts.expiry is not None
+    returns = record.workflow is None
     if pivot is not None and pivot.is_done:
+        returns |= late  # nobody waits for its code any longer
         late = False  # it is decided; what is not known here of the others will be again
     if todo.now < deadline:
         todo.wake(deadline)
     verdict = _verdict(record, steps, pivot is not None, late, todo.facts.expiry)
+    if verdict is not None and verdict.decision is Decision.COMMIT and not returns:
+        verdict = _overdue(record, steps, todo.facts.expiry) if late else None
     noting = _note(record, steps, late, verdict, todo)
     if verdict is not None:
         if not noting:
@@ -160,26 +168,29 @@ def _verdict(
         reason = clean(str(unpacked(declined.step.result))) or "refused"
         done = _settled_by_abort(record, steps)
         return Decide(gid, Decision.ABORT, BY_VOTES, 0, reason, declined.branch.branch, done)
-    refused = next((each for each in steps.values() if _is_final(each, late)), None)
+    is_code = record.workflow is not None
+    refused = next((each for each in steps.values() if _is_final(each, late, is_code)), None)
     if refused is not None and (refused.known.question is not Verb.PREVENT or not late):
         reason = clean(refused.known.reason) or "refused"
         done = _settled_by_abort(record, steps)
         return Decide(gid, Decision.ABORT, BY_VOTES, 0, reason, refused.branch.branch, done)
-    if refused is not None or (late and not has_pivot):
-        open_ = ", ".join(
-            f"{each.branch.branch} at {each.branch.participant}" for each in steps.values() if not each.is_done
-        )
-        done = _settled_by_abort(record, steps)
-        why = expiry or Expiry(BY_DEADLINE, f"not done within {record.deadline_ms} ms: {open_}")
-        return Decide(gid, Decision.ABORT, why.by, at_ms=0, reason=clean(why.reason), done=done)
-    return None
+    return _overdue(record, steps, expiry) if refused is not None or (late and not has_pivot) else None
 
 
-def _is_final(each: _Before, late: bool) -> bool:
-    """Whether a branch will not succeed any more. Of a pivot, only its own no says so."""
+def _overdue(record: TransactionRecord, steps: _Steps, expiry: Expiry | None) -> Decide:
+    """It is too late, or somebody says so."""
+    silent = [f"{each.branch.branch} at {each.branch.participant}" for each in steps.values() if not each.is_done]
+    open_ = ", ".join(silent) or "its code has not returned"
+    why = expiry or Expiry(BY_DEADLINE, f"not done within {record.deadline_ms} ms: {open_}")
+    done = _settled_by_abort(record, steps)
+    return Decide(record.gid, Decision.ABORT, why.by, at_ms=0, reason=clean(why.reason), done=done)
+
+
+def _is_final(each: _Before, late: bool, is_code: bool) -> bool:
+    """Whether a branch will not succeed any more, and nothing else is tried. Of a pivot, only its own no says so."""
     if each.is_misunderstood:
         return each.step.mode not in DECIDING
-    return each.is_refused and (late or each.is_last)
+    return each.is_refused and (late or (each.is_last and not is_code))
 
 
 def _settled_by_commit(record: TransactionRecord, steps: _Steps) -> tuple[str, ...]:
@@ -212,7 +223,8 @@ def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide 
     for name, each in steps.items():
         step = each.step
         if each.is_refused and verdict is None and not late:
-            todo.propose(Progress(record.gid, name, step.attempt, Heard.REFUSED), Haste.NOW)
+            reason = clean(each.known.reason)
+            todo.propose(refusal(record, name, step.attempt, reason, is_last=each.is_last), Haste.NOW)
         elif step.reporting is not None:
             if each.has_begun and not step.reporting.begun:
                 todo.propose(Progress(record.gid, name, step.attempt, Heard.BEGUN), Haste.LATER)
@@ -221,7 +233,7 @@ def _note(record: TransactionRecord, steps: _Steps, late: bool, verdict: Decide 
             commits = verdict is not None and verdict.decision is Decision.COMMIT
             if is_taken or not commits:
                 kept = packed(each.known.result, "result") if is_taken else b""
-                haste = Haste.SOON if is_taken else Haste.LATER
+                haste = Haste.LATER if not is_taken else Haste.SOON if record.workflow is None else Haste.NOW
                 todo.propose(Progress(record.gid, name, step.attempt, Heard.DONE, kept), haste)
             waits |= is_taken and commits
     return waits

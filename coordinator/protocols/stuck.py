@@ -21,6 +21,7 @@ class Kind(StrEnum):
     """What is wrong with it."""
 
     DEAD = "dead"  # a message was set aside, and a person must say what becomes of it
+    DIVERGED = "diverged"  # the code of a workflow does not fit what is recorded of earlier runs
     REFUSED = "refused"  # behind the decision, a participant refuses what it must do
     LATE = "late"  # it should have been decided, or ended, long ago
     UNTOLD = "untold"  # it has ended, and the application has not taken the word
@@ -48,6 +49,8 @@ def stuck(record: TransactionRecord, thresholds: Thresholds, now_ms: int) -> Stu
         return None
     if record.ended:
         return _untold(record, thresholds.late_ms, now_ms)
+    if record.workflow is not None and record.workflow.diverged:
+        return Stuck(Kind.DIVERGED, record.workflow.diverged)
     return _dead(record) or _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
 
 

@@ -31,7 +31,7 @@ from coordinator.protocols.letters import dead_letters, wanted
 from coordinator.protocols.two_phase import Plan
 from tests.support.step_scene import GID, StepScene
 
-__all__ = ["Budget", "Census", "Found", "SmallWorld", "search"]
+__all__ = ["Budget", "Census", "Found", "SmallWorld", "explored", "search"]
 
 DEADLINE_MS = 1_000
 OPEN, CLOSED = 1, 2
@@ -43,10 +43,14 @@ class Found(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
+    """`deaths` of workers, and `twins` of them, are of workflows (`workflow_world`)."""
+
     crashes: int = 0
     losses: int = 0
     copies: int = 0
     cuts: int = 0
+    deaths: int = 0
+    twins: int = 0
     declines: int = 0
 
 
@@ -133,6 +137,16 @@ class SmallWorld:
     @property
     def is_over(self) -> bool:
         return self.record is not None and self.record.finished
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing more has to happen."""
+        return not self.proposals and not self.requests and not self.scene.reporters()
+
+    def audit(self) -> None:
+        """What must be true when it is over."""
+        assert self.record is not None
+        self.scene.audit(self.record)
 
     def moves(self) -> Iterator[tuple[str, SmallWorld]]:
         if self.proposals:
@@ -294,11 +308,15 @@ class SmallWorld:
 
 
 def search(branches: tuple[BranchRecord, ...], budget: Budget, refusals: dict[str, int] | None = None) -> Census:
-    """Visit every world. Raises Found with the schedule that leads to the first that breaks a promise.
+    """Visit every world of a transaction that is declared; see `explored`."""
+    return explored(SmallWorld(branches, refusals or {}, budget))
+
+
+def explored(first: SmallWorld) -> Census:
+    """Visit every world from this one on. Raises Found with the schedule that leads to the first that breaks a promise.
 
     Depth first, with the path on a stack: a world that is met again on its own path means that it goes round for ever.
     """
-    first = SmallWorld(branches, refusals or {}, budget)
     seen = {first.key(): OPEN}
     ends: set[str] = set()
     stack = [("", first, _next(first))]
@@ -317,8 +335,8 @@ def search(branches: tuple[BranchRecord, ...], budget: Budget, refusals: dict[st
             mark = seen.get(key)
             assert mark != OPEN, "it goes round for ever"
             if mark is None:
-                if following.is_over and following.record is not None:
-                    following.scene.audit(following.record)
+                if following.is_over:
+                    following.audit()
                 seen[key] = OPEN
                 stack.append((label, following, _next(following)))
         except AssertionError as broken:
@@ -335,7 +353,7 @@ def _next(world: SmallWorld) -> Iterator[tuple[str, SmallWorld]]:
 def _check_end(world: SmallWorld, ends: set[str]) -> None:
     """If nothing more has to happen, it must have ended."""
     letters = [] if world.record is None else dead_letters(world.record)
-    if not world.proposals and not world.requests and not world.scene.reporters() and not letters:
+    if world.is_idle and not letters:
         if world.record is None:
             assert not world.scene.ran, "something has run of which there is no record"
             return

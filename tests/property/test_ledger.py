@@ -21,11 +21,14 @@ from coordinator.ledger.commands import (
     Begin,
     Command,
     Decide,
+    Diverge,
     End,
+    Extend,
     Forget,
     Heard,
     Notified,
     Progress,
+    Return,
     decode,
     encode,
 )
@@ -42,6 +45,7 @@ from coordinator.ledger.records import (
     Retry,
     StepRecord,
     TransactionRecord,
+    WorkflowRecord,
 )
 from coordinator.ledger.table import Accepted, Cursor, Ledger, PageQuery, Rejected, Result
 
@@ -77,6 +81,7 @@ begins = st.one_of(
         names.map(lambda chosen: tuple(map(branch, chosen))),
         st.just(1000),
         times_ms,
+        workflow=st.none(),
         key=keys,
         notify=notifies,
     ),
@@ -88,18 +93,41 @@ begins = st.one_of(
         names.map(lambda chosen: tuple(map(with_step, chosen))),
         st.just(1000),
         times_ms,
+        workflow=st.none(),
         key=keys,
         notify=notifies,
     ),
 )
+STEPS_MAX = 3
+WORKFLOW = WorkflowRecord("book", b"input")
+workflows = st.builds(
+    Begin, gids, digests, st.just(Path.STEPS), st.just(()), st.just(1000), times_ms, workflow=st.just(WORKFLOW)
+)
+extends = st.builds(
+    lambda gid, number, digest, at_ms: Extend(gid, number, digest, with_step(f"s{number}"), at_ms),
+    gids,
+    st.integers(0, STEPS_MAX),
+    digests,
+    times_ms,
+)
+returns = st.builds(Return, gids, st.integers(0, 3), st.sampled_from((b"", b"\x01")), times_ms, done=names)
+diverges = st.builds(Diverge, gids, st.sampled_from(("why", "also")))
 progresses = st.builds(
-    Progress, gids, st.sampled_from(NAMES), st.integers(1, 3), st.sampled_from(Heard), st.sampled_from((b"", b"\x07"))
+    Progress,
+    gids,
+    st.sampled_from((*NAMES, "s1", "s2")),
+    st.integers(1, 3),
+    st.sampled_from(Heard),
+    st.sampled_from((b"", b"\x07")),
 )
 decides = st.builds(Decide, gids, st.sampled_from(Decision), bys, times_ms, done=names)
 ends = st.builds(End, gids, names)
 notifieds = st.builds(Notified, gids, st.sampled_from((Notice.DECIDED, Notice.ENDED)))
 forgets = st.builds(Forget, st.lists(gids, max_size=3).map(tuple))
-commands = st.one_of(begins, decides, decides, ends, forgets, progresses, progresses, notifieds, notifieds)
+commands = st.one_of(
+    *(begins, decides, decides, ends, forgets, progresses, progresses, notifieds, notifieds),
+    *(workflows, extends, extends, returns, diverges),
+)
 
 
 @dataclass
@@ -112,6 +140,10 @@ class Entry:
     decided_at_ms: int = 0
     owed: set[str] = field(default_factory=set)
     steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
+    asked: list[bytes] = field(default_factory=list)  # digests
+    refused: dict[str, str] = field(default_factory=dict)
+    result: bytes = b""
+    diverged: str = ""
     letters: dict[str, tuple[bool, bool, int]] = field(default_factory=dict)  # dead, dropped, spared
     reports: dict[str, tuple[bool, Report | None]] = field(default_factory=dict)  # begun, and what was heard
 
@@ -120,6 +152,10 @@ class Entry:
     @property
     def wants_notice(self) -> bool:
         return self.begin is not None and self.begin.notify != ""
+
+    @property
+    def is_workflow(self) -> bool:
+        return self.begin is not None and self.begin.workflow is not None
 
     @property
     def finished(self) -> bool:
@@ -144,6 +180,12 @@ class Model:
                 return self.end(command)
             case Progress():
                 return self.progress(command)
+            case Extend():
+                return self.extend(command)
+            case Return():
+                return self.returns(command)
+            case Diverge():
+                return self.diverge(command)
             case Notified():
                 return self.notified(command)
             case Forget():
@@ -157,6 +199,9 @@ class Model:
         if entry is not None:
             return entry.begin is not None and entry.begin.digest == command.digest
         chosen = [b.branch for b in command.branches]
+        if command.workflow is not None:
+            self.entries[command.gid] = Entry(command, command.at_ms)
+            return True
         if not chosen or len(chosen) != len(set(chosen)):
             return False
         self.entries[command.gid] = Entry(command, command.at_ms, owed=set(chosen))
@@ -216,6 +261,11 @@ class Model:
         if name not in entry.owed or not fits:
             return False
         attempt, settling, done, result = entry.steps.get(name, (1, 1, False, b""))
+        if heard is Heard.GIVEN_UP:
+            if entry.is_workflow and command.attempt == attempt and not done:
+                entry.owed.remove(name)
+                entry.refused[name] = command.result.decode("utf-8", "replace")
+            return entry.is_workflow
         if heard is Heard.UNSETTLED and command.attempt == settling:
             settling += 1
             kept = command.result or result
@@ -226,7 +276,7 @@ class Model:
             result = self.anew(entry, name, result)
         if heard is Heard.DONE and command.attempt == attempt:
             done, result = True, command.result
-        if of_action and name != "a" and command.attempt == (settling if name == "c" else attempt):
+        if of_action and name in ("b", "c") and command.attempt == (settling if name == "c" else attempt):
             begun, said = entry.reports.get(name, (False, None))
             if heard is Heard.BEGUN:
                 begun = True
@@ -250,7 +300,39 @@ class Model:
     @staticmethod
     def anew(entry: Entry, name: str, result: bytes) -> bytes:
         entry.reports.pop(name, None)
-        return result if name == "a" else b""
+        return b"" if name in ("b", "c") else result
+
+    def extend(self, command: Extend) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or not entry.is_workflow or entry.decision is not None:
+            return False
+        if command.number == len(entry.asked) + 1:
+            entry.asked.append(command.digest)
+            entry.owed.add(command.branch.branch)
+            entry.diverged = ""
+            return True
+        return command.number > 0 and entry.asked[command.number - 1 : command.number] == [command.digest]
+
+    def returns(self, command: Return) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or not entry.is_workflow or entry.decision is Decision.ABORT:
+            return False
+        if entry.decision is Decision.COMMIT:
+            return True
+        waits = [name for name in entry.owed if not entry.steps.get(name, (1, 1, False, b""))[2]]
+        if waits or command.steps != len(entry.asked):
+            return False
+        entry.decision, entry.decided_at_ms = Decision.COMMIT, command.at_ms
+        entry.owed -= set(command.done)
+        entry.result, entry.diverged = command.result, ""
+        return True
+
+    def diverge(self, command: Diverge) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or not entry.is_workflow or entry.decision is not None:
+            return False
+        entry.diverged = command.why
+        return True
 
 
 def phase_of(entry: Entry) -> Phase:
@@ -344,7 +426,17 @@ class LedgerMachine(RuleBasedStateMachine):
                     if b.step.reporting is not None:
                         assert b.step.reporting[2:] == entry.reports.get(b.branch, (False, None))
             assert record.notified == ("" if not entry.heard else max(entry.heard))  # ended is behind decided
+            self.agrees_on_code(record, entry)
             assert self.heard[gid] == record
+
+    def agrees_on_code(self, record: TransactionRecord, entry: Entry) -> None:
+        workflow = record.workflow
+        assert (workflow is not None) is entry.is_workflow
+        if workflow is not None:
+            assert [each.digest for each in workflow.asked] == entry.asked
+            refused = {b.branch: a.refused for b, a in zip(record.branches, workflow.asked, strict=True)}
+            assert {name: why for name, why in refused.items() if why is not None} == entry.refused
+            assert (workflow.result, workflow.diverged) == (entry.result, entry.diverged)
 
     @invariant()
     def indexes_agree(self) -> None:
@@ -410,6 +502,10 @@ any_step = st.builds(
         *(st.just(default) for default in Delivery()[3:]),
     ),
 )
+any_branch_with_step = st.builds(lambda b, step: b._replace(step=step), any_branch, any_step)
+any_workflow = st.builds(
+    WorkflowRecord, texts, st.binary(), asked=st.just(()), result=st.just(b""), diverged=st.just("")
+)
 any_command = st.one_of(
     st.builds(
         Begin,
@@ -422,16 +518,24 @@ any_command = st.one_of(
         texts,
         texts,
         texts,
+        workflow=st.none(),
     ),
     st.builds(
         Begin,
         texts,
         st.binary(),
         st.just(Path.STEPS),
-        st.lists(st.builds(lambda b, step: b._replace(step=step), any_branch, any_step)).map(tuple),
+        st.lists(any_branch_with_step).map(tuple),
         numbers,
         numbers,
+        workflow=st.none(),
     ),
+    st.builds(
+        Begin, texts, st.binary(), st.just(Path.STEPS), st.just(()), numbers, numbers, texts, workflow=any_workflow
+    ),
+    st.builds(Extend, texts, numbers, st.binary(), any_branch_with_step, numbers),
+    st.builds(Return, texts, numbers, st.binary(), numbers, st.lists(texts).map(tuple)),
+    st.builds(Diverge, texts, texts),
     st.builds(Progress, texts, texts, numbers, st.sampled_from(Heard), st.binary(max_size=20)),
     st.builds(
         Decide,

@@ -14,10 +14,13 @@ from coordinator.ledger.commands import (
     BY_EXPIRY,
     BY_INQUIRY,
     BY_OPERATOR,
+    BY_WORKFLOW,
     Begin,
     Command,
     Decide,
+    Diverge,
     End,
+    Extend,
     Heard,
     Notified,
     Progress,
@@ -34,13 +37,16 @@ from coordinator.ledger.records import (
     Retry,
     StepRecord,
     TransactionRecord,
+    WorkflowRecord,
 )
 from coordinator.ledger.table import Ledger, Rejected
+from coordinator.ledger.workflows import StepState
 from coordinator.protocols.letters import dead_letters, reason_of, wanted
 from coordinator.protocols.modes import MODES, Does
 from coordinator.protocols.protocol import decide
 from coordinator.protocols.reports import Misreported, judge_report, token_of
 from coordinator.protocols.two_phase import Plan, choose_path
+from coordinator.protocols.workflow import answer_of, placed, return_of, step_name
 from participant.branch import Ask, Branch, Verdict, judge
 from participant.ids import BranchKey
 from participant.values import packed
@@ -67,6 +73,7 @@ class Stage:
         self._wake_at: float | None = None
         self._implied: Decide | None = None  # what the driver may tell before the record holds it
         self._client_waits = False
+        self._asked = 0  # the step that the code of a workflow waits for
         self._wills: dict[str, str] = {}
         self._branches: dict[str, Branch] = {}
         self._proposals: list[Command] = []
@@ -142,6 +149,45 @@ class Stage:
         self._plan = Plan(GID, repr(words).encode(), Path.STEPS, tuple(branches), deadline_ms)
         self._facts = Facts(self._now)
         self._drive()
+
+    def workflow(self, deadline: str = "10s") -> None:
+        """workflow [20s]: a client begins a workflow, with this deadline, and has heard that it is recorded."""
+        record = WorkflowRecord("book", b"")
+        self._commit(Begin(GID, b"d", Path.STEPS, (), int(_seconds(deadline) * 1_000), 0, workflow=record))
+        self._client_waits = True
+        self._facts = Facts(self._now)
+        self._drive()
+
+    def asks(self, number: str, mode: str, attempts: str = "1") -> None:
+        """asks 2 saga [3]: the code of the workflow asks for its second step, which may be begun three times."""
+        rules = MODES[Mode(mode)]
+        undo = "undo" if rules.on_abort is Does.UNDO else None
+        confirm = "confirm" if rules.on_commit is Does.CONFIRM else None
+        step = StepRecord(Mode(mode), (), confirm, undo, (), Retry(int(attempts), 1_000, 1_000))
+        name = step_name(int(number))
+        branch = BranchRecord(name, f"bank-{name}", "do", b"", step=step)
+        record = self._begun
+        known = record.workflow.asked[int(number) - 1 : int(number)] if record.workflow is not None else ()
+        if known and known[0].digest != mode.encode():
+            self._commit(Diverge(GID, f"step {number} was another one"))
+            self._say("code hears: it has asked for something else before")
+            return
+        if not known and record.decision is None:
+            self._commit(Extend(GID, int(number), mode.encode(), placed(record, branch), 0))
+        self._asked = int(number)
+        self._drive()
+        self._tell()
+
+    def returns(self, steps: str) -> None:
+        """returns 2: the code has returned, after two steps."""
+        self._commit(return_of(self._begun, int(steps), b""))
+        self._drive()
+
+    def raises(self) -> None:
+        """The code has failed, and the leader hears of it."""
+        if self._facts is not None:
+            self._facts.expiry = Expiry(BY_WORKFLOW, REASON)
+            self._drive()
 
     def refuse(self, *names: str) -> None:
         """refuse b b:undo: what these attempts ask for will be refused."""
@@ -333,6 +379,20 @@ class Stage:
     def _record(self) -> TransactionRecord | None:
         return self._ledger.get(GID)
 
+    @property
+    def _begun(self) -> TransactionRecord:
+        record = self._record
+        if record is None:
+            raise ValueError("nothing is begun")
+        return record
+
+    def _tell(self) -> None:
+        """What the code of a workflow hears of the step that it waits for, once the record says it."""
+        if not self._asked or (told := answer_of(self._begun, self._asked)).state is StepState.PENDING:
+            return
+        self._say(f"code hears: step {self._asked} is {told.state}" + (f" ({told.reason})" if told.reason else ""))
+        self._asked = 0
+
     def _say(self, line: str) -> None:
         self._lines.append(line)
 
@@ -343,6 +403,8 @@ class Stage:
             self._say(f"{name} is rejected: {result.reason}")
         else:
             self._say(f"{name} is applied: {result.record.phase if result.record else 'forgotten'}")
+        if self._asked:
+            self._tell()
 
     def _ended(self, event: Event) -> None:
         if self._facts is not None:

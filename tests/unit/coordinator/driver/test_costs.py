@@ -12,8 +12,13 @@ from collections import Counter
 import pytest
 
 from coordinator.driver.replica import Tunables
+from coordinator.ledger.records import Mode
+from coordinator.wire import BranchRequest
+from coordinator.wire_steps import StepRequest
+from coordinator.wire_workflows import RunEndRequest, StepAsk, WorkflowRequest
 from participant.wire import Verb
 from tests.support.cluster import cluster, request
+from tests.support.desk import Desk
 from tests.support.virtual import virtually
 
 BOTH = ("bank-a", "bank-b")
@@ -76,3 +81,29 @@ def test_transactions_that_come_together_share_their_entries() -> None:
     counted = virtually(costs(BOTH, at_once=True))
     assert counted["commands"] == 3 * COUNT
     assert counted["entries"] <= 4
+
+
+async def costs_of_a_workflow(steps: int) -> Counter[str]:
+    """With a code that asks for one step after the other, until nothing is owed any more."""
+    async with cluster(tunables=Tunables()) as made:
+        desk = made.clerks["desk"] = Desk("desk")  # type: ignore[assignment]
+        leader = made.replicas["n1"]
+        before = Counter(leader.log.status().counters)
+        await leader.workflows.start(WorkflowRequest(gid="t", workflow="trip"))
+        step = StepRequest(mode=Mode.SAGA, undo="undo")
+        for number in range(1, steps + 1):
+            call = BranchRequest(participant="desk", action="do", step=step)
+            await leader.workflows.step("t", StepAsk(worker="w", number=number, call=call), 5.0)
+        await leader.workflows.end("t", RunEndRequest(worker="w", steps=steps), 5.0)
+        await asyncio.sleep(1.0)
+        assert not leader.supervisor.open
+        counted = Counter(leader.log.status().counters)
+        counted.subtract(before)
+        counted["calls"] = desk.calls
+        return counted
+
+
+def test_a_step_of_a_workflow_costs_two_entries_and_one_call() -> None:
+    """Its question and its answer, for each of which the code waits; beside them, the beginning and the return."""
+    counted = virtually(costs_of_a_workflow(3))
+    assert (counted["commands"], counted["entries"], counted["calls"]) == (8, 8, 3)

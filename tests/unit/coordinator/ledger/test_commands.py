@@ -10,11 +10,14 @@ from coordinator.ledger.commands import (
     Begin,
     Command,
     Decide,
+    Diverge,
     End,
+    Extend,
     Forget,
     Heard,
     Notified,
     Progress,
+    Return,
     decode,
     encode,
 )
@@ -29,6 +32,7 @@ from coordinator.ledger.records import (
     Reporting,
     Retry,
     StepRecord,
+    WorkflowRecord,
 )
 
 STEP = StepRecord(Mode.TCC, ("b1",), "confirm", "cancel", (("room", "b1"),), Retry(3, 100, 10_000))
@@ -43,6 +47,7 @@ STEPS = Begin(
 )
 DELAY = StepRecord(Mode.FORWARD, (), None, None, (), Retry(1, 2, 3), not_before_ms=500)
 DELAYED = Begin("t1", b"", Path.STEPS, (BranchRecord("b3", "bank-a", "say", b"", step=DELAY),), 1, 2)
+WORKFLOW = Begin("t1", b"\x01", Path.STEPS, (), 10_000, 5, workflow=WorkflowRecord("book", b"\x80"))
 LONG = StepRecord(
     Mode.SAGA, (), None, "undo", (), Retry(1, 2, 3, jitter_percent=0), reporting=Reporting("token", "secret")
 )
@@ -117,6 +122,15 @@ GOLDEN: list[tuple[Command, str]] = [
     (Progress("t1", "b4", 1, Heard.DECLINED, b"\xa1x"), "970206a27431a2623401a86465636c696e6564c402a178"),
     (Progress("t1", "b2", 1, Heard.DONE, b"\x07"), "970206a27431a2623201a4646f6e65c40107"),
     (Progress("t1", "b2", 2, Heard.UNSETTLED), "970206a27431a2623202a9756e736574746c6564c400"),
+    (Progress("t1", "s2", 1, Heard.GIVEN_UP, b"no"), "970206a27431a2733201a8676976656e207570c4026e6f"),
+    (WORKFLOW, "980208a27431c40101a4626f6f6bc40180cd271005"),
+    (WORKFLOW._replace(trace="00-ab", key="k"), "9a0208a27431c40101a4626f6f6bc40180cd271005a530302d6162a16b"),
+    (
+        Extend("t1", 1, b"\x01", DELAYED.branches[0], 7),
+        "970209a2743101c4010196a26233a662616e6b2d61a3736179c400c097a7666f727761726490c0c09093010203cd01f407",
+    ),
+    (Return("t1", 2, b"\x07", 8, ("s1",)), "97020aa2743102c401070891a27331"),
+    (Diverge("t1", "other"), "94020ba27431a56f74686572"),
 ]
 
 
@@ -144,7 +158,7 @@ def bad(*array: object) -> bytes:
         (msgpack.packb({1: 2}, strict_types=True), "not msgpack"),
         (bad(1), "an array of at least"),
         (bad(1, 4, ("t1",)), "version 1; this replica reads version 2"),
-        (bad(2, 9, ("t1",)), "the tag 9"),
+        (bad(2, 99, ("t1",)), "the tag 99"),
         (bad(2, True, ("t1",)), "the tag True"),
         (bad(2, [1], ("t1",)), "the tag"),
         (bad(2, 4), "FORGET has 0 fields instead of 1"),

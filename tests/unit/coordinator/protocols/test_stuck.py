@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.ledger.commands import BY_VOTES, Begin, Decide, End, Heard, Progress
+from coordinator.ledger.commands import BY_VOTES, Begin, Decide, Diverge, End, Heard, Progress
 from coordinator.ledger.records import (
     BranchRecord,
     Decision,
@@ -14,6 +14,7 @@ from coordinator.ledger.records import (
     Retry,
     StepRecord,
     TransactionRecord,
+    WorkflowRecord,
 )
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.stuck import Kind, Thresholds, stuck
@@ -25,7 +26,7 @@ BEGIN = Begin("t", b"d", Path.STEPS, BRANCHES, deadline_ms=10_000, at_ms=1_000)
 ABORT = Decide("t", Decision.ABORT, BY_VOTES, at_ms=5_000, done=("b",))
 
 
-def after(*commands: Begin | Decide | Progress | End) -> TransactionRecord:
+def after(*commands: Begin | Decide | Diverge | Progress | End) -> TransactionRecord:
     ledger = Ledger()
     for command in commands:
         ledger.execute(command)
@@ -36,6 +37,15 @@ def after(*commands: Begin | Decide | Progress | End) -> TransactionRecord:
 
 def refusals(count: int) -> list[Progress]:
     return [Progress("t", "a", number + 1, Heard.UNSETTLED) for number in range(count)]
+
+
+def test_a_workflow_whose_code_has_diverged_waits_for_a_person() -> None:
+    begin = Begin("t", b"d", Path.STEPS, (), 10_000, 1_000, workflow=WorkflowRecord("book", b""))
+    assert stuck(after(begin), THRESHOLDS, 1_000) is None
+    assert stuck(after(begin, Diverge("t", "step 1 is another")), THRESHOLDS, 1_000) == (
+        Kind.DIVERGED,
+        "step 1 is another",
+    )
 
 
 @pytest.mark.parametrize(("now_ms", "is_late"), [(70_999, False), (71_000, True)])
