@@ -35,13 +35,13 @@ class Listener:
         """What was heard before is older than this."""
         self._new.clear()
         self.hear(record)
-        self.has_ended = record.finished and record.revision <= self._revision
+        self.has_ended = record.ended and record.revision <= self._revision
 
     def hear(self, record: TransactionRecord | None) -> None:
         """The record has changed; None: this replica cannot say any more (`Waiters.when_changed`)."""
         if record is not None and record.revision > self._revision:
             self._new.append(record)
-        self.is_over |= record is None or record.finished
+        self.is_over |= record is None or record.ended
         self._woken.set()
 
     async def some(self, timeout_s: float) -> list[TransactionRecord]:

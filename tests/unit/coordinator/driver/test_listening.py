@@ -48,6 +48,13 @@ async def test_who_knows_the_end_is_told_so() -> None:
     assert (listener.has_ended, await listener.some(10)) == (True, [])
 
 
+async def test_the_end_does_not_wait_for_an_application_that_is_to_be_notified() -> None:
+    """Seen red when a listener looked whether anything is owed to anybody."""
+    listener = Listener(0)
+    listener.begin(ENDED._replace(notify="http://shop/"))
+    assert (len(await listener.some(10)), listener.is_over) == (1, True)
+
+
 async def test_a_listener_that_is_too_slow_goes_on_with_the_newest() -> None:
     listener = Listener(0)
     listener.begin(BEGUN)
