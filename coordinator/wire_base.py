@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,7 @@ __all__ = [
     "DEADLINE_MAX_MS",
     "NAME_PATTERN",
     "ActionName",
+    "CommitProtocol",
     "Message",
     "Name",
     "Query",
@@ -33,6 +35,18 @@ class Message(BaseModel):
     """Strict (no text where a number belongs) and closed (an unknown field is an error)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CommitProtocol(StrEnum):
+    """How branches without steps are committed.
+
+    In three phases, participants that hear nothing end it by a majority; with the last one, which is unsafe when the
+    network is parted, each by itself.
+    """
+
+    TWO_PHASE = "two-phase"
+    THREE_PHASE = "three-phase"
+    UNSAFE_COMMIT_ON_SILENCE = "three-phase-unsafe-commit-on-silence"
 
 
 class Query(BaseModel):

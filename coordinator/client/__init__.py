@@ -9,12 +9,14 @@ from coordinator.client.notices import verify
 from coordinator.client.outcomes import Aborted, Branch, Committed, Deciding, Ended
 from coordinator.client.saga import Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
+from coordinator.wire import CommitProtocol
 
 __all__ = [
     "OWN",
     "Aborted",
     "Branch",
     "Client",
+    "CommitProtocol",
     "Committed",
     "DeadAfter",
     "Deciding",

@@ -43,6 +43,7 @@ from coordinator.wire import (
     GID_RANDOM_BITS,
     WAIT_MAX_MS,
     BranchView,
+    CommitProtocol,
     Outcome,
     OutcomeView,
     TransactionView,
@@ -325,7 +326,7 @@ def _honest(asking: Asking, gid: str) -> Iterator[None]:
 
 def _body(gid: str, branches: list[dict[str, Any]], deadline_ms: int, named: Named) -> dict[str, Any]:
     """The wire form of a new transaction (`wire.TransactionRequest`)."""
-    given = {key: value for key, value in named.items() if value is not None}
+    given = {key: value for key, value in named.items() if value not in (None, CommitProtocol.TWO_PHASE)}
     return {"gid": gid, "branches": branches, "deadline_ms": deadline_ms, **given}
 
 

@@ -20,11 +20,13 @@ from coordinator.driver.performer import Performer
 from coordinator.driver.service import Transactions
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.sweeper import Sweeper
+from coordinator.driver.terms import Notary
 from coordinator.driver.waiters import Waiters
 from coordinator.driver.watch import Watch
 from coordinator.ledger.table import Ledger
 from coordinator.ports import Notifier, Participants
 from coordinator.protocols.stuck import Thresholds
+from participant.proof import Seal
 from raftlog.port import ReplicatedLog
 
 __all__ = ["Replica", "Tunables"]
@@ -49,6 +51,8 @@ class Tunables:
 class Replica:
     """`ledger` is the state machine that `log` was built with. `wall_ms` gives wall-clock milliseconds.
 
+    `seal` signs decisions, and is needed for transactions in three phases.
+
     `start` starts the log too, `stop` stops it.
     """
 
@@ -63,6 +67,7 @@ class Replica:
         admission: Admission,
         tunables: Tunables,
         notifier: Notifier = SILENT,
+        seal: Seal | None = None,
     ) -> None:
         self.log = log
         self.ledger = ledger
@@ -78,7 +83,8 @@ class Replica:
             gates=tunables.gates,
             notifier=notifier,
         )
-        self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance)
+        notary = Notary(log, participants, seal)
+        self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance, notary)
         self.sweeper = Sweeper(
             log,
             ledger,
@@ -98,6 +104,7 @@ class Replica:
             chance=chance,
             propose_timeout_s=tunables.propose_timeout_s,
             notifier=notifier,
+            key_id=seal.key_id if seal is not None else "",
         )
         self._background: list[asyncio.Task[None]] = []
 

@@ -38,6 +38,7 @@ __all__ = [
     "BY_EXPIRY",
     "BY_INQUIRY",
     "BY_OPERATOR",
+    "BY_PARTICIPANTS",
     "BY_VOTES",
     "COMMANDS_VERSION",
     "Begin",
@@ -47,6 +48,7 @@ __all__ = [
     "Forget",
     "Heard",
     "Notified",
+    "Precommit",
     "Progress",
     "decode",
     "encode",
@@ -60,6 +62,7 @@ BY_VOTES = "votes"  # the driver, from what the participants said
 BY_DEADLINE = "deadline"  # the driver, because a vote did not come in time
 BY_EXPIRY = "deadline set by "  # a prefix: the driver, whom this operator told not to wait any longer
 BY_INQUIRY = "inquiry"  # a participant in doubt asked for a transaction that nobody recorded
+BY_PARTICIPANTS = "participants"  # the driver, because they have decided among themselves (three phases only)
 BY_OPERATOR = "operator "  # a prefix: the operator's name follows
 
 
@@ -76,6 +79,12 @@ class Begin(NamedTuple):
     trace: str = ""
     key: str = ""
     notify: str = ""
+
+
+class Precommit(NamedTuple):
+    """Every branch of a transaction in three phases has voted yes. From here on the coordinator alone may not abort."""
+
+    gid: str
 
 
 class Decide(NamedTuple):
@@ -137,7 +146,7 @@ class Forget(NamedTuple):
     gids: tuple[str, ...]
 
 
-Command: TypeAlias = Begin | Decide | End | Forget | Notified | Progress
+Command: TypeAlias = Begin | Precommit | Decide | End | Forget | Notified | Progress
 
 
 _TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
@@ -175,8 +184,9 @@ _SHAPES = {
     5: _Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
     6: _Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
     7: _Shape("NOTIFIED", _TEXT, _TEXT),
+    8: _Shape("PRECOMMIT", _TEXT),
 }
-_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED = _SHAPES
+_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED, _PRECOMMIT = _SHAPES
 _BRANCH = _Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
 _STEP = _Shape(
     "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _ARRAY_OR_NIL)
@@ -235,6 +245,8 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
             return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *added)
         case Progress():
             return (_PROGRESS, *command)
+        case Precommit():
+            return (_PRECOMMIT, command.gid)
         case Notified():
             return (_NOTIFIED, *command)
         case Decide():
@@ -265,6 +277,8 @@ def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _NOTIFIED:
         gid, notice = fields
         return Notified(gid, _member(_NOTICES, notice, "notice"))
+    if tag == _PRECOMMIT:
+        return Precommit(*fields)
     return Forget(_texts(fields[0]))
 
 

@@ -16,8 +16,20 @@ from typing import NamedTuple, TypeAlias
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from coordinator.ledger import snapshot
+from coordinator.ledger.branches import decided, emptied, ended_by
 from coordinator.ledger.by_key import ByKey
-from coordinator.ledger.commands import Begin, Command, Decide, End, Forget, Heard, Notified, Progress, decode
+from coordinator.ledger.commands import (
+    Begin,
+    Command,
+    Decide,
+    End,
+    Forget,
+    Heard,
+    Notified,
+    Precommit,
+    Progress,
+    decode,
+)
 from coordinator.ledger.lines import Lines, with_turn
 from coordinator.ledger.progress import advanced
 from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
@@ -135,6 +147,8 @@ class Ledger:
         match command:
             case Begin():
                 return self._begin(command)
+            case Precommit():
+                return self._precommit(command)
             case Decide():
                 return self._decide(command)
             case End():
@@ -236,6 +250,15 @@ class Ledger:
             record = record._replace(branches=self._lines.join(record, self.revision + 1))
         return self._become(row.becomes, record, record.branches)
 
+    def _precommit(self, command: Precommit) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.PRECOMMIT, command)
+        if isinstance(row, Why):
+            return Rejected(row, record)
+        if record is None or row.becomes is record.phase:
+            return Accepted(record)
+        return self._become(row.becomes, record, record.branches)
+
     def _decide(self, command: Decide) -> Result:
         record = self._records.get(command.gid)
         row = find(record, Event.COMMIT if command.decision is Decision.COMMIT else Event.ABORT, command)
@@ -245,7 +268,7 @@ class Ledger:
             record = _tombstone(command)
         elif row.becomes is record.phase:
             return Accepted(record)
-        branches = tuple([_decided(branch, command.done) for branch in record.branches])
+        branches = tuple([decided(branch, command.done) for branch in record.branches])
         return self._become(row.becomes, record, branches, command)
 
     def _end(self, command: End) -> Result:
@@ -258,7 +281,7 @@ class Ledger:
         ):
             return Accepted(record)
         return self._become(
-            row.becomes, record, tuple([_ended(branch, command.branches) for branch in record.branches])
+            row.becomes, record, tuple([ended_by(branch, command.branches) for branch in record.branches])
         )
 
     def _progress(self, command: Progress) -> Result:
@@ -311,7 +334,7 @@ class Ledger:
             self._by_begin.add((record.begun_at_ms, record.gid))
             self._by_key.add(record)
         if record.path is Path.STEPS and phase in (Phase.COMMITTED, Phase.ABORTED):
-            branches = tuple([_emptied(branch) for branch in branches])
+            branches = tuple([emptied(branch) for branch in branches])
         record = _moved(record, phase, branches, self.revision, decide)
         self._records[record.gid] = record
         if record.finished:
@@ -355,30 +378,6 @@ def _moved(
         decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
     asked = (record.trace, record.key, record.notify, record.notified)
     return TransactionRecord(*same, *decided, revision, *asked)
-
-
-def _decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:
-    """Its body and its count of works have served: phase two needs neither, unless it is a step."""
-    ended = branch.branch in done
-    if branch.step is not None:
-        return _step_of(branch, ended=ended)
-    return BranchRecord(branch.branch, branch.participant, branch.action, b"", ended=ended)
-
-
-def _ended(branch: BranchRecord, ended: tuple[str, ...]) -> BranchRecord:
-    done = branch.ended or branch.branch in ended
-    if branch.step is not None:
-        return _step_of(branch, ended=done)
-    return BranchRecord(branch.branch, branch.participant, branch.action, branch.body, done, branch.works)
-
-
-def _step_of(branch: BranchRecord, *, ended: bool) -> BranchRecord:
-    return branch._replace(ended=ended, body=b"" if ended else branch.body)
-
-
-def _emptied(branch: BranchRecord) -> BranchRecord:
-    """Nobody takes a result of a transaction that is over."""
-    return branch if branch.step is None else branch._replace(step=branch.step._replace(result=b""))
 
 
 def _before(ms: int) -> Cursor:
