@@ -152,7 +152,7 @@ bench: $(VENV)/.ready-test ## The benchmarks, one after the other: make bench AR
 docs: $(VENV)/.ready-test ## Write the generated pages anew
 	@$(BIN)/commitd openapi --output docs/reference/openapi.json
 	COMMITD_REWRITE=1 $(PYTEST) -q tests/unit/coordinator/ledger/test_transitions.py tests/unit/coordinator/protocols/test_modes.py \
-	    tests/unit/participant/test_branch.py
+	    tests/unit/participant/test_branch.py tests/unit/participant/test_termination.py
 	COMMITD_REWRITE=1 CI=1 $(PYTEST) -q tests/contract/test_resource_manager.py
 
 .PHONY: failures

@@ -28,6 +28,7 @@ from coordinator.participants.notices import HttpNotifier
 from coordinator.protocols.stuck import Thresholds
 from coordinator.webhooks import secret_of
 from coordinator.wire import GID_RANDOM_BITS, new_gid
+from participant.proof import Seal
 from raftlog.config import LogConfig, Security, Timing, split_address
 from raftlog.disk import RealDisk
 from raftlog.errors import ConfigError as LogConfigError
@@ -66,6 +67,7 @@ async def run_replica(config: ClusterConfig, node: Node, stop: asyncio.Event, sh
         chance=chance,
         admission=_admission(config),
         tunables=_tunables(config),
+        seal=_seal(config.cluster),
         notifier=notifier or SILENT,
     )
     context = Context(
@@ -208,6 +210,11 @@ def security_of(cluster: Cluster) -> Security:
             raise _mistaken("cluster.secret_file", f"the secret is too short: at least {SECRET_BYTES_MIN} bytes")
         return Security(secret=secret)
     return Security(secret=cluster.secret.get_secret_value().encode() if cluster.secret is not None else None)
+
+
+def _seal(cluster: Cluster) -> Seal | None:
+    secret = cluster.proof_secret
+    return None if secret is None else Seal(secret.get_secret_value().encode())
 
 
 def notifier_of(config: ClusterConfig) -> HttpNotifier | None:

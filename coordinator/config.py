@@ -132,13 +132,15 @@ class Tls(_Section):
 
 
 class Cluster(_Section):
-    """`id` keeps replicas of two clusters apart. `shards`: Raft groups, each with a replica on every node."""
+    """`id` keeps replicas of two clusters apart. `shards`: Raft groups, each with a replica on every node.
+    `proof_secret`: shared with the participants, which prove decisions to each other with it (three phases)."""
 
     id: Name
     shards: Shards = 1
     secret: SecretStr | None = None
     secret_file: Path | None = None
     tls: Tls | None = None
+    proof_secret: SecretStr | None = None
 
     @model_validator(mode="after")
     def _one_proof(self) -> Cluster:
@@ -149,6 +151,8 @@ class Cluster(_Section):
             )
         if self.secret is not None and len(self.secret.get_secret_value().encode()) < SECRET_BYTES_MIN:
             raise ValueError(f"the secret is too short: at least {SECRET_BYTES_MIN} bytes")
+        if self.proof_secret is not None and len(self.proof_secret.get_secret_value().encode()) < SECRET_BYTES_MIN:
+            raise ValueError(f"the proof_secret is too short: at least {SECRET_BYTES_MIN} bytes")
         return self
 
     def group(self, shard: int) -> str:

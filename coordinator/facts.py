@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 from coordinator.effects import Call, CallEnded, Effect, Event, ProposalEnded, Propose, Tell, TellEnded
 from coordinator.ledger.commands import BY_VOTES, Command, Decide, Notified, Progress
 from coordinator.ledger.records import Notice
-from participant.wire import BranchState, Verb
+from participant.termination import COORDINATORS, Leaning
+from participant.wire import Answer, BranchState, Verb
 
 __all__ = ["YES_STATES", "Asking", "BranchFacts", "Expiry", "Facts", "NoticeFacts", "Question"]
 
@@ -67,10 +68,11 @@ class BranchFacts(Asking):
 
     `state` is the newest that the participant said, None while it has said nothing: a final state is never
     replaced by a late one that is not. `reason` and `result` go with it. `error` says, for people, why the last call
-    came back without a useful answer ("" when it did not).
+    came back without a useful answer ("" when it did not). `precommitted`: it has promised the coordinators to, which
+    it does not take back (three phases only).
     """
 
-    __slots__ = ("error", "reason", "result", "state")
+    __slots__ = ("error", "precommitted", "reason", "result", "state")
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,6 +80,7 @@ class BranchFacts(Asking):
         self.reason = ""
         self.result: Any = None
         self.error = ""
+        self.precommitted = False
 
     def hear(self, event: CallEnded) -> None:
         """Take in what a call brought back."""
@@ -88,10 +91,18 @@ class BranchFacts(Asking):
             self.error = answer.reason or "asked to come again"
         else:
             self.error = ""
+            self.precommitted |= _has_precommitted(answer)
             if answer.state in FINAL_STATES or self.state not in FINAL_STATES:
                 self.state = answer.state
                 self.reason = answer.reason
                 self.result = answer.result
+
+
+def _has_precommitted(answer: Answer) -> bool:
+    register = None if answer.three_phase is None else answer.three_phase.register
+    if register is None:
+        return False
+    return register.accepted == COORDINATORS and register.leaning is Leaning.PRECOMMITTED
 
 
 class NoticeFacts(Asking):

@@ -27,6 +27,9 @@ class Participants(Protocol):
     def known(self, name: str) -> bool:
         """Whether `name` stands in the configuration; nobody else is ever called."""
 
+    def url(self, name: str) -> str:
+        """Where a known participant is, for its peers in a transaction in three phases."""
+
     async def capabilities(self, name: str) -> Capabilities:
         """The participant's capabilities document, cached; nobody waits long for it. Raises CallFailed."""
 

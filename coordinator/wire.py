@@ -20,7 +20,16 @@ from pydantic_core import from_json, to_json
 
 from coordinator.errors import FieldError, Invalid, Malformed
 from coordinator.ledger.records import Decision, Notice, Path, Phase
-from coordinator.wire_base import BRANCHES_MAX, DEADLINE_LONG_MAX_MS, NAME_PATTERN, ActionName, Message, Name, Query
+from coordinator.wire_base import (
+    BRANCHES_MAX,
+    DEADLINE_LONG_MAX_MS,
+    NAME_PATTERN,
+    ActionName,
+    CommitProtocol,
+    Message,
+    Name,
+    Query,
+)
 from coordinator.wire_queries import DoingView, Key, NotifyUrl
 from coordinator.wire_steps import StepRequest, StepView, WorkflowView
 from participant.errors import WireError
@@ -44,6 +53,7 @@ __all__ = [
     "BranchRequest",
     "BranchView",
     "ClusterView",
+    "CommitProtocol",
     "Encoding",
     "FieldProblem",
     "HealthView",
@@ -138,6 +148,7 @@ class TransactionRequest(Message):
     notify: NotifyUrl | None = Field(
         default=None, description="Where to tell how it was decided, and that it has ended."
     )
+    protocol: CommitProtocol = Field(default=CommitProtocol.TWO_PHASE, strict=False)
     trace: str | None = Field(default=None, description="A W3C traceparent, and behind a space the tracestate, if any.")
 
 

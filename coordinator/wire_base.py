@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -15,6 +16,7 @@ __all__ = [
     "DEADLINE_MAX_MS",
     "NAME_PATTERN",
     "ActionName",
+    "CommitProtocol",
     "Message",
     "Name",
     "Query",
@@ -50,6 +52,18 @@ class Message(BaseModel):
     """Strict (no text where a number belongs) and closed (an unknown field is an error)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CommitProtocol(StrEnum):
+    """How branches without steps are committed.
+
+    In three phases, participants that hear nothing end it by a majority; with the last one, which is unsafe when the
+    network is parted, each by itself.
+    """
+
+    TWO_PHASE = "two-phase"
+    THREE_PHASE = "three-phase"
+    UNSAFE_COMMIT_ON_SILENCE = "three-phase-unsafe-commit-on-silence"
 
 
 class Query(BaseModel):

@@ -24,9 +24,10 @@ def bank_on(
     *,
     service_limits: ServiceLimits | None = None,
     recovery: RecoverySettings | None = None,
+    proof_secret: bytes | None = None,
 ) -> Participant:
     """A bank that keeps its accounts in `books`."""
-    participant = Participant(name, books.resource, limits=service_limits, recovery=recovery)
+    participant = Participant(name, books.resource, limits=service_limits, recovery=recovery, proof_secret=proof_secret)
     bank = Bank(books)
     participant.action("open")(bank.open)
     participant.action("debit")(bank.debit)

@@ -17,6 +17,7 @@ from yarl import URL
 
 from participant.errors import ConfigError
 from participant.ids import is_branch_id
+from participant.proof import SECRET_BYTES_MIN
 from participant.recovery import RecoverySettings
 from participant.resource import ResourceLimits
 from participant.service import ServiceLimits
@@ -62,6 +63,12 @@ def _only_place(value: SecretStr | None, info: ValidationInfo) -> SecretStr | No
     return value
 
 
+def _long_enough(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and len(value.get_secret_value().encode()) < SECRET_BYTES_MIN:
+        raise ValueError(f"must be at least {SECRET_BYTES_MIN} bytes, the same as the coordinators'")
+    return value
+
+
 RETENTION_S_MIN = 7_200.0  # twice the longest deadline: a late request must still find what became of its branch
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -97,6 +104,8 @@ class ParticipantConfig(BaseSettings):
     recovery_grace_s: _Seconds = 5.0
     recovery_interval_s: _Seconds = 1.0
     recovery_interval_max_s: _Seconds = 15.0
+    recovery_peers_after_s: _Seconds = 5.0
+    proof_secret: Annotated[SecretStr | None, AfterValidator(_long_enough)] = None
 
     @model_validator(mode="after")
     def _check_intervals(self) -> Self:
@@ -128,7 +137,9 @@ class ParticipantConfig(BaseSettings):
 
     @property
     def recovery(self) -> RecoverySettings:
-        return RecoverySettings(self.recovery_grace_s, self.recovery_interval_s, self.recovery_interval_max_s)
+        return RecoverySettings(
+            self.recovery_grace_s, self.recovery_interval_s, self.recovery_interval_max_s, self.recovery_peers_after_s
+        )
 
 
 def load(path: Path) -> ParticipantConfig:

@@ -39,10 +39,13 @@ from participant.messages import Broker, Subscription
 from participant.messages.inbox import ATTEMPTS_MAX, Handler, Inbox
 from participant.messages.relay import Relay
 from participant.outcomes import HttpOutcomeSource
+from participant.peers import HttpPeers
 from participant.process import run
+from participant.proof import Seal
 from participant.recovery import Recovery, RecoverySettings
 from participant.resource import Action, ResourceManager
 from participant.service import ParticipantService, ServiceLimits
+from participant.three_phase import ThreePhase
 from participant.watch import Watch
 from participant.wire import ACTION_CHARS_MAX, Answer, Operation, Verb
 
@@ -88,9 +91,11 @@ class Participant:
         limits: ServiceLimits | None = None,
         recovery: RecoverySettings | None = None,
         broker: Broker | None = None,
+        proof_secret: bytes | None = None,
     ) -> None:
         """`name` is what coordinators call it in their configuration. `broker` gets what actions publish
-        (`participant.messages.outbox`). Raises ConfigError.
+        (`participant.messages.outbox`). `proof_secret` is the coordinators', of at least 16 bytes: with it, the service
+        takes part in transactions in three phases (`participant.three_phase`). Raises ConfigError.
         """
         if not is_branch_id(name):
             raise ConfigError(f"name: must be 1 to 64 of A-Z a-z 0-9 _ . : -, not {name!r}")
@@ -99,6 +104,8 @@ class Participant:
         self._limits = limits
         self._recovery = recovery or RecoverySettings()
         self._broker = broker
+        self._peers = HttpPeers()
+        self._three_phase = None if proof_secret is None else self._in_three_phases(proof_secret)
         self._inboxes: list[Inbox] = []
         self._actions: dict[str, Action] = {}
         self._views: dict[str, Action] = {}
@@ -187,7 +194,7 @@ class Participant:
             await self._resource.open()
             stack.push_async_callback(self._resource.close)
             failed = await stack.enter_async_context(_background(self._resource.failed()))
-            service = ParticipantService(self.name, self._resource, self._actions, self._limits)
+            service = ParticipantService(self.name, self._resource, self._actions, self._limits, self._three_phase)
             await stack.enter_async_context(_background(Watch(self._resource).run()))
             if replicas:
                 await stack.enter_async_context(self._recovering(replicas, service.trace_of))
@@ -268,12 +275,24 @@ class Participant:
     async def _recovering(self, replicas: Sequence[str], trace_of: Callable[[BranchKey], str]) -> AsyncIterator[None]:
         source = HttpOutcomeSource(self.name, replicas, trace_of)
         await source.start()
+        await self._peers.start()
         try:
-            recovery = Recovery(self._resource, source, self._recovery, random.Random(), trace_of)  # noqa: S311 - jitter
+            chance = random.Random()  # noqa: S311 - jitter
+            three_phase = self._three_phase
+            finisher = three_phase or self._resource
+            recovery = Recovery(finisher, source, self._recovery, chance, trace_of, three_phase)
             async with _background(recovery.run()):
                 yield
         finally:
+            await self._peers.stop()
             await source.stop()
+
+    def _in_three_phases(self, proof_secret: bytes) -> ThreePhase:
+        """Raises ConfigError."""
+        try:
+            return ThreePhase(self._resource, Seal(proof_secret), self._peers, self._recovery.peers_after_s)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"proof_secret: {error}") from error
 
     async def _run(self, host: str, port: int, replicas: Sequence[str]) -> BaseException | None:
         """Until a signal (None), or the failure of the resource manager."""

@@ -33,14 +33,16 @@ _LOG = get_logger(__name__)
 class RecoverySettings:
     """`grace_s`: how long a branch is prepared before it is asked for. `interval_s`: the first pause between
     questions about one branch; it doubles up to `interval_max_s`, each shortened at random by up to a half.
+    `peers_after_s`: in three phases, how long no replica must have answered before the peers are asked.
     """
 
     grace_s: float = 5.0
     interval_s: float = 1.0
     interval_max_s: float = 15.0
+    peers_after_s: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("grace_s", "interval_s"):
+        for name in ("grace_s", "interval_s", "peers_after_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: must be more than 0 seconds, not {getattr(self, name)!r}")
         if self.interval_max_s < self.interval_s:
@@ -49,10 +51,17 @@ class RecoverySettings:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """What is known of one branch in doubt: how often it was asked for in vain, and when to ask (again)."""
+    """What is known of one branch in doubt: how often it was asked for in vain, and when to ask (again); since when no
+    replica has answered."""
 
     ask_at: float
     asked: int = 0
+    silent_since: float | None = None
+
+    def heard(self, outcome: Outcome | None, now: float) -> Doubt:
+        """After a question."""
+        silent_since = None if outcome is not None else now if self.silent_since is None else self.silent_since
+        return replace(self, silent_since=silent_since)
 
     def later(self, settings: RecoverySettings, now: float, chance: float) -> Doubt:
         """After a question in vain. `chance` is from [0, 1)."""
@@ -76,10 +85,17 @@ class Finisher(Protocol):
     def abort(self, key: BranchKey) -> Awaitable[Answer]: ...
 
 
+class Silent(Protocol):
+    """Who ends branches in three phases that hear nothing (`participant.three_phase`)."""
+
+    async def silent(self, key: BranchKey, *, is_deciding: bool, silent_s: float) -> Answer | None: ...
+
+
 class Recovery:
     """The loop. `run` it as a task of its own, from the start of the participant to its end.
 
-    `trace_of`: the trace of a branch, which lines about it name.
+    `trace_of`: the trace of a branch, which lines about it name. `silent`: who is asked to end a branch of which no
+    replica knows the end.
     """
 
     def __init__(
@@ -89,7 +105,9 @@ class Recovery:
         settings: RecoverySettings,
         chance: random.Random,
         trace_of: Callable[[BranchKey], str] = lambda _: "",
+        silent: Silent | None = None,
     ) -> None:
+        self._silent = silent
         self._resource = resource
         self._source = source
         self._settings = settings
@@ -125,7 +143,10 @@ class Recovery:
         answer = None
         bind_contextvars(**trace_fields(self._trace_of(key)))  # of this task
         try:
-            answer = await self._finish(key, await self._source.inquire(key))
+            outcome = await self._source.inquire(key)
+            now = asyncio.get_running_loop().time()
+            self._doubts[key] = self._doubts[key].heard(outcome, now)
+            answer = await self._finish(key, outcome, now)
         except ResourceError as error:
             _LOG.warning("recovery.failed", gid=key.gid, branch=key.branch, why=str(error))
         except Exception:  # noqa: BLE001 - the border: a defect must not leave this and all others in doubt for ever
@@ -137,11 +158,14 @@ class Recovery:
         now = asyncio.get_running_loop().time()
         self._doubts[key] = self._doubts[key].later(self._settings, now, self._chance.random())
 
-    async def _finish(self, key: BranchKey, outcome: Outcome | None) -> Answer | None:
+    async def _finish(self, key: BranchKey, outcome: Outcome | None, now: float) -> Answer | None:
         match outcome:
             case Outcome.COMMITTED:
                 return await self._resource.commit(key)
             case Outcome.ABORTED:
                 return await self._resource.abort(key)
-            case Outcome.DECIDING | None:
-                return None
+            case Outcome.DECIDING | None if self._silent is not None:
+                since = self._doubts[key].silent_since
+                silent_s = 0.0 if since is None else now - since
+                return await self._silent.silent(key, is_deciding=outcome is not None, silent_s=silent_s)
+        return None

@@ -17,6 +17,7 @@ from structlog import get_logger
 from participant.errors import BranchConflict, ConfigError, ParticipantError, Reject, ResourceBusy, WireError
 from participant.ids import BranchKey
 from participant.resource import Action, Call, ResourceManager, ResourceStatus
+from participant.three_phase import ThreePhase
 from participant.tracing import Span, start
 from participant.values import canonical, digest_of
 from participant.wire import Answer, BranchState, Capabilities, Operation, Verb
@@ -55,11 +56,14 @@ class ParticipantService:
         resource: ResourceManager,
         actions: Mapping[str, Action],
         limits: ServiceLimits | None = None,
+        three_phase: ThreePhase | None = None,
     ) -> None:
+        """`three_phase`: its part in transactions in three phases; without it, it takes none."""
         self.name = name
         self.limits = limits or ServiceLimits()
         self._resource = resource
         self._actions = actions
+        self._three_phase = three_phase
         self.measured: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {}
         self._in_flight = 0
         self._traces: dict[BranchKey, str] = {}  # of branches that are prepared, the oldest first
@@ -71,6 +75,7 @@ class ParticipantService:
             operations_max=self.limits.operations_max,
             body_bytes_max=self.limits.body_bytes_max,
             actions=tuple(sorted(self._actions)),
+            three_phase=self._three_phase.key_id if self._three_phase is not None else "",
         )
 
     async def perform(self, operation: Operation, call: Call | None = None) -> Answer:
@@ -194,6 +199,8 @@ class ParticipantService:
     def _begin(self, operation: Operation, call: Call | None = None, span: Span | None = None) -> Awaitable[Answer]:
         """Hand it to the resource manager. Raises WireError."""
         key, resource = operation.key, self._resource
+        if operation.in_three_phases:
+            return self._begin_in_three_phases(operation, call, span)
         match operation.verb:
             case Verb.COMMIT if not operation.one_phase:
                 return resource.commit(key)
@@ -217,6 +224,12 @@ class ParticipantService:
             case Verb.COMMIT:
                 return resource.commit_one_phase(key, call, operation.works)
         raise WireError("action", "work needs an action")
+
+    def _begin_in_three_phases(self, operation: Operation, call: Call | None, span: Span | None) -> Awaitable[Answer]:
+        if self._three_phase is None:
+            raise WireError("three_phase", f"{self.name} has no proof_secret, so it takes no part in three phases")
+        prepare = operation._replace(three_phase=None)
+        return self._three_phase.perform(operation, lambda: self._begin(prepare, call, span))
 
     def _call(self, action: str | None, body: object) -> Call | None:
         """What to run, if anything. Raises Reject if the branch must vote no, WireError if the body is no value."""

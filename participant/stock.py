@@ -13,7 +13,14 @@ __all__ = ["run_stock", "stock"]
 
 def stock(config: ParticipantConfig) -> Participant:
     """The participant that `config` describes, not yet running. Raises ConfigError if its driver is not installed."""
-    return bank_on(config.name, _books(config), service_limits=config.service_limits, recovery=config.recovery)
+    secret = config.proof_secret
+    return bank_on(
+        config.name,
+        _books(config),
+        service_limits=config.service_limits,
+        recovery=config.recovery,
+        proof_secret=None if secret is None else secret.get_secret_value().encode(),
+    )
 
 
 def run_stock(config: ParticipantConfig) -> None:

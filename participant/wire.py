@@ -10,6 +10,9 @@ msgpack value); everything else is text.
     POST /v1/branches/{gid}/{branch}/abort       {} -> Answer                ABORTED, always, unless COMMITTED
     POST /v1/branches/{gid}/{branch}/prevent     {} -> Answer                PREPARED, READ_ONLY, COMMITTED or ABORTED
     GET  /v1/branches/{gid}/{branch}/outcome     Answer                      never changes anything
+    POST /v1/branches/{gid}/{branch}/canvass     {three_phase} -> Answer     in three phases, see wire_three_phase.py;
+    POST /v1/branches/{gid}/{branch}/precommit   the same                    they bring a branch to no end, but
+    POST /v1/branches/{gid}/{branch}/preabort    the same                    ABORTED by `canvass`, if it has not voted
     POST /v1/branches                            {operations: [Operation]} -> {answers: [Answer]}, same order
     GET  /v1/branches/stream                     a WebSocket for such arrays, see below
     GET  /v1/in-doubt                            {branches: [{gid, branch}]}  prepared, and waiting for a decision
@@ -65,6 +68,7 @@ from participant.errors import WireError
 from participant.ids import BranchKey, is_branch_id, is_gid
 from participant.traceparent import read_trace
 from participant.values import canonical
+from participant.wire_three_phase import TERMS_FIELDS, Terms
 
 __all__ = [
     "ACTION_CHARS_MAX",
@@ -115,6 +119,9 @@ class Verb(StrEnum):
     ABORT = "abort"
     PREVENT = "prevent"
     OUTCOME = "outcome"
+    CANVASS = "canvass"
+    PRECOMMIT = "precommit"
+    PREABORT = "preabort"
 
 
 class BranchState(StrEnum):
@@ -143,6 +150,7 @@ class Operation(NamedTuple):
     `seq` (work only): how many work requests of this branch came before.
     `works` (without an action, where the branch votes): how many work requests there were; None: not said.
     `trace`: what it belongs to for those who watch (`participant.traceparent`); no part of what is asked for.
+    `three_phase`: what goes with it in a transaction in three phases (`participant.wire_three_phase`).
     """
 
     verb: Verb
@@ -153,6 +161,7 @@ class Operation(NamedTuple):
     seq: int = 0
     works: int | None = None
     trace: str = ""
+    three_phase: Terms | None = None
 
     def to_map(self) -> dict[str, Any]:
         """The wire form, as an element of an array."""
@@ -167,6 +176,8 @@ class Operation(NamedTuple):
             form["works"] = self.works
         if self.trace:
             form["trace"] = self.trace
+        if self.three_phase is not None:
+            form["three_phase"] = self.three_phase.to_map()
         return form
 
     @classmethod
@@ -187,6 +198,7 @@ class Operation(NamedTuple):
             _count(form["seq"], where, "seq") if "seq" in form else 0,
             None if get("works") is None else _count(form["works"], where, "works", least=1),
             read_trace(form["trace"]) if "trace" in form else "",
+            _terms(form["three_phase"], f"{where}.three_phase") if "three_phase" in form else None,
         )
         operation._check(where)
         return operation
@@ -200,6 +212,19 @@ class Operation(NamedTuple):
             raise WireError(f"{where}.one_phase", "only a commit can be in one phase")
         if self.works is not None and (self.action is not None or not self.votes):
             raise WireError(f"{where}.works", "only a vote on earlier work, without an action, counts it")
+        self._check_three_phase(f"{where}.three_phase")
+
+    def _check_three_phase(self, where: str) -> None:
+        terms = self.three_phase
+        if self.verb in _IN_BALLOTS and (terms is None or terms.ballot is None):
+            raise WireError(f"{where}.ballot", f"{self.verb} needs one")
+        if terms is not None and (self.one_phase or self.verb not in _IN_THREE_PHASES):
+            raise WireError(where, f"does not go with {self.verb}")
+
+    @property
+    def in_three_phases(self) -> bool:
+        """Whether it belongs to a transaction in three phases."""
+        return self.three_phase is not None
 
     @property
     def votes(self) -> bool:
@@ -238,13 +263,14 @@ class Answer(NamedTuple):
     in one phase.
 
     `retry` asks the coordinator to come again: the branch is neither refused nor done (e.g. overloaded); the
-    state then says nothing about the operation.
+    state then says nothing about the operation. `three_phase`: which way it leans, or how it knows its end.
     """
 
     state: BranchState
     reason: str = ""
     result: Any = None
     retry: bool = False
+    three_phase: Terms | None = None
 
     def to_map(self) -> dict[str, Any]:
         """The wire form; fields that say nothing are left out."""
@@ -255,6 +281,8 @@ class Answer(NamedTuple):
             form["result"] = self.result
         if self.retry:
             form["retry"] = True
+        if self.three_phase is not None:
+            form["three_phase"] = self.three_phase.to_map()
         return form
 
     @classmethod
@@ -265,7 +293,9 @@ class Answer(NamedTuple):
                 _check_result(form["result"], where)
             state, reason, retry = form.get("state"), form.get("reason", ""), form.get("retry", False)
             if isinstance(state, str) and state in _STATES and isinstance(reason, str) and isinstance(retry, bool):
-                return cls(_STATES[state], reason, form.get("result"), retry)
+                terms = form.get("three_phase")
+                known = None if terms is None else Terms.from_map(terms, f"{where}.three_phase")
+                return cls(_STATES[state], reason, form.get("result"), retry, known)
             raise WireError(where, f"not an answer: a map whose state is {_shown(state)}")
         raise WireError(where, f"not an answer: {_shown(form)}")
 
@@ -276,7 +306,8 @@ class Capabilities:
 
     `arrays`: whether it takes many operations in one request, `operations_max` of them, each with a body of
     `body_bytes_max`. `stream`: whether it takes such arrays over a connection that stays (`STREAM_PATH`).
-    `trace`: whether an operation in them may name its trace.
+    `trace`: whether an operation in them may name its trace. `three_phase`: the id of the secret with which it takes
+    part in transactions in three phases (`participant.proof`); "": it does not.
     """
 
     name: str
@@ -290,6 +321,7 @@ class Capabilities:
     operations_max: int = 256
     body_bytes_max: int = 65_536
     actions: tuple[str, ...] = field(default=())
+    three_phase: str = ""
 
     @property
     def array_bytes_max(self) -> int:
@@ -297,7 +329,11 @@ class Capabilities:
         return self.operations_max * (self.body_bytes_max + ENVELOPE_BYTES)
 
 
-_OPERATION_FIELDS = dict.fromkeys(("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works", "trace"))
+_OPERATION_FIELDS = dict.fromkeys(
+    ("verb", "gid", "branch", "action", "body", "one_phase", "seq", "works", "trace", "three_phase")
+)
+_IN_BALLOTS = frozenset((Verb.CANVASS, Verb.PRECOMMIT, Verb.PREABORT))
+_IN_THREE_PHASES = _IN_BALLOTS | {Verb.PREPARE, Verb.COMMIT, Verb.ABORT}
 _STATES = {state.value: state for state in BranchState}
 _VERBS = {verb.value: verb for verb in Verb}
 
@@ -312,6 +348,13 @@ def _check_result(result: object, where: str) -> None:
     size = len(canonical({"result": result}, where))
     if size > RESULT_BYTES_MAX + RESULT_ENVELOPE_BYTES:
         raise WireError(where, f"a result has {size:,} bytes; at most {RESULT_BYTES_MAX:,} are kept")
+
+
+def _terms(form: object, where: str) -> Terms:
+    unknown = sorted(map(str, form.keys() - set(TERMS_FIELDS))) if isinstance(form, dict) else []
+    if unknown:
+        raise WireError(where, f"unknown field {unknown[0]!r}; known are {', '.join(TERMS_FIELDS)}")
+    return Terms.from_map(form, where)
 
 
 def _verb(value: object, where: str) -> Verb:

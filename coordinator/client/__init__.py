@@ -11,12 +11,14 @@ from coordinator.client.saga import Saga, Tcc
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.client.worker import Worker
 from coordinator.client.workflow import Run, Tx, Workflow, workflow
+from coordinator.wire import CommitProtocol
 
 __all__ = [
     "OWN",
     "Aborted",
     "Branch",
     "Client",
+    "CommitProtocol",
     "Committed",
     "DeadAfter",
     "Deciding",

@@ -42,6 +42,7 @@ from coordinator.wire import (
     DEADLINE_DEFAULT_MS,
     GID_RANDOM_BITS,
     BranchView,
+    CommitProtocol,
     Outcome,
     OutcomeView,
     TransactionView,
@@ -331,7 +332,7 @@ class Client(Questions):
 
 def _body(gid: str, branches: list[dict[str, Any]], deadline_ms: int, named: Named) -> dict[str, Any]:
     """The wire form of a new transaction (`wire.TransactionRequest`)."""
-    given = {key: value for key, value in named.items() if value is not None}
+    given = {key: value for key, value in named.items() if value not in (None, CommitProtocol.TWO_PHASE)}
     return {"gid": gid, "branches": branches, "deadline_ms": deadline_ms, **given}
 
 

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict
 
+from coordinator.wire_base import CommitProtocol
 from participant.wire import CONFLICT
 
 __all__ = ["Aborted", "Branch", "Committed", "Deciding", "Ended", "Named"]
 
 
 class Named(TypedDict, total=False):
-    """How the application knows a transaction again. `key`: its own name for what it does, such as an order's number;
+    """What more is asked for, and how the application knows a transaction again. `protocol`: in how many phases it is
+    committed, if it has no steps. `key`: its own name for what it does, such as an order's number;
     `Client.by_key` finds all that have it. `notify`: the URL at which it wants to be told of the decision and of the
     end (`coordinator.client.verify`)."""
 
     key: str | None
     notify: str | None
+    protocol: CommitProtocol
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ SETTLE_EVERY_S = 0.1
 ASK_TIMEOUT_S = 20.0
 OPERATIONS_MAX = Capabilities("").operations_max
 
-_OPEN = (Phase.PREPARING, Phase.COMMITTING, Phase.ABORTING)
+_OPEN = (Phase.PREPARING, Phase.PRECOMMITTING, Phase.COMMITTING, Phase.ABORTING)
 _FINISHED = frozenset({Phase.COMMITTED, Phase.ABORTED})
 
 

@@ -20,6 +20,7 @@ from coordinator.driver.alarms import Alarms
 from coordinator.driver.doing import Doing, doing_of
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
+from coordinator.driver.terms import Notary
 from coordinator.effects import Call, CallEnded, Effect, Event, Propose, Tell
 from coordinator.facts import YES_STATES, Expiry, Facts
 from coordinator.ledger.commands import Decide
@@ -50,6 +51,7 @@ class Shared:
     ledger: Ledger
     performer: Performer
     spans: Spans
+    notary: Notary
     alarms: Alarms
     chance: Random
     implied: Callable[[Decide], None]
@@ -115,11 +117,12 @@ class Driver:
                 self.wake()
 
     def _may_wait(self, event: Event) -> bool:
-        """A vote or a confirmation as hoped for changes nothing alone, while others are awaited; a step may."""
+        """A vote or a confirmation as hoped for changes nothing alone, while others are awaited; a step may, and so may
+        one that has precommitted."""
         if not isinstance(event, CallEnded) or event.answer is None or event.answer.retry:
             return False
         record = self._shared.ledger.get(self.gid)
-        if record is not None and record.path is Path.STEPS:
+        if record is not None and (record.path is Path.STEPS or record.phase is Phase.PRECOMMITTING):
             return False
         return event.answer.state in YES_STATES and self._facts.awaits_others(event.branch)
 
@@ -136,7 +139,7 @@ class Driver:
         record = self._shared.ledger.get(self.gid)
         self._drop_plan(record)
         now = self._loop.time()
-        if record is not None and record.phase is not Phase.PREPARING:
+        if record is not None and record.decision is not None:
             self._facts.saw_decision(now)
         step = decide(self.plan, record, self._facts, now)
         for effect in step.effects:
@@ -158,7 +161,7 @@ class Driver:
     def _drop_plan(self, record: TransactionRecord | None) -> None:
         """Once its own decision is recorded, everything follows from the record."""
         plan = self.plan
-        if plan is None or record is None or record.phase is Phase.PREPARING:
+        if plan is None or record is None or record.decision is None:
             return
         if record.digest == plan.digest:
             self.plan = None
@@ -180,6 +183,7 @@ class Driver:
         for branch in begun.branches:
             if branch.branch == name:
                 operation = _operation(self.gid, branch, call, self._trace)
+                operation = operation._replace(three_phase=self._shared.notary.terms(begun, record, call.verb))
                 self._shared.performer.call(branch.participant, operation, self._heard)
                 return
         raise KeyError(call.branch)

@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 
 from coordinator.errors import RETRY_AFTER_S, Invalid, Unreachable
-from coordinator.ledger.commands import retry_fields
+from coordinator.ledger.branch_bytes import retry_fields
 from coordinator.ledger.records import (
     BranchRecord,
     Delivery,
@@ -28,10 +28,11 @@ from coordinator.ledger.records import (
 from coordinator.ports import CallFailed, Participants
 from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
-from coordinator.wire import BranchRequest, pack_body
+from coordinator.wire import BranchRequest, CommitProtocol, pack_body
 from coordinator.wire_base import DEADLINE_MAX_MS
 from coordinator.wire_steps import FIELD_CHARS_MAX, TOKEN_CHARS_MAX, ReportRequest, StepRequest
 from participant.wire import RESULT_BYTES_MAX, Capabilities
+from participant.wire_three_phase import URL_CHARS_MAX
 
 __all__ = [
     "DIGEST_BYTES",
@@ -140,14 +141,21 @@ def _check_steps(branches: tuple[BranchRecord, ...]) -> None:
         raise Invalid.field(f"branches.{error.place}.{error.field}", error.why) from error
 
 
-def digest_of(branches: tuple[BranchRecord, ...], key: str = "", notify: str = "") -> bytes:
+def digest_of(
+    branches: tuple[BranchRecord, ...],
+    key: str = "",
+    notify: str = "",
+    protocol: CommitProtocol = CommitProtocol.TWO_PHASE,
+) -> bytes:
     """What makes two requests the same: participants, actions, bodies, works and steps of the branches, in their order,
-    and the key and whom to notify, if there is any.
+    and the key and whom to notify, if there is any; and the protocol.
 
     The deadline is not part of it: a caller that asks again may be more patient, and means the same transaction. Nor is
     a secret, which is drawn for each request; that of the first one in the log counts.
     """
-    identity = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
+    identity: list[Any] = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
+    if protocol is not CommitProtocol.TWO_PHASE:
+        identity.append((protocol,))
     return blake2b(msgpack.packb([*identity, *telling((key, notify))]), digest_size=DIGEST_BYTES).digest()
 
 
@@ -166,13 +174,20 @@ def _step_identity(branch: BranchRecord) -> tuple[Any, ...]:
     return (*declared, step.not_before_ms, *added)
 
 
-async def path_of(branches: tuple[BranchRecord, ...], participants: Participants, where: str = "branches.{}") -> Path:
-    """The path that these branches take; each stands in its request at `where`, with its position put in.
+async def path_of(
+    branches: tuple[BranchRecord, ...],
+    participants: Participants,
+    protocol: CommitProtocol = CommitProtocol.TWO_PHASE,
+    key_id: str = "",
+    where: str = "branches.{}",
+) -> Path:
+    """The path that these branches take in this `protocol`; each stands in its request at `where`, with its position
+    put in. `key_id`: of this cluster's secret for three phases.
 
     It follows from what the participants say they can, never from whether they can be reached now: an earlier leader,
     of which nothing is recorded, may have asked a single branch to commit by itself, and must not be followed by
-    one that aborts it without asking. Raises Unreachable, or Invalid for steps that a participant cannot take; nothing
-    was begun then.
+    one that aborts it without asking. Raises Unreachable, or Invalid for what a participant cannot take part in;
+    nothing was begun then.
     """
     able: dict[str, Capabilities] = {}
     for branch in branches:
@@ -183,6 +198,9 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
             except CallFailed as error:
                 why = f"{name} cannot be asked what it can do: {error}"
                 raise Unreachable(why, retry_after_s=RETRY_AFTER_S) from error
+    if protocol is not CommitProtocol.TWO_PHASE:
+        _check_three_phase(branches, able, key_id)
+        return Path(protocol.value)
     if all(branch.step is None for branch in branches):
         return choose_path(branches, able)
     for position, branch in enumerate(branches):
@@ -192,6 +210,27 @@ async def path_of(branches: tuple[BranchRecord, ...], participants: Participants
             raise Invalid.field(f"{where.format(position)}.participant", why)
         _check_room(where.format(position), branch, can)
     return Path.STEPS
+
+
+def _check_three_phase(branches: tuple[BranchRecord, ...], able: dict[str, Capabilities], key_id: str) -> None:
+    """Raises Invalid."""
+    if not key_id:
+        raise Invalid.field("protocol", "this cluster has no cluster.proof_secret, which three phases need")
+    peers_bytes = sum(len(branch.branch) + len(branch.participant) + URL_CHARS_MAX for branch in branches)
+    for position, branch in enumerate(branches):
+        where, can = f"branches.{position}", able[branch.participant]
+        if branch.step is not None:
+            raise Invalid.field(f"{where}.step", "a transaction of steps is not in three phases")
+        if not can.three_phase:
+            why = f"{branch.participant} takes no part in three phases: it has no proof_secret"
+            raise Invalid.field(f"{where}.participant", why)
+        if can.three_phase != key_id:
+            why = f"{branch.participant} has another proof_secret than this cluster"
+            raise Invalid.field(f"{where}.participant", why)
+        room = can.body_bytes_max - peers_bytes
+        if len(branch.body) > room:
+            why = f"beside the list of {len(branches)} peers it may have {max(room, 0)} bytes, not {len(branch.body)}"
+            raise Invalid.field(f"{where}.body", why)
 
 
 def _check_room(where: str, branch: BranchRecord, can: Capabilities) -> None:

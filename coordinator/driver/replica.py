@@ -21,12 +21,14 @@ from coordinator.driver.scribe import Scribe
 from coordinator.driver.service import Transactions
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.sweeper import Sweeper
+from coordinator.driver.terms import Notary
 from coordinator.driver.waiters import Waiters
 from coordinator.driver.watch import Watch
 from coordinator.driver.workflows import Workflows
 from coordinator.ledger.table import Ledger
 from coordinator.ports import Notifier, Participants
 from coordinator.protocols.stuck import Thresholds
+from participant.proof import Seal
 from raftlog.port import ReplicatedLog
 
 __all__ = ["Replica", "Tunables"]
@@ -51,6 +53,8 @@ class Tunables:
 class Replica:
     """`ledger` is the state machine that `log` was built with. `wall_ms` gives wall-clock milliseconds.
 
+    `seal` signs decisions, and is needed for transactions in three phases.
+
     `start` starts the log too, `stop` stops it.
     """
 
@@ -65,6 +69,7 @@ class Replica:
         admission: Admission,
         tunables: Tunables,
         notifier: Notifier = SILENT,
+        seal: Seal | None = None,
     ) -> None:
         self.log = log
         self.ledger = ledger
@@ -80,7 +85,8 @@ class Replica:
             gates=tunables.gates,
             notifier=notifier,
         )
-        self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance)
+        notary = Notary(log, participants, seal)
+        self.supervisor = Supervisor(log, ledger, performer, self.waiters, admission, chance, notary)
         self.sweeper = Sweeper(
             log,
             ledger,
@@ -92,7 +98,8 @@ class Replica:
         self.watch = Watch(ledger, self.supervisor, wall_ms=wall_ms, thresholds=tunables.alarms)
         scribe = Scribe(log, self.supervisor, wall_ms=wall_ms, propose_timeout_s=tunables.propose_timeout_s)
         parts = (scribe, ledger, self.supervisor, self.waiters, participants)
-        self.transactions = Transactions(*parts, wall_ms=wall_ms, chance=chance, notifier=notifier)
+        key_id = seal.key_id if seal is not None else ""
+        self.transactions = Transactions(*parts, wall_ms=wall_ms, chance=chance, notifier=notifier, key_id=key_id)
         self.workflows = Workflows(*parts, log, admission, wall_ms=wall_ms, chance=chance)
         self._background: list[asyncio.Task[None]] = []
 

@@ -31,7 +31,7 @@ from coordinator.errors import (
 )
 from coordinator.facts import Expiry
 from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Decide, Heard, Progress
-from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected
 from coordinator.ports import Notifier, Participants
 from coordinator.protocols.letters import dead_letters, wanted
@@ -81,7 +81,9 @@ class Transactions:
         wall_ms: Callable[[], int],
         chance: Random,
         notifier: Notifier = SILENT,
+        key_id: str = "",
     ) -> None:
+        """`key_id`: of the secret that proves decisions to participants; "" without one."""
         self._scribe = scribe
         self._ledger = ledger
         self._supervisor = supervisor
@@ -90,6 +92,7 @@ class Transactions:
         self._wall_ms = wall_ms
         self._chance = chance
         self._notifier = notifier
+        self._key_id = key_id
 
     def require_leading(self) -> None:
         """Raises NotLeader unless this replica leads."""
@@ -115,9 +118,9 @@ class Transactions:
         key, notify = request.key or "", request.notify or ""
         if notify and (why := self._notifier.refusal(notify)):
             raise Invalid.field("notify", why)
-        digest = digest_of(branches, key, notify)
+        digest = digest_of(branches, key, notify, request.protocol)
         if not self._is_begun(gid, digest):
-            path = await path_of(branches, self._participants)
+            path = await path_of(branches, self._participants, request.protocol, self._key_id)
             self._supervisor.require_leading()
             if not self._is_begun(gid, digest):
                 asked = (read_trace(request.trace), key, notify)
@@ -237,6 +240,8 @@ class Transactions:
         Raises: NotFound, Contradiction, Undetermined.
         """
         record = self._ledger.get(gid)
+        if request.decision is Decision.ABORT and record is not None and record.phase is Phase.PRECOMMITTING:
+            raise Contradiction(f"{gid} is precommitting: its participants may have committed it already")
         if request.decision is Decision.ABORT and record is not None and record.path is not Path.CLASSIC:
             self._supervisor.expire(gid, Expiry(BY_EXPIRY + request.operator, request.reason))
             return _aborted(gid, await self._waiters.recorded(gid, STAGED_PATIENCE_S))

@@ -20,6 +20,7 @@ from coordinator.driver.doing import Doing
 from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
+from coordinator.driver.terms import Notary
 from coordinator.driver.waiters import Waiters
 from coordinator.errors import NotLeader
 from coordinator.facts import Expiry
@@ -49,6 +50,7 @@ class Supervisor:
         waiters: Waiters,
         admission: Admission,
         chance: Random,
+        notary: Notary,
     ) -> None:
         self._replicated = log
         self._ledger = ledger
@@ -59,7 +61,9 @@ class Supervisor:
         # Jitter is drawn for every event, and is no secret: a generator of the system would be dear.
         jitter = Random(chance.getrandbits(64))  # noqa: S311
         self._spans = Spans()
-        self._shared = Shared(ledger, performer, self._spans, self._alarms, jitter, waiters.implied, self._ended)
+        self._shared = Shared(
+            ledger, performer, self._spans, notary, self._alarms, jitter, waiters.implied, self._ended
+        )
         self._drivers: dict[str, Driver] = {}
         self._undecided: set[str] = set()
         self._broken: set[str] = set()

@@ -230,7 +230,7 @@ class Workflows:
         except Misdeclared as error:
             raise Invalid.field(f"call.{error.field}", error.why) from error
         check_size((*record.branches, branch), "call.body")
-        await path_of((branch,), self._participants, "call")
+        await path_of((branch,), self._participants, where="call")
         result = await self._scribe.propose(Extend(record.gid, number, digest, placed(record, branch), at_ms=0))
         return isinstance(result, Accepted)
 

@@ -9,36 +9,29 @@ code does not know is fatal, because guessing would let replicas diverge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 
+from coordinator.ledger.branch_bytes import branch_fields, branch_of, branch_with_step, fields_with_step
 from coordinator.ledger.errors import CommandError
 from coordinator.ledger.records import (
-    JITTER_DEFAULT_PERCENT,
     BranchRecord,
     Decision,
-    Delivery,
-    Mode,
     Notice,
     Path,
-    Reporting,
-    Retry,
-    StepRecord,
     WorkflowRecord,
-    shared_names,
     telling,
 )
-from coordinator.ledger.shapes import Shape
+from coordinator.ledger.shapes import ARRAY, BYTES, INT, TEXT, TEXT_OR_NIL, Shape, member_of, texts
 
 __all__ = [
     "BY_DEADLINE",
     "BY_EXPIRY",
     "BY_INQUIRY",
     "BY_OPERATOR",
+    "BY_PARTICIPANTS",
     "BY_VOTES",
     "BY_WORKFLOW",
     "COMMANDS_VERSION",
@@ -51,11 +44,11 @@ __all__ = [
     "Forget",
     "Heard",
     "Notified",
+    "Precommit",
     "Progress",
     "Return",
     "decode",
     "encode",
-    "retry_fields",
 ]
 
 COMMANDS_VERSION = 2
@@ -66,6 +59,7 @@ BY_DEADLINE = "deadline"  # the driver, because a vote did not come in time
 BY_EXPIRY = "deadline set by "  # a prefix: the driver, whom this operator told not to wait any longer
 BY_INQUIRY = "inquiry"  # a participant in doubt asked for a transaction that nobody recorded
 BY_WORKFLOW = "workflow"  # the code of a workflow, by its return or its exception
+BY_PARTICIPANTS = "participants"  # the driver, because they have decided among themselves (three phases only)
 BY_OPERATOR = "operator "  # a prefix: the operator's name follows
 
 
@@ -83,6 +77,12 @@ class Begin(NamedTuple):
     key: str = ""
     notify: str = ""
     workflow: WorkflowRecord | None = None
+
+
+class Precommit(NamedTuple):
+    """Every branch of a transaction in three phases has voted yes. From here on the coordinator alone may not abort."""
+
+    gid: str
 
 
 class Decide(NamedTuple):
@@ -173,39 +173,26 @@ class Forget(NamedTuple):
     gids: tuple[str, ...]
 
 
-Command: TypeAlias = Begin | Decide | Diverge | End | Extend | Forget | Notified | Progress | Return
-
-
-_TEXT, _BYTES, _INT, _ARRAY = (str,), (bytes,), (int,), (tuple,)
-_TEXT_OR_NIL, _INT_OR_NIL, _ARRAY_OR_NIL = (str, NoneType), (int, NoneType), (tuple, NoneType)
+Command: TypeAlias = Begin | Precommit | Decide | Diverge | End | Extend | Forget | Notified | Progress | Return
 
 
 _SHAPES = {
-    1: Shape("BEGIN", _TEXT, _BYTES, _TEXT, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
-    2: Shape("DECIDE", _TEXT, _TEXT, _TEXT, _INT, _TEXT, _TEXT_OR_NIL, _ARRAY),
-    3: Shape("END", _TEXT, _ARRAY),
-    4: Shape("FORGET", _ARRAY),
-    5: Shape("BEGIN STEPS", _TEXT, _BYTES, _ARRAY, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
-    6: Shape("PROGRESS", _TEXT, _TEXT, _INT, _TEXT, _BYTES),
-    7: Shape("NOTIFIED", _TEXT, _TEXT),
-    8: Shape("BEGIN WORKFLOW", _TEXT, _BYTES, _TEXT, _BYTES, _INT, _INT, added=(_TEXT, _TEXT, _TEXT)),
-    9: Shape("EXTEND", _TEXT, _INT, _BYTES, _ARRAY, _INT),
-    10: Shape("RETURN", _TEXT, _INT, _BYTES, _INT, _ARRAY),
-    11: Shape("DIVERGE", _TEXT, _TEXT),
+    1: Shape("BEGIN", TEXT, BYTES, TEXT, ARRAY, INT, INT, added=(TEXT, TEXT, TEXT)),
+    2: Shape("DECIDE", TEXT, TEXT, TEXT, INT, TEXT, TEXT_OR_NIL, ARRAY),
+    3: Shape("END", TEXT, ARRAY),
+    4: Shape("FORGET", ARRAY),
+    5: Shape("BEGIN STEPS", TEXT, BYTES, ARRAY, INT, INT, added=(TEXT, TEXT, TEXT)),
+    6: Shape("PROGRESS", TEXT, TEXT, INT, TEXT, BYTES),
+    7: Shape("NOTIFIED", TEXT, TEXT),
+    8: Shape("BEGIN WORKFLOW", TEXT, BYTES, TEXT, BYTES, INT, INT, added=(TEXT, TEXT, TEXT)),
+    9: Shape("EXTEND", TEXT, INT, BYTES, ARRAY, INT),
+    10: Shape("RETURN", TEXT, INT, BYTES, INT, ARRAY),
+    11: Shape("DIVERGE", TEXT, TEXT),
+    12: Shape("PRECOMMIT", TEXT),
 }
-_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED, *_OF_WORKFLOW = _SHAPES
+_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED, *_OF_WORKFLOW, _PRECOMMIT = _SHAPES
 _BEGIN_WORKFLOW, _EXTEND, _RETURN, _DIVERGE = _OF_WORKFLOW
-_BRANCH = Shape("branch", _TEXT, _TEXT, _TEXT_OR_NIL, _BYTES, _INT_OR_NIL)
-_STEP = Shape(
-    "step", _TEXT, _ARRAY, _TEXT_OR_NIL, _TEXT_OR_NIL, _ARRAY, _ARRAY, added=(_INT, _ARRAY_OR_NIL, _ARRAY_OR_NIL)
-)
-_TAKE = Shape("a result that is taken", _TEXT, _TEXT)
-_RETRY = Shape("retry", _INT, _INT, _INT, added=(_INT,))
-_REPORTING = Shape("how a step is reported", _TEXT, _TEXT)
-_DELIVERY = Shape("how a message is delivered", _TEXT, _INT, _INT)
-_DECLARED = 3  # of the fields of a delivery
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
-_MODES = {mode.value: mode for mode in Mode}
 _NOTICES = {notice.value: notice for notice in Notice if notice is not Notice.NONE}
 _HEARD = {heard.value: heard for heard in Heard}
 _DECISIONS = {decision.value: decision for decision in Decision}
@@ -247,6 +234,8 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
             return _begin_fields(command, at_ms)
         case Progress():
             return (_PROGRESS, *command)
+        case Precommit():
+            return (_PRECOMMIT, command.gid)
         case Notified():
             return (_NOTIFIED, *command)
         case Decide():
@@ -256,7 +245,7 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
             return (_END, command.gid, command.branches)
         case Extend():
             stamp = command.at_ms or at_ms
-            return (_EXTEND, command.gid, command.number, command.digest, _fields_with_step(command.branch), stamp)
+            return (_EXTEND, command.gid, command.number, command.digest, fields_with_step(command.branch), stamp)
         case Return():
             stamp = command.at_ms or at_ms
             return (_RETURN, command.gid, command.steps, command.result, stamp, command.done)
@@ -273,32 +262,34 @@ def _begin_fields(command: Begin, at_ms: int) -> tuple[Any, ...]:
         workflow = (command.workflow.name, command.workflow.input)
         return (_BEGIN_WORKFLOW, command.gid, command.digest, *workflow, *limits, *added)
     if command.path is Path.STEPS:
-        steps = [_fields_with_step(branch) for branch in command.branches]
+        steps = [fields_with_step(branch) for branch in command.branches]
         return (_BEGIN_STEPS, command.gid, command.digest, steps, *limits, *added)
-    branches = [_branch_fields(branch) for branch in command.branches]
+    branches = [branch_fields(branch) for branch in command.branches]
     return (_BEGIN, command.gid, command.digest, command.path, branches, *limits, *added)
 
 
 def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _BEGIN:
         gid, digest, path, branches, *rest = fields
-        return Begin(gid, digest, _member(_PATHS, path, "path"), tuple(map(_branch, branches)), *rest)
+        return Begin(gid, digest, member_of(_PATHS, path, "path"), tuple(map(branch_of, branches)), *rest)
     if tag == _DECIDE:
         gid, decision, by, at_ms, reason, culprit, done = fields
-        return Decide(gid, _member(_DECISIONS, decision, "decision"), by, at_ms, reason, culprit, _texts(done))
+        return Decide(gid, member_of(_DECISIONS, decision, "decision"), by, at_ms, reason, culprit, texts(done))
     if tag == _END:
         gid, ended = fields
-        return End(gid, _texts(ended))
+        return End(gid, texts(ended))
     if tag == _BEGIN_STEPS:
         gid, digest, branches, *rest = fields
-        return Begin(gid, digest, Path.STEPS, tuple(map(_branch_with_step, branches)), *rest)
+        return Begin(gid, digest, Path.STEPS, tuple(map(branch_with_step, branches)), *rest)
     if tag == _PROGRESS:
         gid, branch, attempt, heard, result = fields
-        return Progress(gid, branch, attempt, _member(_HEARD, heard, "word of a step"), result)
+        return Progress(gid, branch, attempt, member_of(_HEARD, heard, "word of a step"), result)
     if tag == _NOTIFIED:
         gid, notice = fields
-        return Notified(gid, _member(_NOTICES, notice, "notice"))
-    return _command_of_workflow(tag, fields) if tag in _OF_WORKFLOW else Forget(_texts(fields[0]))
+        return Notified(gid, member_of(_NOTICES, notice, "notice"))
+    if tag == _PRECOMMIT:
+        return Precommit(*fields)
+    return _command_of_workflow(tag, fields) if tag in _OF_WORKFLOW else Forget(texts(fields[0]))
 
 
 def _command_of_workflow(tag: int, fields: list[Any]) -> Command:
@@ -307,85 +298,8 @@ def _command_of_workflow(tag: int, fields: list[Any]) -> Command:
         return Begin(gid, digest, Path.STEPS, (), *rest)._replace(workflow=WorkflowRecord(name, given))
     if tag == _EXTEND:
         gid, number, digest, branch, at_ms = fields
-        return Extend(gid, number, digest, _branch_with_step(branch), at_ms)
+        return Extend(gid, number, digest, branch_with_step(branch), at_ms)
     if tag == _RETURN:
         gid, steps, result, at_ms, done = fields
-        return Return(gid, steps, result, at_ms, _texts(done))
+        return Return(gid, steps, result, at_ms, texts(done))
     return Diverge(*fields)
-
-
-def _branch_fields(branch: BranchRecord) -> tuple[Any, ...]:
-    return (branch.branch, branch.participant, branch.action, branch.body, branch.works)
-
-
-def _fields_with_step(branch: BranchRecord) -> tuple[Any, ...]:
-    return (*_branch_fields(branch), _step_fields(branch))
-
-
-def _step_fields(branch: BranchRecord) -> tuple[Any, ...]:
-    step = branch.step
-    if step is None:
-        raise CommandError(f"branch {branch.branch} has no step")
-    reporting = None if step.reporting is None else (step.reporting.field, step.reporting.secret)
-    added = [step.not_before_ms, reporting, None if step.delivery is None else step.delivery[:_DECLARED]]
-    while added and not added[-1]:
-        added.pop()
-    return (step.mode, step.after, step.confirm, step.undo, step.takes, retry_fields(step.retry), *added)
-
-
-def retry_fields(retry: Retry) -> tuple[int, ...]:
-    """As it stands in a command: without a jitter that says nothing."""
-    return retry[:3] if retry.jitter_percent == JITTER_DEFAULT_PERCENT else tuple(retry)
-
-
-def _branch_with_step(fields: Any) -> BranchRecord:
-    if type(fields) is not tuple or len(fields) != 6 or type(fields[5]) is not tuple:
-        raise CommandError("a branch of a transaction of steps is an array of 6 fields, the last one an array")
-    *branch, step = fields
-    _STEP.check(step)
-    mode, after, confirm, undo, takes, retry, *added = step
-    for take in takes:
-        _TAKE.check(take if type(take) is tuple else ())
-    _RETRY.check(retry)
-    record = StepRecord(_member(_MODES, mode, "mode"), _texts(after), confirm, undo, takes, Retry(*retry))
-    if added:
-        not_before_ms, reporting, delivery = (*added, None, None)[:3]
-        record = record._replace(not_before_ms=not_before_ms, reporting=_reporting(reporting))
-        record = record._replace(delivery=_delivery(delivery))
-    return _branch(tuple(branch))._replace(step=record)
-
-
-def _reporting(fields: tuple[Any, ...] | None) -> Reporting | None:
-    if fields is None:
-        return None
-    _REPORTING.check(fields)
-    return Reporting(*fields)
-
-
-def _delivery(fields: tuple[Any, ...] | None) -> Delivery | None:
-    if fields is None:
-        return None
-    _DELIVERY.check(fields)
-    return Delivery(*fields)
-
-
-def _branch(fields: Any) -> BranchRecord:
-    if type(fields) is not tuple:
-        raise CommandError(f"a branch is an array, not {type(fields).__name__}")
-    _BRANCH.check(fields)
-    branch, participant, action, body, works = fields
-    return BranchRecord(*shared_names(branch, participant, action), body, works=works)
-
-
-def _texts(values: tuple[Any, ...]) -> tuple[str, ...]:
-    for value in values:
-        if type(value) is not str:
-            raise CommandError(f"a list of names holds {type(value).__name__}")
-    return values
-
-
-def _member(members: Mapping[str, Any], value: str, what: str) -> Any:
-    member = members.get(value)
-    if member is None:
-        raise CommandError(f"{value!r} is not a {what}")
-    return member

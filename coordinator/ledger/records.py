@@ -41,11 +41,19 @@ class Path(StrEnum):
     ONE_PHASE = "one-phase"  # a single branch: its participant decides
     STAGED = "staged"  # committed when this record and every vote are durable
     STEPS = "steps"  # some branches commit before the others have said anything
+    THREE_PHASE = "three-phase"  # participants that hear nothing can end it among themselves, by a majority
+    # The textbook's rule for those that hear nothing, instead of the majority: unsafe when the network is parted.
+    UNSAFE_COMMIT_ON_SILENCE = "three-phase-unsafe-commit-on-silence"
 
     @property
     def is_implied(self) -> bool:
         """Whether the outcome can be true, and be told, before the record holds it."""
         return self is Path.STAGED or self is Path.ONE_PHASE
+
+    @property
+    def is_three_phase(self) -> bool:
+        """Whether a phase lies between the votes and the decision, in which the coordinator alone may not abort."""
+        return self is Path.THREE_PHASE or self is Path.UNSAFE_COMMIT_ON_SILENCE
 
 
 class Mode(StrEnum):
@@ -63,6 +71,7 @@ class Phase(StrEnum):
     """Where the transaction stands. Only `transitions.TRANSITIONS` says what may follow what."""
 
     PREPARING = "preparing"  # begun, undecided
+    PRECOMMITTING = "precommitting"  # in three phases: every vote is a yes, and participants may commit by themselves
     COMMITTING = "committing"  # decided, some branch has not confirmed yet
     ABORTING = "aborting"
     COMMITTED = "committed"  # decided, and every branch has confirmed
@@ -225,9 +234,9 @@ class TransactionRecord(NamedTuple):
     duration: each leader counts it from when *it* took the transaction up, so that no two machines' clocks are
     ever compared and a leader change aborts nothing. The `*_at_ms` are wall-clock milliseconds of the proposing
     leader, for people and for retention, never for a decision. `decided_by` is "votes", "deadline", "inquiry",
-    "operator NAME", "deadline set by NAME" or "workflow"; `culprit` the branch that voted no. `revision` is the
-    ledger's counter at the last change. `trace` is the caller's (`participant.traceparent`), "" without one; nothing
-    depends on it.
+    "participants", "operator NAME", "deadline set by NAME" or "workflow"; `culprit` the branch that voted no.
+    `revision` is the ledger's counter at the last change. `trace` is the caller's (`participant.traceparent`), ""
+    without one; nothing depends on it.
     `key` is the application's own name for what it does, "" without one; several transactions may have the same.
     `notify` is the URL at which the application wants to be told, "" if it does not; `notified` what it took last.
     """
@@ -268,7 +277,7 @@ class TransactionRecord(NamedTuple):
     @property
     def notice_owed(self) -> Notice:
         """What the application is still to be told now."""
-        if not self.notify or self.phase is Phase.PREPARING:
+        if not self.notify or self.decision is None:
             return Notice.NONE
         now = Notice.ENDED if self.ended else Notice.DECIDED
         return Notice.NONE if self.notified is now else now
@@ -277,7 +286,7 @@ class TransactionRecord(NamedTuple):
     def decision(self) -> Decision | None:
         """The decision, or None while there is none."""
         match self.phase:
-            case Phase.PREPARING:
+            case Phase.PREPARING | Phase.PRECOMMITTING:
                 return None
             case Phase.COMMITTING | Phase.COMMITTED:
                 return Decision.COMMIT

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from types import NoneType
 from typing import Any
 
 from coordinator.ledger.errors import CommandError
 
-__all__ = ["Shape"]
+__all__ = [
+    "ARRAY",
+    "ARRAY_OR_NIL",
+    "BYTES",
+    "INT",
+    "INT_OR_NIL",
+    "TEXT",
+    "TEXT_OR_NIL",
+    "Shape",
+    "member_of",
+    "texts",
+]
+
+TEXT, BYTES, INT, ARRAY = (str,), (bytes,), (int,), (tuple,)
+TEXT_OR_NIL, INT_OR_NIL, ARRAY_OR_NIL = (str, NoneType), (int, NoneType), (tuple, NoneType)
 
 
 class Shape:
@@ -32,3 +47,19 @@ class Shape:
             if type(value) not in types:
                 names = " or ".join(t.__name__ for t in types)
                 raise CommandError(f"{self._name} holds {type(value).__name__} in field {position} instead of {names}")
+
+
+def texts(values: tuple[Any, ...]) -> tuple[str, ...]:
+    """A list of names. Raises CommandError."""
+    for value in values:
+        if type(value) is not str:
+            raise CommandError(f"a list of names holds {type(value).__name__}")
+    return values
+
+
+def member_of(members: Mapping[str, Any], value: str, what: str) -> Any:
+    """The member with this value; `what` it should be, in words. Raises CommandError."""
+    member = members.get(value)
+    if member is None:
+        raise CommandError(f"{value!r} is not a {what}")
+    return member

@@ -28,6 +28,7 @@ from coordinator.ledger.commands import (
     Forget,
     Heard,
     Notified,
+    Precommit,
     Progress,
     Return,
     decode,
@@ -152,6 +153,8 @@ class Ledger:
         match command:
             case Begin():
                 return self._begin(command)
+            case Precommit():
+                return self._precommit(command)
             case Decide():
                 return self._decide(command)
             case End():
@@ -254,6 +257,15 @@ class Ledger:
         record = record._replace(workflow=command.workflow) if command.workflow else record
         if command.path is Path.STEPS:
             record = record._replace(branches=self._lines.join(record, self.revision + 1))
+        return self._become(row.becomes, record, record.branches)
+
+    def _precommit(self, command: Precommit) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.PRECOMMIT, command)
+        if isinstance(row, Why):
+            return Rejected(row, record)
+        if record is None or row.becomes is record.phase:
+            return Accepted(record)
         return self._become(row.becomes, record, record.branches)
 
     def _decide(self, command: Decide) -> Result:

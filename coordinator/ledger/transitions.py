@@ -19,6 +19,10 @@ rejected. Who may decide depends on what could be true elsewhere:
 - Of a workflow, every answer that its code has heard is recorded first. So when the code has returned, the record
   itself says that every vote is in, and the return is the decision, unless another run has asked for one step more.
 - An inquiry may abort only what nobody has recorded; a transaction on its way is left to its driver.
+- In three phases, the participants may commit by themselves from *precommitting* on; so nobody aborts any more, unless
+  they have, and no participant is asked to precommit before the record says so (Skeen, "Nonblocking Commit Protocols",
+  SIGMOD 1981: no state lies beside both a commit and an abort). The rules of the participants are a table of their
+  own, `participant.termination`.
 
 A row says: in `phase` (None: the ledger does not hold the gid), `event` leads to `becomes`, if all its guards hold. An
 event without a row is illegal. Rows are tried in order. Rows that lead back to their own phase are repeats: a command
@@ -37,6 +41,7 @@ from coordinator.ledger.commands import (
     BY_EXPIRY,
     BY_INQUIRY,
     BY_OPERATOR,
+    BY_PARTICIPANTS,
     BY_VOTES,
     BY_WORKFLOW,
     Begin,
@@ -46,6 +51,7 @@ from coordinator.ledger.commands import (
     End,
     Heard,
     Notified,
+    Precommit,
     Progress,
     Return,
 )
@@ -59,6 +65,7 @@ class Event(StrEnum):
     """What a command does to one transaction."""
 
     BEGIN = "begin"
+    PRECOMMIT = "precommit"
     COMMIT = "commit"
     ABORT = "abort"
     PROGRESS = "progress"
@@ -82,6 +89,10 @@ class Guard(StrEnum):
     ANSWERED = "every step answered"
     OF_WORKFLOW = "of a workflow"
     FROM_VOTES = "from votes"
+    IN_TWO_PHASES = "in two phases"
+    IN_THREE_PHASES = "in three phases"
+    PRECOMMITTED = "from those who have precommitted"
+    FROM_PARTICIPANTS = "from participants"
     MAY_ABORT = "may abort"
     FROM_INQUIRY = "from inquiry"
     OWED = "some branch owed"
@@ -125,10 +136,17 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Phase.PREPARING, Event.DIVERGE, (Guard.OF_WORKFLOW,), Phase.PREPARING),
     Transition(Phase.PREPARING, Event.RETURN, (Guard.ANSWERED, Guard.OWED), Phase.COMMITTING),
     Transition(Phase.PREPARING, Event.RETURN, (Guard.ANSWERED, Guard.SETTLED), Phase.COMMITTED),
-    Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.OWED), Phase.COMMITTING),
-    Transition(Phase.PREPARING, Event.COMMIT, (Guard.FROM_VOTES, Guard.SETTLED), Phase.COMMITTED),
+    Transition(Phase.PREPARING, Event.PRECOMMIT, (Guard.IN_THREE_PHASES,), Phase.PRECOMMITTING),
+    Transition(Phase.PREPARING, Event.COMMIT, (Guard.IN_TWO_PHASES, Guard.FROM_VOTES, Guard.OWED), Phase.COMMITTING),
+    Transition(Phase.PREPARING, Event.COMMIT, (Guard.IN_TWO_PHASES, Guard.FROM_VOTES, Guard.SETTLED), Phase.COMMITTED),
     Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.OWED), Phase.ABORTING),
     Transition(Phase.PREPARING, Event.ABORT, (Guard.MAY_ABORT, Guard.SETTLED), Phase.ABORTED),
+    Transition(Phase.PRECOMMITTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.PRECOMMITTING),
+    Transition(Phase.PRECOMMITTING, Event.PRECOMMIT, (), Phase.PRECOMMITTING),
+    Transition(Phase.PRECOMMITTING, Event.COMMIT, (Guard.PRECOMMITTED, Guard.OWED), Phase.COMMITTING),
+    Transition(Phase.PRECOMMITTING, Event.COMMIT, (Guard.PRECOMMITTED, Guard.SETTLED), Phase.COMMITTED),
+    Transition(Phase.PRECOMMITTING, Event.ABORT, (Guard.FROM_PARTICIPANTS, Guard.OWED), Phase.ABORTING),
+    Transition(Phase.PRECOMMITTING, Event.ABORT, (Guard.FROM_PARTICIPANTS, Guard.SETTLED), Phase.ABORTED),
     Transition(Phase.COMMITTING, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.COMMIT, (), Phase.COMMITTING),
     Transition(Phase.COMMITTING, Event.RETURN, (Guard.OF_WORKFLOW,), Phase.COMMITTING),
@@ -245,6 +263,22 @@ def _from_votes(_: TransactionRecord, command: Decide) -> bool:
     return command.by == BY_VOTES
 
 
+def _in_three_phases(record: TransactionRecord, _: Precommit) -> bool:
+    return record.path.is_three_phase
+
+
+def _in_two_phases(record: TransactionRecord, _: Decide) -> bool:
+    return not record.path.is_three_phase
+
+
+def _precommitted(_: TransactionRecord, command: Decide) -> bool:
+    return command.by in (BY_VOTES, BY_PARTICIPANTS)
+
+
+def _from_participants(_: TransactionRecord, command: Decide) -> bool:
+    return command.by == BY_PARTICIPANTS
+
+
 def _may_abort(record: TransactionRecord, command: Decide) -> bool:
     by_driver = command.by in (BY_VOTES, BY_DEADLINE, BY_WORKFLOW) or command.by.startswith(BY_EXPIRY)
     return by_driver or (command.by.startswith(BY_OPERATOR) and record.path is Path.CLASSIC)
@@ -284,6 +318,10 @@ _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
     Guard.ANSWERED: _answered,
     Guard.OF_WORKFLOW: _of_workflow,
     Guard.FROM_VOTES: _from_votes,
+    Guard.IN_TWO_PHASES: _in_two_phases,
+    Guard.IN_THREE_PHASES: _in_three_phases,
+    Guard.PRECOMMITTED: _precommitted,
+    Guard.FROM_PARTICIPANTS: _from_participants,
     Guard.MAY_ABORT: _may_abort,
     Guard.FROM_INQUIRY: _from_inquiry,
     Guard.OWED: _owed,
@@ -302,6 +340,10 @@ _WITHOUT_GUARD = {
     Guard.ANSWERED: Why.OTHER_STEP,
     Guard.OF_WORKFLOW: Why.NO_STEP,
     Guard.FROM_VOTES: Why.NOT_ALLOWED,
+    Guard.IN_TWO_PHASES: Why.NOT_ALLOWED,
+    Guard.IN_THREE_PHASES: Why.NOT_ALLOWED,
+    Guard.PRECOMMITTED: Why.NOT_ALLOWED,
+    Guard.FROM_PARTICIPANTS: Why.NOT_ALLOWED,
     Guard.MAY_ABORT: Why.NOT_ALLOWED,
     Guard.NOTICE_DUE: Why.NO_NOTICE,
     Guard.TOLD: Why.UNFINISHED,

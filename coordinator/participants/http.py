@@ -111,6 +111,9 @@ class HttpParticipants:
     def known(self, name: str) -> bool:
         return name in self._urls
 
+    def url(self, name: str) -> str:
+        return self._urls[name]
+
     async def capabilities(self, name: str) -> Capabilities:
         """The last document read; an old one is read again meanwhile. Only a first one is waited for."""
         return await self._documents.current(name)
@@ -294,4 +297,6 @@ def capabilities_of(value: Any) -> Capabilities:
     fields: dict[str, Any] = {key: value.get(key) is True for key in flags}
     fields |= {key: value[key] for key in numbers if isinstance(value.get(key), int)}
     actions = tuple(str(action) for action in value.get("actions") or ())
-    return Capabilities(name=value["name"], actions=actions, **fields)
+    three_phase = value.get("three_phase")
+    key_id = three_phase if isinstance(three_phase, str) else ""
+    return Capabilities(name=value["name"], actions=actions, three_phase=key_id, **fields)

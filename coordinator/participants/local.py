@@ -34,6 +34,9 @@ class LocalParticipants:
     def known(self, name: str) -> bool:
         return name in self._objects
 
+    def url(self, name: str) -> str:
+        return f"local://{name}"
+
     async def capabilities(self, name: str) -> Capabilities:
         return self._find(name).capabilities()
 

@@ -53,6 +53,9 @@ __all__ = [
     "clean",
     "contradictions",
     "decide",
+    "finish",
+    "verdict_of",
+    "withdraw",
 ]
 
 REASON_CHARS_MAX = 512  # of a participant's reason, in the record
@@ -105,10 +108,10 @@ def decide(plan: Plan | None, record: TransactionRecord | None, facts: Facts, no
     if record is None:
         return _DONE if plan is None else _collect(plan, begin_of(plan), True, todo)
     if plan is not None and plan.digest != record.digest:
-        return _withdraw(plan, record, todo)
+        return withdraw(plan, record, todo)
     if record.phase is Phase.PREPARING:
         return _collect(record, None, plan is not None, todo)
-    return _DONE if record.ended else _finish(record, todo)
+    return _DONE if record.ended else finish(record, todo)
 
 
 def begin_of(plan: Plan) -> Begin:
@@ -126,7 +129,7 @@ def _collect(work: Plan | TransactionRecord, begin: Begin | None, first_hand: bo
     late = todo.now >= deadline or todo.facts.expiry is not None
     may_abort = work.path is Path.CLASSIC or (work.path is Path.STAGED and first_hand)
     votes = [(branch, todo.facts.of(branch.branch)) for branch in work.branches]
-    verdict = _verdict(work, votes, late and may_abort, todo.facts.expiry)
+    verdict = verdict_of(work, votes, late and may_abort, todo.facts.expiry)
     implied = None
     if begin is not None:
         todo.propose(begin, Haste.NOW)
@@ -152,7 +155,7 @@ def _question(path: Path, prevent: bool) -> Verb:
     return Verb.COMMIT if path is Path.ONE_PHASE else Verb.PREPARE
 
 
-def _verdict(work: Plan | TransactionRecord, votes: _Votes, overdue: bool, expiry: Expiry | None) -> Decide | None:
+def verdict_of(work: Plan | TransactionRecord, votes: _Votes, overdue: bool, expiry: Expiry | None) -> Decide | None:
     """The decision that follows from the votes or, when it is `overdue`, from their absence; else None."""
     unanimous = True
     for branch, known in votes:
@@ -198,7 +201,7 @@ def _settled(votes: _Votes, decision: Decision) -> tuple[str, ...]:
     return tuple([branch.branch for branch, known in votes if known.state in settled])
 
 
-def _finish(record: TransactionRecord, todo: Todo) -> Step:
+def finish(record: TransactionRecord, todo: Todo) -> Step:
     """Phase two: tell every open branch until it confirms.
 
     One End names all of them, unless a branch keeps us waiting: then the others are ended without it.
@@ -223,7 +226,7 @@ def _finish(record: TransactionRecord, todo: Todo) -> Step:
     return todo.step()
 
 
-def _withdraw(plan: Plan, record: TransactionRecord, todo: Todo) -> Step:
+def withdraw(plan: Plan, record: TransactionRecord, todo: Todo) -> Step:
     """The gid is not ours: it was made aborted before our Begin came, or begun by another request.
 
     Nobody records our branches then. A participant that has prepared one finds out by asking; being told is

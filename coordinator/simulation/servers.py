@@ -216,6 +216,7 @@ class ParticipantApi(_Api):
             "prevent": self._kind.prevent,
             "one_phase": self._kind.one_phase,
             "read_only": known.read_only,
+            "three_phase": known.three_phase,
         }
 
 

@@ -25,9 +25,20 @@ from coordinator.simulation.rpc import CallRefused, CallTimeout, Rpc
 from coordinator.wire import MSGPACK_SEQ
 from participant.ids import BranchKey
 from participant.outcomes import Outcome as Ended
+from participant.termination import Peer
 from participant.wire import Answer, Capabilities, Operation
 
-__all__ = ["ARRAYS", "HTTP", "SimClient", "SimNotifier", "SimOutcomeSource", "SimParticipants", "SimSession", "url_of"]
+__all__ = [
+    "ARRAYS",
+    "HTTP",
+    "SimClient",
+    "SimNotifier",
+    "SimOutcomeSource",
+    "SimParticipants",
+    "SimPeers",
+    "SimSession",
+    "url_of",
+]
 
 HTTP = "http"
 """The service that answers `[method, path, query, body]` with `[status, headers, document]`."""
@@ -36,6 +47,7 @@ ARRAYS = "http arrays"
 """The same for an array of transactions: the first piece is such an answer; without a document, a stream follows."""
 
 _INQUIRY_TIMEOUT_S = 3.0
+_PEER_TIMEOUT_S = 3.0
 _MSGPACK = {"Content-Type": "application/msgpack"}
 _PROBLEM = {"Content-Type": "application/problem+json"}
 
@@ -147,6 +159,9 @@ class SimParticipants:
     def known(self, name: str) -> bool:
         return name in self._names
 
+    def url(self, name: str) -> str:
+        return url_of(name)
+
     async def capabilities(self, name: str) -> Capabilities:
         if name not in self._known:
             self._known[name] = capabilities_of(await self._ask("GET", name, "/v1/capabilities", None))
@@ -168,6 +183,22 @@ class SimParticipants:
         if status != 200:
             raise CallFailed(f"{name} answered {status}: {document}")
         return document
+
+
+class SimPeers:
+    """`participant.three_phase.Peers` of one participant."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    async def ask(self, peer: Peer, operation: Operation) -> Answer | None:
+        form = operation.to_map()
+        path = f"/v1/branches/{form.pop('gid')}/{form.pop('branch')}/{form.pop('verb')}"
+        try:
+            status, _, document = await _request(self._rpc, "POST", URL(peer.url + path), form, _PEER_TIMEOUT_S)
+        except (CallRefused, CallTimeout):
+            return None
+        return Answer.from_map(document, peer.participant) if status == 200 else None
 
 
 class SimNotifier:

@@ -46,8 +46,9 @@ from participant.locks import Expired, LockTable, Row
 from participant.resource import Call, OpenBranch, ResourceLimits
 from participant.rm.actions import checked, no_of
 from participant.rm.measures import Measures
+from participant.rm.notes import serve_note
 from participant.rm.pending import Open, Parked
-from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request, Ticket
+from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, OtherRequest, Read, Request, Ticket
 from participant.rm.store import NOTHING, Effects, Ran, Store
 from participant.wire import CONFLICT, Answer, BranchState
 
@@ -117,23 +118,27 @@ class Engine:
 
     def _serve(self, ticket: Ticket, request: Request) -> None:
         try:
-            match request:
-                case BranchRequest():
-                    self._serve_branch(ticket, request)
-                case Read(call):
-                    self._done.append((ticket, self._read(call)))
-                case ListInDoubt():
-                    self._done.append((ticket, list(self._prepared)))
-                case Measure():
-                    self._done.append(
-                        (ticket, self._measures.status(self._now, self._prepared, self._parked, self._open))
-                    )
-                case Forget(before_ms, branches_max):
-                    self._done.append((ticket, self._store.forget(before_ms, branches_max)))
+            if isinstance(request, BranchRequest):
+                self._serve_branch(ticket, request)
+            else:
+                self._done.append((ticket, self._result(request)))
         except (ResourceFailed, InvariantError):
             raise
         except ParticipantError as error:
             self._done.append((ticket, error))
+
+    def _result(self, request: OtherRequest) -> Any:
+        match request:
+            case Read(call):
+                return self._read(call)
+            case ListInDoubt():
+                return list(self._prepared)
+            case Measure():
+                return self._measures.status(self._now, self._prepared, self._parked, self._open)
+            case Forget(before_ms, branches_max):
+                return self._store.forget(before_ms, branches_max)
+            case _:
+                return serve_note(self._store, request, self._wall_ms)
 
     def _serve_branch(self, ticket: Ticket, request: BranchRequest) -> None:
         parked = self._parked.get(request.key)

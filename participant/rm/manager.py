@@ -22,7 +22,16 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits, ResourceStatus
 from participant.rm.engine import Engine
 from participant.rm.refusal import refused
-from participant.rm.requests import BranchRequest, Forget, ListInDoubt, Measure, Read, Request
+from participant.rm.requests import (
+    BranchRequest,
+    Forget,
+    ListInDoubt,
+    Measure,
+    Read,
+    ReadNote,
+    Request,
+    SwapNote,
+)
 from participant.rm.retention import FORGET_BRANCHES_MAX, FORGET_INTERVAL_S, wall_clock_ms
 from participant.rm.store import Store
 from participant.wire import Answer
@@ -115,6 +124,14 @@ class EngineManager:
 
     def outcome(self, key: BranchKey) -> asyncio.Future[Answer]:
         return self._ask(BranchRequest(Ask.OUTCOME, key))
+
+    def note(self, key: BranchKey) -> asyncio.Future[bytes | None]:
+        return self._ask(ReadNote(key))
+
+    def swap_note(
+        self, key: BranchKey, expected: bytes | None, note: bytes, *, is_finished: bool = False
+    ) -> asyncio.Future[bool]:
+        return self._ask(SwapNote(key, expected, note, is_finished))
 
     async def in_doubt(self) -> list[BranchKey]:
         branches: list[BranchKey] = await self._ask(ListInDoubt())

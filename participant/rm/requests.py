@@ -10,7 +10,18 @@ from participant.ids import BranchKey
 from participant.resource import Call
 from participant.values import digest_of
 
-__all__ = ["BranchRequest", "Forget", "ListInDoubt", "Measure", "Read", "Request", "Ticket"]
+__all__ = [
+    "BranchRequest",
+    "Forget",
+    "ListInDoubt",
+    "Measure",
+    "OtherRequest",
+    "Read",
+    "ReadNote",
+    "Request",
+    "SwapNote",
+    "Ticket",
+]
 
 _INTERACTIVE = digest_of(None, b"")  # what a branch is bound to that was built by `work`
 
@@ -66,7 +77,25 @@ class Forget:
     branches_max: int
 
 
-Request: TypeAlias = BranchRequest | Read | ListInDoubt | Measure | Forget
+@dataclass(frozen=True, slots=True)
+class ReadNote:
+    """Give the note of a branch (`participant.notes`)."""
+
+    key: BranchKey
+
+
+@dataclass(frozen=True, slots=True)
+class SwapNote:
+    """Replace it, if it is `expected`."""
+
+    key: BranchKey
+    expected: bytes | None
+    note: bytes
+    is_finished: bool
+
+
+OtherRequest: TypeAlias = Read | ListInDoubt | Measure | Forget | ReadNote | SwapNote
+Request: TypeAlias = BranchRequest | OtherRequest
 
 Ticket: TypeAlias = object
 """Whatever the caller wants back with the result of a request."""

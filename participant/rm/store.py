@@ -68,6 +68,12 @@ class Store(Protocol):
     def intent(self, key: BranchKey) -> bytes:
         """The intent that was saved with a prepared branch."""
 
+    def note(self, key: BranchKey) -> bytes | None:
+        """The note of a branch (`participant.notes`)."""
+
+    def save_note(self, key: BranchKey, note: bytes, *, changed_at_ms: int, is_finished: bool) -> None:
+        """Write it; replaces what was there."""
+
     def run(self, call: Call, base: bytes, branch: OpenBranch | None = None) -> Ran:
         """Run an action on top of the intent `base`, and leave nothing of it behind.
 
@@ -79,7 +85,9 @@ class Store(Protocol):
         """Make an intent's changes true, all or none. Raises IntentConflict."""
 
     def forget(self, before_ms: int, branches_max: int) -> int:
-        """Drop finished branches last changed before `before_ms`, at most so many; how many there were."""
+        """Drop finished branches last changed before `before_ms`, at most so many; how many there were. And as many
+        finished notes, which are not counted.
+        """
 
 
 def drive(action: Coroutine[Any, Any, Any]) -> Any:

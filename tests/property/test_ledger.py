@@ -17,6 +17,7 @@ from coordinator.ledger.commands import (
     BY_DEADLINE,
     BY_INQUIRY,
     BY_OPERATOR,
+    BY_PARTICIPANTS,
     BY_VOTES,
     Begin,
     Command,
@@ -27,6 +28,7 @@ from coordinator.ledger.commands import (
     Forget,
     Heard,
     Notified,
+    Precommit,
     Progress,
     Return,
     decode,
@@ -53,7 +55,7 @@ NAMES = ("a", "b", "c")
 gids = st.sampled_from(("t1", "t2", "t3", "t4"))
 names = st.lists(st.sampled_from(NAMES), max_size=3).map(tuple)
 times_ms = st.integers(0, 20)
-bys = st.sampled_from((BY_VOTES, BY_DEADLINE, BY_INQUIRY, BY_OPERATOR + "ann", "somebody"))
+bys = st.sampled_from((BY_VOTES, BY_DEADLINE, BY_INQUIRY, BY_OPERATOR + "ann", BY_PARTICIPANTS, "somebody"))
 
 
 def branch(name: str) -> BranchRecord:
@@ -124,8 +126,9 @@ decides = st.builds(Decide, gids, st.sampled_from(Decision), bys, times_ms, done
 ends = st.builds(End, gids, names)
 notifieds = st.builds(Notified, gids, st.sampled_from((Notice.DECIDED, Notice.ENDED)))
 forgets = st.builds(Forget, st.lists(gids, max_size=3).map(tuple))
+precommits = st.builds(Precommit, gids)
 commands = st.one_of(
-    *(begins, decides, decides, ends, forgets, progresses, progresses, notifieds, notifieds),
+    *(begins, precommits, decides, decides, ends, forgets, progresses, progresses, notifieds, notifieds),
     *(workflows, extends, extends, returns, diverges),
 )
 
@@ -139,6 +142,7 @@ class Entry:
     decision: Decision | None = None
     decided_at_ms: int = 0
     owed: set[str] = field(default_factory=set)
+    is_precommitting: bool = False
     steps: dict[str, tuple[int, int, bool, bytes]] = field(default_factory=dict)  # attempt, settling, done, result
     asked: list[bytes] = field(default_factory=list)  # digests
     refused: dict[str, str] = field(default_factory=dict)
@@ -174,6 +178,8 @@ class Model:
         match command:
             case Begin():
                 return self.begin(command)
+            case Precommit():
+                return self.precommit(command)
             case Decide():
                 return self.decide(command)
             case End():
@@ -223,11 +229,21 @@ class Model:
 
     @staticmethod
     def may(command: Decide, entry: Entry) -> bool:
+        if entry.is_precommitting:
+            return command.by == BY_PARTICIPANTS or (command.decision is Decision.COMMIT and command.by == BY_VOTES)
         if command.decision is Decision.COMMIT:
-            return command.by == BY_VOTES
+            in_three_phases = entry.begin is not None and entry.begin.path.is_three_phase
+            return command.by == BY_VOTES and not in_three_phases
         if command.by.startswith(BY_OPERATOR):
             return entry.begin is not None and entry.begin.path is Path.CLASSIC
         return command.by in (BY_VOTES, BY_DEADLINE)
+
+    def precommit(self, command: Precommit) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or entry.begin is None or not entry.begin.path.is_three_phase or entry.decision is not None:
+            return False
+        entry.is_precommitting = True
+        return True
 
     def end(self, command: End) -> bool:
         entry = self.entries.get(command.gid)
@@ -338,7 +354,7 @@ class Model:
 def phase_of(entry: Entry) -> Phase:
     match entry.decision:
         case None:
-            return Phase.PREPARING
+            return Phase.PRECOMMITTING if entry.is_precommitting else Phase.PREPARING
         case Decision.COMMIT:
             return Phase.COMMITTING if entry.owed else Phase.COMMITTED
         case Decision.ABORT:

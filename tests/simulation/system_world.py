@@ -27,15 +27,17 @@ from coordinator.ledger.table import Ledger
 from coordinator.simulation.machines import Machine
 from coordinator.simulation.rpc import Flaws, Rpc
 from coordinator.simulation.servers import ParticipantApi, ReplicaApi
-from coordinator.simulation.web import SimNotifier, SimOutcomeSource, SimParticipants
+from coordinator.simulation.web import SimNotifier, SimOutcomeSource, SimParticipants, SimPeers
 from coordinator.simulation.worker import SimWorker
 from participant.branch import Branch
 from participant.errors import ResourceFailed
+from participant.proof import Seal
 from participant.recovery import Recovery, RecoverySettings
 from participant.resource import ResourceLimits
 from participant.rm.memory import Memory
 from participant.rm.store import NOTHING, Effects
 from participant.service import ParticipantService
+from participant.three_phase import ThreePhase
 from participant.wire import Answer, Operation
 from raftlog.config import LogConfig, Security
 from raftlog.errors import DiskFailed
@@ -53,7 +55,7 @@ from tests.simulation.tally import Tally
 from tests.simulation.teller import Teller
 from tests.simulation.world import PROGRESS_S, SECRET, TIMING, World, members_of
 
-__all__ = ["Settings", "SystemWorld", "pressed", "stepwise"]
+__all__ = ["Settings", "SystemWorld", "pressed", "stepwise", "three_phased"]
 
 _REPLICAS = ["r1", "r2", "r3"]
 _BANKS = ["bank-a", "bank-b", "bank-c", "bank-d"]
@@ -64,7 +66,8 @@ _SKEW_MS = 30_000  # two machines' wall clocks differ by up to twice this
 _TUNABLES = Tunables(retention_s=1_200.0)
 _LIMITS = ResourceLimits(lock_wait_s=3.0, unprepared_limit_s=20.0, retention_s=7_200.0)
 _MOMENTS = ("begun", "begun", "begun", "implied", "implied", "telling", "decided", "asked", "answering", "answering")
-_RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0)
+_RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0, peers_after_s=1.0)
+_SEAL = Seal(SECRET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Settings:
     flaws: Flaws
     faults: FaultPlan
     steps_only: bool = False
+    three_phase: bool = False
 
     @classmethod
     def draw(cls, rng: Random) -> Settings:
@@ -110,6 +114,16 @@ def pressed(settings: Settings) -> Settings:
 def stepwise(settings: Settings) -> Settings:
     """As `pressed`, with transactions of steps only."""
     return replace(pressed(settings), steps_only=True)
+
+
+def three_phased(settings: Settings) -> Settings:
+    """Transactions in three phases only, and coordinators that are gone for longer than the banks wait. No disk takes
+    seconds for each of its jobs: an operation in three phases has several, one after the other.
+    """
+    weights = (("ambush", 20), ("isolate", 4), ("split", 4), ("kill_all", 2), ("kill_working", 2), ("pause", 2))
+    faults = replace(settings.faults, every_s=6.0, lasts_s=8.0, slowest_disk=1.0, weights=weights)
+    flaws = Flaws(loss=0.02, duplicate=0.1, late=0.1, late_mean_s=2.0)
+    return replace(settings, clients=3, tellers=2, think_s=1.0, flaws=flaws, faults=faults, three_phase=True)
 
 
 class SystemWorld(World):
@@ -252,6 +266,7 @@ class SystemWorld(World):
             admission=Admission(),
             tunables=_TUNABLES,
             notifier=SimNotifier(self.rpc, _TUNABLES.call_timeout_s),
+            seal=_SEAL if self.settings.three_phase else None,
         )
         self._listen(name, replica)
         await replica.start()
@@ -266,11 +281,15 @@ class SystemWorld(World):
         await memory.open()
         self._watch(name, memory)
         self._resources[name] = memory
-        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time))
+        part = None
+        if self.settings.three_phase:
+            part = ThreePhase(memory, _SEAL, SimPeers(self.rpc), _RECOVERY.peers_after_s)
+        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time), three_phase=part)
         kind = self.settings.kinds[name]
         ParticipantApi(self.rpc, service, kind, partial(self._said, name), self.notices.heard, self._struck(name))
         source = SimOutcomeSource(self.rpc, name, _REPLICAS)
-        recovery = asyncio.ensure_future(Recovery(memory, source, _RECOVERY, machine.chance()).run())
+        finisher = Recovery(part or memory, source, _RECOVERY, machine.chance(), silent=part)
+        recovery = asyncio.ensure_future(finisher.run())
         failure = await memory.failed()
         recovery.cancel()
         raise failure
@@ -338,5 +357,6 @@ class SystemWorld(World):
                     (self.findings, self.decisions, self.money, self.steps),
                     self.trace,
                     steps_only=self.settings.steps_only,
+                    three_phase=self.settings.three_phase,
                 )
                 group.create_task(teller.run(self.settings.think_s))

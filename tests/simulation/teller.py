@@ -8,7 +8,7 @@ request. Its process may be killed at any point, as everything else may.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from unittest import mock
 from zlib import crc32
@@ -29,7 +29,7 @@ from coordinator.ledger.records import Decision, Path
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.trace import Trace
 from coordinator.simulation.web import SimClient, url_of
-from coordinator.wire import Outcome
+from coordinator.wire import CommitProtocol, Outcome
 from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
@@ -63,6 +63,7 @@ class Teller:
         trace: Trace,
         *,
         steps_only: bool = False,
+        three_phase: bool = False,
     ) -> None:
         self._name = name
         self._rng = rng
@@ -71,6 +72,7 @@ class Teller:
         self._working = working
         self._findings, self._decisions, self._money, self._steps = checkers
         self._steps_only = steps_only
+        self._protocol = CommitProtocol.THREE_PHASE if three_phase else CommitProtocol.TWO_PHASE
         self._trace = trace
         self._count = 0
         self._loop = asyncio.get_running_loop()
@@ -85,7 +87,7 @@ class Teller:
         """Work until it is enough, then end what is open."""
         while self._working():
             await asyncio.sleep(min(self._rng.expovariate(1.0) * think_s, THINK_MAX_S))
-            match 14 if self._steps_only else self._rng.randrange(17):
+            match 14 if self._steps_only else self._rng.choice(self._does):
                 case 14 | 15 | 16:
                     await asyncio.gather(*(self._errand() for _ in range(self._rng.choice((1, 1, 3)))))
                 case 0 | 1:
@@ -104,6 +106,11 @@ class Teller:
                     await asyncio.gather(self._transfer(), self._peep())
                 case _:
                     await self._transfer()
+
+    @property
+    def _does(self) -> range | tuple[int, ...]:
+        """What `run` chooses from: in three phases, what needs no other path."""
+        return range(17) if self._protocol is CommitProtocol.TWO_PHASE else (0, 4, 5, 6, 7, 8, 10, 11, 12, 13)
 
     # What it does ------------------------------------------------------------------------------------------------
 
@@ -130,10 +137,14 @@ class Teller:
         prevent = self._rng.choice((True, True, None, None, False))
         return [name for name, kind in self._kinds.items() if prevent in (None, kind.prevent)]
 
+    def _path_over(self, banks: Iterable[str]) -> Path:
+        is_asked_for = self._protocol is not CommitProtocol.TWO_PHASE
+        return Path(self._protocol.value) if is_asked_for else path_over(banks, self._kinds)
+
     def _intend(self, gid: str, legs: list[Leg], *more: list[Leg]) -> None:
         """Tell the checkers what is going to be asked for under `gid`, maybe in several ways with the same changes."""
         self._money.intended(gid, _changes(legs))
-        paths = [path_over((bank for bank, *_ in request), self._kinds) for request in (legs, *more)]
+        paths = [self._path_over(bank for bank, *_ in request) for request in (legs, *more)]
         self._decisions.intended(gid, self._loop.time(), *paths)
 
     async def _transfer(self) -> None:
@@ -182,7 +193,9 @@ class Teller:
         ambiguous = False  # an earlier call may have begun it
         while True:
             try:
-                ended = await self._client.commit(branches, gid=gid, deadline_ms=deadline_ms, notify=self._notify(gid))
+                ended = await self._client.commit(
+                    branches, gid=gid, deadline_ms=deadline_ms, notify=self._notify(gid), protocol=self._protocol
+                )
             except OutcomeUnknown as error:
                 self._trace.note("unknown", gid, error.why)
                 ambiguous = True
@@ -239,9 +252,9 @@ class Teller:
     async def _interactively(self) -> None:
         gid, legs = self._gid(), self._legs()[:2]
         self._money.intended(gid, _changes(legs))
-        self._decisions.intended(gid, self._loop.time(), path_over({bank: None for bank, *_ in legs}, self._kinds))
+        self._decisions.intended(gid, self._loop.time(), self._path_over({bank: None for bank, *_ in legs}))
         with mock.patch.object(self._client, "new_gid", return_value=gid):
-            transaction = self._client.transaction(call_timeout_s=5.0)
+            transaction = self._client.transaction(call_timeout_s=5.0, protocol=self._protocol)
         try:
             async with transaction as tx:
                 for bank, action, account, amount in legs:

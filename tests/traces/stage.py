@@ -23,6 +23,7 @@ from coordinator.ledger.commands import (
     Extend,
     Heard,
     Notified,
+    Precommit,
     Progress,
     encode,
 )
@@ -259,7 +260,7 @@ class Stage:
         lost = "answer-lost" in words
         term, call = self._request_to(name, *(word for word in words if word != "answer-lost"))
         answer = self._participate(call)
-        self._say(f"{name} is {answer.state}")
+        self._say(f"{name} is {_state(answer)}")
         if term == self._term:
             self._ended(CallEnded(name, call.verb, None if lost else answer))
 
@@ -337,7 +338,7 @@ class Stage:
             self._say("reader hears: not found")
         elif record.decision is not None:
             self._say(f"reader hears: {_OUTCOMES[record.decision]}")
-        elif record.path is Path.CLASSIC:
+        elif not record.path.is_implied:
             self._say("reader hears: deciding")
         elif where == "follower":
             self._say("reader is sent to the leader")
@@ -477,6 +478,11 @@ class Stage:
         return branch.answer(rule.why)
 
 
+def _state(answer: Answer) -> str:
+    register = None if answer.three_phase is None else answer.three_phase.register
+    return answer.state if register is None else f"{answer.state}, and {register.leaning}"
+
+
 def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
@@ -490,6 +496,8 @@ def _told(command: Command) -> str:
             return f"{decision} by {by}{why}" + (f", done: {','.join(done)}" if done else "")
         case End(branches=ended):
             return f"end {','.join(ended)}"
+        case Precommit():
+            return "precommit"
         case Notified(notice=notice):
             return f"that the application knows: {notice}"
         case Progress(branch=branch, attempt=attempt, heard=heard):

@@ -29,6 +29,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb.connections import Connection, Dsn, connect, error_code, unreachable
 from participant.rm.mariadb.names import Names
+from participant.rm.mariadb.notes import forget_notes, load_note, make_notes, swap_note
 from participant.rm.mariadb.office import FINISH_ATTEMPTS, FINISH_PAUSE_S, Office, mislaid
 from participant.rm.mariadb.server import check_server, find_table, make_schema, make_table
 from participant.rm.mariadb.unit import MariaUnit, run_function
@@ -88,6 +89,8 @@ class MariaBackend:
             with unreachable("open"):
                 self._facts = await check_server(connection)
                 await (find_table(connection) if self._is_guest else make_table(connection))
+                if not self._is_guest:
+                    await make_notes(connection)
         finally:
             connection.abandon()
         self._working = self._pool(self._facts.working(self._limits, self._isolation), self._connections_max)
@@ -247,7 +250,19 @@ class MariaBackend:
     async def waiting(self, units: Sequence[Unit]) -> int:
         return await self._waits.count([_own(unit).thread_id for unit in units])
 
+    async def note(self, key: BranchKey) -> bytes | None:
+        async with self._office.connection() as connection:
+            return await load_note(connection, key)
+
+    async def swap_note(
+        self, key: BranchKey, expected: bytes | None, note: bytes, *, changed_at_ms: int, is_finished: bool
+    ) -> bool:
+        async with self._office.connection() as connection:
+            return await swap_note(connection, key, expected, (note, changed_at_ms, is_finished))
+
     async def forget(self, before_ms: int, branches_max: int) -> int:
+        async with self._office.connection() as connection:
+            await forget_notes(connection, before_ms, branches_max)
         return await self._office.forget(before_ms, branches_max)
 
     async def read(self, call: Call) -> Any:

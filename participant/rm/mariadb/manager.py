@@ -8,13 +8,13 @@ from typing import Literal
 from participant.errors import ConfigError
 from participant.resource import ResourceLimits
 from participant.rm.mariadb.backend import MariaBackend
-from participant.rm.server.manager import ServerManager
+from participant.rm.server.notes import NotingManager
 from participant.rm.sweep import Foreign
 
 __all__ = ["MariaDB"]
 
 
-class MariaDB(ServerManager):
+class MariaDB(NotingManager):
     """One database of a MariaDB server, 10.5 or newer, or MySQL 8. Several processes may serve it at once.
 
     `dsn` is `mariadb://user:password@host:port/database`. `schema` is statements that run at each opening, so they must

@@ -2,9 +2,10 @@
 
 Owns the bytes of its entries; `raftlog.wal` owns checksums, torn tails and forced writes.
 
-    payload    = ["batch", [entry, …]] | ["checkpoint", [[key, bytes], …], [entry of every branch]]
+    payload    = ["batch", [entry, …]] | ["checkpoint", [[key, bytes], …], [entry of every branch and note]]
     entry      = ["branch", gid, branch, state, digest, reason, changed_at_ms, result, intent, locks]
                | ["apply", intent] | ["forget", [[gid, branch], …]]
+               | ["note", gid, branch, note, changed_at_ms, is_finished] | ["forget notes", [[gid, branch], …]]
 """
 
 from __future__ import annotations

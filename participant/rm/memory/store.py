@@ -8,6 +8,7 @@ the process.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from participant.branch import FINAL, Branch
 from participant.errors import AlreadyOwned, ResourceFailed
@@ -22,6 +23,12 @@ from raftlog.disk import Disk
 __all__ = ["MemoryStore"]
 
 
+class _Note(NamedTuple):
+    text: bytes
+    changed_at_ms: int
+    is_finished: bool
+
+
 class MemoryStore:
     """`participant.rm.store.Store`, see there, over a journal."""
 
@@ -31,6 +38,7 @@ class MemoryStore:
         self._rows: dict[str, bytes] = {}
         self._branches: dict[BranchKey, Branch] = {}  # the one that changed longest ago first
         self._held: dict[BranchKey, Effects] = {}
+        self._notes: dict[BranchKey, _Note] = {}  # the one that changed longest ago first
         self._batch: list[Entry] = []
 
     def open(self) -> list[tuple[BranchKey, frozenset[Row]]]:
@@ -57,6 +65,7 @@ class MemoryStore:
         if self._journal.is_long:
             branches = self._branches.values()
             entries = [branch_entry(branch, self._held.get(branch.key, NOTHING)) for branch in branches]
+            entries += [["note", *key, *note] for key, note in self._notes.items()]
             self._journal.checkpoint(self._rows, entries)
 
     def load(self, key: BranchKey) -> Branch | None:
@@ -65,6 +74,14 @@ class MemoryStore:
     def save(self, branch: Branch, effects: Effects = NOTHING) -> None:
         self._keep(branch, effects)
         self._batch.append(branch_entry(branch, effects))
+
+    def note(self, key: BranchKey) -> bytes | None:
+        note = self._notes.get(key)
+        return None if note is None else note.text
+
+    def save_note(self, key: BranchKey, note: bytes, *, changed_at_ms: int, is_finished: bool) -> None:
+        self._write_down(key, _Note(note, changed_at_ms, is_finished))
+        self._batch.append(["note", *key, note, changed_at_ms, is_finished])
 
     def intent(self, key: BranchKey) -> bytes:
         return self._held[key].intent
@@ -92,7 +109,19 @@ class MemoryStore:
         if old:
             self._drop(old)
             self._batch.append(["forget", old])
+        self._forget_notes(before_ms, branches_max)
         return len(old)
+
+    def _forget_notes(self, before_ms: int, notes_max: int) -> None:
+        old: list[BranchKey] = []
+        for key, note in self._notes.items():
+            if note.changed_at_ms >= before_ms or len(old) == notes_max:
+                break
+            if note.is_finished:
+                old.append(key)
+        if old:
+            self._drop_notes(old)
+            self._batch.append(["forget notes", old])
 
     def _claim(self) -> None:
         try:
@@ -126,6 +155,14 @@ class MemoryStore:
         for key in keys:
             del self._branches[key]
 
+    def _write_down(self, key: BranchKey, note: _Note) -> None:
+        self._notes.pop(key, None)
+        self._notes[key] = note
+
+    def _drop_notes(self, keys: Iterable[BranchKey]) -> None:
+        for key in keys:
+            del self._notes[key]
+
     def _redo(self, entry: Entry) -> None:
         match entry:
             case ["branch", *_]:
@@ -134,3 +171,7 @@ class MemoryStore:
                 self._change(intent)
             case ["forget", keys]:
                 self._drop(BranchKey(gid, name) for gid, name in keys)
+            case ["note", gid, name, *note]:
+                self._write_down(BranchKey(gid, name), _Note(*note))
+            case ["forget notes", keys]:
+                self._drop_notes(BranchKey(gid, name) for gid, name in keys)

@@ -21,6 +21,7 @@ from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.postgres.connections import Connection, Office, Session, connect, unreachable
 from participant.rm.postgres.names import Names
+from participant.rm.postgres.notes import forget_notes, load_note, make_notes, swap_note
 from participant.rm.postgres.server import (
     check_owners,
     check_server,
@@ -107,6 +108,7 @@ class PostgresBackend:
                     self._names = Names(*await find_table(connection))
                 else:
                     self._names = Names(*await make_table(connection))
+                    await make_notes(connection, self._names.notes)
                     await check_owners(connection, self._names)
                 self._names.synchronous = settings["synchronous_commit"] = await synchronous_level(connection)
             finally:
@@ -250,9 +252,21 @@ class PostgresBackend:
         async with Office(self._ending) as connection:
             return await self._waits.count(connection, [_own(unit) for unit in units])
 
+    async def note(self, key: BranchKey) -> bytes | None:
+        async with Office(self._ending) as connection:
+            return await load_note(connection, self._names.notes, key)
+
+    async def swap_note(
+        self, key: BranchKey, expected: bytes | None, note: bytes, *, changed_at_ms: int, is_finished: bool
+    ) -> bool:
+        async with Office(self._ending) as connection:
+            values = (note, changed_at_ms, is_finished)
+            return await swap_note(connection, self._names.notes, key, expected, values)
+
     async def forget(self, before_ms: int, branches_max: int) -> int:
         async with Office(self._ending) as connection:
             tag = await connection.execute(self._sql(_FORGET), before_ms, branches_max)
+            await forget_notes(connection, self._names.notes, before_ms, branches_max)
         return int(tag.split()[-1])
 
     async def read(self, call: Call) -> Any:

@@ -7,13 +7,13 @@ from typing import Literal
 from participant.errors import ConfigError
 from participant.resource import ResourceLimits
 from participant.rm.postgres.backend import PostgresBackend
-from participant.rm.server.manager import ServerManager
+from participant.rm.server.notes import NotingManager
 from participant.rm.sweep import Foreign
 
 __all__ = ["PostgreSQL"]
 
 
-class PostgreSQL(ServerManager):
+class PostgreSQL(NotingManager):
     """One database of a PostgreSQL server, 15 or newer. Several processes may serve it at once.
 
     `dsn` is `postgresql://user:password@host:port/database`. `schema` is SQL that runs at each opening, so it must be

@@ -21,12 +21,13 @@ __all__ = ["Names"]
 class Names:
     """The names of one database's branches.
 
-    `table` is ours with its schema, as SQL: an action may set its own path. `synchronous` is how far a commit must have
-    come when it is answered, as PostgreSQL calls it.
+    `table` is ours with its schema, as SQL: an action may set its own path; `notes` is beside it.
+    `synchronous` is how far a commit must have come when it is answered, as PostgreSQL calls it.
     """
 
     def __init__(self, oids: str, table: str = "commitd_branch") -> None:
         self.table = table
+        self.notes = table.removesuffix("commitd_branch") + "commitd_note"
         self.synchronous = "on"
         self.prefix = f"commitd/{oids}/"
 

@@ -125,8 +125,18 @@ class Backend(Protocol):
     async def waiting(self, units: Sequence[Unit]) -> int:
         """How many of these transactions wait for a lock now."""
 
+    async def note(self, key: BranchKey) -> bytes | None:
+        """The note of a branch (`participant.notes`)."""
+
+    async def swap_note(
+        self, key: BranchKey, expected: bytes | None, note: bytes, *, changed_at_ms: int, is_finished: bool
+    ) -> bool:
+        """Replace the note, if it is `expected`; whether it was. Durable on return."""
+
     async def forget(self, before_ms: int, branches_max: int) -> int:
-        """Drop rows last changed before `before_ms`, at most so many; how many there were."""
+        """Drop rows last changed before `before_ms`, at most so many; how many there were. And as many finished notes,
+        which are not counted.
+        """
 
     async def read(self, call: Call) -> Any:
         """Run a function on the committed rows. Raises ActionError if it writes, and whatever it raises."""

@@ -65,6 +65,14 @@ class SQLAlchemy:
     async def outcome(self, key: BranchKey) -> Answer:
         return await self._resource.outcome(key)
 
+    async def note(self, key: BranchKey) -> bytes | None:
+        return await self._resource.note(key)
+
+    async def swap_note(
+        self, key: BranchKey, expected: bytes | None, note: bytes, *, is_finished: bool = False
+    ) -> bool:
+        return await self._resource.swap_note(key, expected, note, is_finished=is_finished)
+
     async def in_doubt(self) -> list[BranchKey]:
         return await self._resource.in_doubt()
 

@@ -61,6 +61,15 @@ CREATE TABLE IF NOT EXISTS commitd_branch (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS commitd_branch_prepared ON commitd_branch (changed_at_ms) WHERE intent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS commitd_branch_finished ON commitd_branch (changed_at_ms) WHERE intent IS NULL;
+CREATE TABLE IF NOT EXISTS commitd_note (
+    gid           TEXT NOT NULL,
+    branch        TEXT NOT NULL,
+    note          BLOB NOT NULL,
+    changed_at_ms INTEGER NOT NULL,
+    is_finished   INTEGER NOT NULL,
+    PRIMARY KEY (gid, branch)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS commitd_note_finished ON commitd_note (changed_at_ms) WHERE is_finished;
 """
 _BEGIN = "BEGIN IMMEDIATE /* commitd */"
 _COMMIT = "COMMIT /* commitd */"
@@ -78,6 +87,12 @@ _PREPARED = (
 _FORGET = """
 DELETE FROM commitd_branch WHERE (gid, branch) IN (
     SELECT gid, branch FROM commitd_branch WHERE intent IS NULL AND changed_at_ms < ? LIMIT ?) /* commitd */
+"""
+_NOTE = "SELECT note FROM commitd_note WHERE gid = ? AND branch = ? /* commitd */"
+_STORE_NOTE = "INSERT OR REPLACE INTO commitd_note VALUES (?, ?, ?, ?, ?) /* commitd */"
+_FORGET_NOTES = """
+DELETE FROM commitd_note WHERE (gid, branch) IN (
+    SELECT gid, branch FROM commitd_note WHERE is_finished AND changed_at_ms < ? LIMIT ?) /* commitd */
 """
 
 
@@ -151,6 +166,13 @@ class SqliteStore:
             ),
         )
 
+    def note(self, key: BranchKey) -> bytes | None:
+        found = self._rows(_NOTE, *key)
+        return bytes(found[0][0]) if found else None
+
+    def save_note(self, key: BranchKey, note: bytes, *, changed_at_ms: int, is_finished: bool) -> None:
+        self._db.execute(_STORE_NOTE, (*key, note, changed_at_ms, is_finished))
+
     def intent(self, key: BranchKey) -> bytes:
         [[intent]] = self._rows(_INTENT, key.gid, key.branch)
         return bytes(intent)
@@ -214,7 +236,9 @@ class SqliteStore:
     def forget(self, before_ms: int, branches_max: int) -> int:
         before = self._db.total_changes()
         self._db.execute(_FORGET, (before_ms, branches_max))
-        return self._db.total_changes() - before
+        forgotten = self._db.total_changes() - before
+        self._db.execute(_FORGET_NOTES, (before_ms, branches_max))
+        return forgotten
 
     def _drive(self, call: Call, branch: OpenBranch | None) -> Any:
         tx = Transaction(self._db, self._gate, branch)

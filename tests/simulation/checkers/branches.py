@@ -2,6 +2,7 @@
 
 At every moment: a prepared branch is committed or aborted only after some ledger holds that decision; a branch
 commits unprepared only where its participant may decide alone; and what a participant said of a branch stays true.
+In three phases, participants may end a transaction that no ledger has decided, but in one way only.
 At rest: no branch is in doubt, and every branch ended as its transaction did.
 """
 
@@ -27,6 +28,7 @@ class Branches:
         self._findings = findings
         self._decisions = decisions
         self._steps = steps
+        self.by_peers: dict[str, Decision] = {}  # what participants have come to before any ledger
         self._said: dict[tuple[str, BranchKey], BranchState] = {}
 
     def moves(self, participant: str, before: Branch | None, after: Branch) -> None:
@@ -38,12 +40,20 @@ class Branches:
         if was is BranchState.PREPARED and after.state is not was:
             decided = self._decisions.due(after.key, participant)
             wanted = Decision.COMMIT if after.state is BranchState.COMMITTED else Decision.ABORT
-            if decided is not wanted:
+            if decided is None and self._decisions.may_take(after.key.gid, Path.THREE_PHASE):
+                self._end_by_peers(participant, after, wanted)
+            elif decided is not wanted:
                 what = f"{after.key} at {participant} goes from prepared to {after.state}, recorded is {decided}"
                 self._findings.report("a prepared branch waits for the decision", what)
         elif after.state is BranchState.COMMITTED and not self._decisions.may_take(after.key.gid, Path.ONE_PHASE):
             what = f"{after.key} at {participant} commits without having voted"
             self._findings.report("a branch votes before it commits", what)
+
+    def _end_by_peers(self, participant: str, branch: Branch, ending: Decision) -> None:
+        known = self.by_peers.setdefault(branch.key.gid, ending)
+        if known is not ending:
+            what = f"{branch.key} at {participant} is {branch.state}, a peer has come to {known}"
+            self._findings.report("participants end it in one way", what)
 
     def said(self, participant: str, key: BranchKey, answer: Answer) -> None:
         """A participant answers: what it says is a fact from now on."""

@@ -93,6 +93,7 @@ def test_a_variable_can_hold_a_whole_section(file: Path) -> None:
         ('id = "demo"', 'id = "de mo"', "cluster.id: 'de mo' is not a name"),
         ("secret =", "secrte =", "cluster.secrte: unknown key; did you mean secret?"),
         ('"sixteen bytes or more"', '"short"', "cluster: the secret is too short: at least 16 bytes"),
+        ("id = ", 'proof_secret = "short"\nid = ', "cluster: the proof_secret is too short: at least 16 bytes"),
         ('secret = "sixteen', 'secret_file = "x"\nsecret = "sixteen', "cluster: give exactly one of secret"),
         (":7001", ":70010", "nodes.0.raft_address: 70010 is not a port; use 1 to 65535"),
         ('"127.0.0.1:8001"', '"127.0.0.1"', "nodes.0.client_address: write host:port"),

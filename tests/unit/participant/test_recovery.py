@@ -43,10 +43,19 @@ def test_chance_shortens_a_pause_by_up_to_a_half() -> None:
     assert Doubt(0, asked=10_000).later(SETTINGS, now=0, chance=0).ask_at == 8, "and the doubling cannot overflow"
 
 
-@pytest.mark.parametrize("settings", [{"grace_s": 0}, {"interval_s": 0}, {"interval_s": 2, "interval_max_s": 1}])
+@pytest.mark.parametrize(
+    "settings", [{"grace_s": 0}, {"interval_s": 0}, {"interval_s": 2, "interval_max_s": 1}, {"peers_after_s": 0}]
+)
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         RecoverySettings(**settings)
+
+
+def test_silence_is_counted_from_the_first_question_that_no_replica_answered() -> None:
+    doubt = Doubt(0).heard(None, 10.0).heard(None, 12.0)
+    assert doubt.silent_since == 10.0
+    assert doubt.heard(Outcome.DECIDING, 13.0).silent_since is None
+    assert doubt.later(SETTINGS, now=12, chance=0).silent_since == 10.0
 
 
 class _Resource:
@@ -135,3 +144,32 @@ async def test_it_ends_when_the_resource_manager_has_failed() -> None:
             raise ResourceFailed("disk")
 
     await _recovery(Failed(), _Source()).run()
+
+
+class _Silent:
+    """Who ends branches of which no replica knows the end."""
+
+    def __init__(self, *answers: Answer | None) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[bool, float]] = []
+
+    async def silent(self, _: BranchKey, *, is_deciding: bool, silent_s: float) -> Answer | None:
+        self.asked.append((is_deciding, silent_s))
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DECIDING, None])
+async def test_without_an_outcome_its_peers_may_end_it(outcome: Outcome | None) -> None:
+    resource, silent = _Resource(A), _Silent(None, Answer(BranchState.COMMITTED))
+    recovery = Recovery(resource, _Source(a=outcome), SETTINGS, random.Random(1), silent=silent)
+    await recovery.round()
+    ((is_deciding, silent_s),) = silent.asked
+    assert is_deciding is (outcome is Outcome.DECIDING)
+    assert silent_s == 0
+
+
+async def test_an_outcome_is_not_asked_of_its_peers() -> None:
+    resource, silent = _Resource(A), _Silent()
+    await Recovery(resource, _Source(a=Outcome.ABORTED), SETTINGS, random.Random(1), silent=silent).round()
+    assert resource.done == {A: "aborted"}
+    assert silent.asked == []

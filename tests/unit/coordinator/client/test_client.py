@@ -11,7 +11,7 @@ from uuid import UUID
 import msgpack
 import pytest
 
-from coordinator.client import Aborted, Branch, Client, Committed, Deciding
+from coordinator.client import Aborted, Branch, Client, CommitProtocol, Committed, Deciding
 from coordinator.client.asking import ATTEMPT_MIN_S, Asking, Patience
 from coordinator.client.client import CONFLICT_ATTEMPTS_MAX
 from coordinator.client.lane import Lane
@@ -362,3 +362,18 @@ async def test_a_refusal_that_is_no_replicas_fault_sends_nobody_elsewhere(server
         other.then_hang_up()
         assert await client.commit(BRANCHES, gid="g") == Committed("g")
         assert other.seen == []
+
+
+async def test_the_protocol_is_named_only_if_it_is_not_the_default(server: Impostor) -> None:
+    """So that a cluster of an earlier release takes what it can."""
+    async with quick(server.url) as client:
+        for protocol in CommitProtocol:
+            server.then_json(COMMITTED)
+            await client.commit(BRANCHES, gid="g", protocol=protocol)
+    sent = [msgpack.unpackb(body) for _, path, body in server.seen if path.startswith("/v1/transactions")]
+    forms = [form[0] if isinstance(form, list) else form for form in sent]
+    assert [form.get("protocol") for form in forms] == [
+        None,
+        "three-phase",
+        "three-phase-unsafe-commit-on-silence",
+    ]

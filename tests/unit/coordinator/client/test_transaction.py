@@ -17,6 +17,7 @@ from coordinator.client.policy import Pauses
 from coordinator.client.session import Session
 from coordinator.client.transaction import InteractiveTransaction
 from coordinator.errors import OutcomeUnknown, TransactionAborted, Unavailable, WorkFailed
+from coordinator.wire import CommitProtocol
 from tests.support.impostor import Impostor, Script, impostor
 
 PATIENCE = Patience(1.0, 0.5, Pauses(0.001, 0.01), Random(1))
@@ -32,12 +33,14 @@ class Desk:
         self.answer: Ended | Exception = Committed("g")
         self.lists: list[list[Branch]] = []
         self.named: Named = {}
+        self.protocols: list[CommitProtocol] = []
 
     async def commit(
         self, branches: Iterable[Branch], *, gid: str | None = None, deadline_ms: int = 0, **named: Unpack[Named]
     ) -> Ended:
         self.lists.append(list(branches))
         self.named = named
+        self.protocols.append(named.get("protocol", CommitProtocol.TWO_PHASE))
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -52,9 +55,10 @@ class Scene:
         self.desk = Desk(bank.url)
         self.session = session
 
-    def transaction(self) -> InteractiveTransaction:
+    def transaction(self, protocol: CommitProtocol | None = None) -> InteractiveTransaction:
+        named: Named = {"key": "order-1"} if protocol is None else {"protocol": protocol}
         return InteractiveTransaction(
-            "g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=0.3, named={"key": "order-1"}
+            "g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=0.3, named=named
         )
 
     @property
@@ -80,6 +84,14 @@ async def test_leaving_the_block_commits_what_enlisted(scene: Scene) -> None:
     assert scene.asked == ["/v1/branches/g/bank-a/work"] * 2
     sent = [msgpack.unpackb(body) for _, _, body in scene.bank.seen]
     assert [(form["seq"], form["body"]) for form in sent] == [(0, {"n": 1}), (1, {"n": 2})]
+
+
+async def test_it_is_committed_in_the_protocol_that_was_asked_for(scene: Scene) -> None:
+    for protocol in CommitProtocol:
+        scene.bank.then_json(WORKING, **ENLIST)
+        async with scene.transaction(protocol) as tx:
+            await tx.call("bank-a", "debit", {"n": 1})
+    assert scene.desk.protocols == list(CommitProtocol)
 
 
 async def test_an_exception_rolls_back_and_commits_nothing(scene: Scene) -> None:

@@ -12,6 +12,7 @@ from coordinator.driver.alarms import Alarms
 from coordinator.driver.driver import Driver, Shared
 from coordinator.driver.performer import Performer
 from coordinator.driver.spans import Spans
+from coordinator.driver.terms import Notary
 from coordinator.ledger.commands import BY_VOTES, Begin, Decide
 from coordinator.ledger.records import BranchRecord, Decision, Path
 from coordinator.ledger.table import Ledger
@@ -36,9 +37,10 @@ class Scene:
         self.log = MemoryLog.single(self.ledger)
         self.clerk = Clerk("bank-a")
         self.ends: asyncio.Queue[bool] = asyncio.Queue()
+        participants = LocalParticipants({"bank-a": self.clerk})
         performer = Performer(
             self.log,
-            LocalParticipants({"bank-a": self.clerk}),
+            participants,
             wall_ms=lambda: 1,
             call_timeout_s=0.05,
             ride_along_s=ride_along_s,
@@ -48,6 +50,7 @@ class Scene:
             self.ledger,
             performer,
             Spans(),
+            Notary(self.log, participants, None),
             alarms,
             Random(1),
             self._implies,

@@ -16,6 +16,7 @@ from coordinator.ledger.commands import (
     Forget,
     Heard,
     Notified,
+    Precommit,
     Progress,
     Return,
     decode,
@@ -92,6 +93,11 @@ GOLDEN: list[tuple[Command, str]] = [
     ),
     (End("t1", ("b1", "b2")), "940203a2743192a26231a26232"),
     (Forget(("t1", "t2")), "93020492a27431a27432"),
+    (Precommit("t1"), "93020ca27431"),
+    (
+        Begin("t3", b"", Path.UNSAFE_COMMIT_ON_SILENCE, (), 1, 2),
+        ("980201a27433c400d92474687265652d70686173652d756e736166652d636f6d6d69742d6f6e2d73696c656e6365900102"),
+    ),
     (
         STEPS,
         (

@@ -13,6 +13,7 @@ from coordinator.ledger.commands import (
     BY_EXPIRY,
     BY_INQUIRY,
     BY_OPERATOR,
+    BY_PARTICIPANTS,
     BY_VOTES,
     Begin,
     Command,
@@ -21,6 +22,7 @@ from coordinator.ledger.commands import (
     Forget,
     Heard,
     Notified,
+    Precommit,
     Progress,
 )
 from coordinator.ledger.records import (
@@ -123,6 +125,34 @@ def test_who_may_abort_an_undecided_transaction(path: Path) -> None:
     assert abort(BY_OPERATOR + "ann") is (Phase.ABORTING if path is Path.CLASSIC else Why.NOT_ALLOWED)
 
 
+@pytest.mark.parametrize("path", list(Path))
+def test_a_commit_in_three_phases_goes_through_the_second(path: Path) -> None:
+    """And no other one does."""
+    committed = becomes(record(Phase.PREPARING, path=path), Event.COMMIT, decide(Decision.COMMIT))
+    assert committed is (Why.NOT_ALLOWED if path.is_three_phase else Phase.COMMITTING)
+    precommitted = becomes(record(Phase.PREPARING, path=path), Event.PRECOMMIT, Precommit("t"))
+    assert precommitted is (Phase.PRECOMMITTING if path.is_three_phase else Why.NOT_ALLOWED)
+
+
+def test_who_may_decide_once_it_is_precommitting() -> None:
+    """Nobody aborts but the participants, who may have committed."""
+    before = record(Phase.PRECOMMITTING, path=Path.THREE_PHASE)
+    for by in (BY_VOTES, BY_DEADLINE, BY_EXPIRY + "ann", BY_OPERATOR + "ann", BY_INQUIRY, "somebody"):
+        assert becomes(before, Event.ABORT, decide(Decision.ABORT, by)) is Why.NOT_ALLOWED
+    assert becomes(before, Event.ABORT, decide(Decision.ABORT, BY_PARTICIPANTS)) is Phase.ABORTING
+    assert becomes(before, Event.COMMIT, decide(Decision.COMMIT, BY_PARTICIPANTS)) is Phase.COMMITTING
+    assert becomes(before, Event.COMMIT, decide(Decision.COMMIT, BY_VOTES)) is Phase.COMMITTING
+    assert becomes(before, Event.COMMIT, decide(Decision.COMMIT, BY_OPERATOR + "ann")) is Why.NOT_ALLOWED
+    assert becomes(before, Event.PRECOMMIT, Precommit("t")) is Phase.PRECOMMITTING
+
+
+def test_what_is_decided_is_not_precommitting_again() -> None:
+    for phase in (Phase.COMMITTING, Phase.ABORTING, Phase.COMMITTED, Phase.ABORTED):
+        before = record(phase, path=Path.THREE_PHASE)
+        assert becomes(before, Event.PRECOMMIT, Precommit("t")) is Why.CONTRARY_DECISION
+    assert becomes(None, Event.PRECOMMIT, Precommit("t")) is Why.UNKNOWN_GID
+
+
 @pytest.mark.parametrize("decision", list(Decision))
 def test_the_last_end_finishes(decision: Decision) -> None:
     owed, finished = DECIDED[decision]
@@ -172,9 +202,10 @@ def test_there_is_progress_of_open_steps_only(phase: Phase) -> None:
 def test_an_application_is_said_to_know_what_is_so_if_it_wants_to(phase: Phase) -> None:
     wanted = record(phase)._replace(notify="http://a")
     ended = phase in (Phase.COMMITTED, Phase.ABORTED)
-    for notice, is_so in ((Notice.DECIDED, phase is not Phase.PREPARING), (Notice.ENDED, ended)):
+    undecided = phase in (Phase.PREPARING, Phase.PRECOMMITTING)
+    for notice, is_so in ((Notice.DECIDED, not undecided), (Notice.ENDED, ended)):
         command = Notified("t", notice)
-        why = Why.UNDECIDED if phase is Phase.PREPARING else Why.NO_NOTICE
+        why = Why.UNDECIDED if undecided else Why.NO_NOTICE
         assert becomes(wanted, Event.NOTIFIED, command) is (phase if is_so else why)
         assert becomes(record(phase), Event.NOTIFIED, command) is why
     assert becomes(None, Event.NOTIFIED, Notified("t", Notice.ENDED)) is Why.UNKNOWN_GID

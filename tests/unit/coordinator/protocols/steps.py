@@ -10,7 +10,8 @@ from coordinator.facts import Facts
 from coordinator.ledger.commands import BY_DEADLINE, BY_VOTES, Begin, Command, Decide, End
 from coordinator.ledger.records import BranchRecord, Decision, Path, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger
-from coordinator.protocols.two_phase import Plan, decide
+from coordinator.protocols.protocol import decide
+from coordinator.protocols.two_phase import Plan
 from participant.wire import Answer, BranchState, Verb
 
 __all__ = ["COMMITTED", "DEADLINE_MS", "DEADLINE_S", "READ_ONLY", "UNKNOWN", "YES", "Driver", "abort", "begin_of",
