@@ -16,7 +16,9 @@ def advanced(branch: BranchRecord, command: Progress) -> BranchRecord:
         return branch
     match command.heard:
         case Heard.UNSETTLED if command.attempt == step.settling:
-            step = _refused_message(_anew(step._replace(settling=step.settling + 1)), step, command)
+            later = step._replace(settling=step.settling + 1)
+            # A refused confirm or undo takes nothing from what was reported of the action.
+            step = _refused_message(_anew(later) if step.mode is Mode.FORWARD else later, step, command)
         case Heard.REFUSED if command.attempt == step.attempt and not step.done:
             step = _anew(step._replace(attempt=step.attempt + 1))
         case Heard.DONE if command.attempt == step.attempt:
