@@ -261,13 +261,15 @@ class ThreePhase:
         """The decision of a majority in this ballot, or of whoever knows one."""
         count = len(note.peers)
 
-        def canvassed(answers: list[Answer]) -> Ending | Leaning | None:
-            return after_canvass(ballot, count, self._heard(key, answers))
+        def canvassed(answers: list[Answer]) -> Ending | None:
+            """Everybody who can be reached is heard: one may lean to a commit."""
+            step = after_canvass(ballot, count, self._heard(key, answers))
+            return step if isinstance(step, Ending) else None
 
         own = await self._ask(key, Ask.CANVASS, ballot)
-        answers, step = await self._ballot(key, note, Verb.CANVASS, ballot, own, canvassed)
+        answers, ending = await self._ballot(key, note, Verb.CANVASS, ballot, own, canvassed)
         await self._promise_highest(key, ballot, answers)
-        ending = step if isinstance(step, Ending) else None
+        step = after_canvass(ballot, count, self._heard(key, answers))
         if isinstance(step, Leaning):
 
             def agreed(answers: list[Answer]) -> Ending | None:
