@@ -21,6 +21,9 @@ HELD_MAX_MS = 5_000.0
 PULLED_MAX_MS = 15_000.0
 """Until a participant that nobody tells has asked: its grace, a question that is lost, and one that is answered."""
 
+TERMINATED_MAX_MS = 18_000.0
+"""Until participants that hear nothing have asked the coordinators in vain, and then each other."""
+
 ANSWERED_MAX_MS = 10_000.0
 """Until a client knows: two attempts at replicas that do not answer, and one more."""
 
@@ -48,11 +51,16 @@ _ALL = frozenset(protocol.key for protocol in PROTOCOLS)
 _STEPWISE = frozenset(protocol.key for protocol in PROTOCOLS if protocol.is_stepwise)
 _REPLICATED = frozenset(protocol.key for protocol in PROTOCOLS if protocol.replicas > 1)
 _ALONE = _ALL - _REPLICATED
-_HOLDING = _REPLICATED - _STEPWISE
+_TWO_PHASE = frozenset(protocol.key for protocol in PROTOCOLS if protocol.phases == 2) - _STEPWISE
+_THREE_PHASE = _ALL - _TWO_PHASE - _STEPWISE
+_TEXTBOOK = frozenset(("3pc-textbook-alone",))
+_WAITING = _ALL - _STEPWISE - _TEXTBOOK
 
 _EVERYWHERE = frozenset(scenario.key for scenario in SCENARIOS)
-_IN_DOUBT = frozenset(("dies-voted", "dies-voting", "dies-decided", "refused", "some-hear", "all-who-know-die"))
-_SPEECHLESS = frozenset(("dies-before", "dies-voted", "dies-voting", "dies-decided", "refused"))
+_BEFORE_TOLD = frozenset(("dies-voted", "dies-voting", "dies-precommitted", "dies-decided", "refused"))
+_IN_DOUBT = _BEFORE_TOLD | {"some-hear", "all-who-know-die"}
+_SPEECHLESS = _BEFORE_TOLD | {"dies-before"}
+_ONLY_CRASHES = _SPEECHLESS | {"nothing", "dies-telling", "dies-after", "all-who-know-die", "lost-answer", "clocks"}
 _AT_ANY_MOMENT = frozenset(("split", "split-one-way", "pause"))
 _MAJORITY_LIVES = _EVERYWHERE - {"power-cut"}
 _REACHABLE = _MAJORITY_LIVES - {"some-hear", "cut-off"}
@@ -62,11 +70,25 @@ _PROMISE = "[our promise](../concepts.md#what-is-promised)"
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "all or nothing, once, and as the client was told",
-        _ALL,
+        _ALL - _TEXTBOOK,
         _EVERYWHERE,
         "Gray, *Notes on Data Base Operating Systems*, 1978, section 5.8.3; for steps, Garcia-Molina & Salem, *Sagas*, "
         "SIGMOD 1987; " + _PROMISE,
         lambda cell: cell.atomic,
+    ),
+    Claim(
+        "the same, as long as the network is whole",
+        _TEXTBOOK,
+        _ONLY_CRASHES,
+        "Skeen, *Nonblocking Commit Protocols*, SIGMOD 1981",
+        lambda cell: cell.atomic,
+    ),
+    Claim(
+        "who takes silence for an end breaks it: one commits, the other aborts",
+        _TEXTBOOK,
+        frozenset(("some-hear", "cut-off")),
+        "Skeen, *A Quorum-Based Commit Protocol*, 1982; Bernstein, Hadzilacos & Goodman 1987, section 7.5",
+        lambda cell: not cell.atomic,
     ),
     Claim(
         "what one participant refuses is committed by none",
@@ -77,11 +99,19 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "participants in doubt hold their rows until the coordinator is back",
-        _ALONE,
+        _ALONE & _TWO_PHASE,
         _IN_DOUBT,
-        "Skeen, *Nonblocking Commit Protocols*, SIGMOD 1981; Bernstein, Hadzilacos & Goodman, *Concurrency Control and "
+        "Skeen 1981; Bernstein, Hadzilacos & Goodman, *Concurrency Control and "
         "Recovery in Database Systems*, 1987, section 7.4",
         lambda cell: cell.locks_held_ms.p50 >= _OUTAGE_MS,
+    ),
+    Claim(
+        f"participants end it by themselves within {TERMINATED_MAX_MS / 1_000:g} s, before the coordinator is back",
+        _ALONE & _THREE_PHASE,
+        _BEFORE_TOLD,
+        "Skeen 1981; by a majority: Skeen 1982; Keidar & Dolev, *Increasing the Resilience of Distributed and "
+        "Replicated Database Systems*, JCSS 57(3), 1998",
+        lambda cell: cell.locks_held_ms.max <= TERMINATED_MAX_MS,
     ),
     Claim(
         "the client knows nothing until the coordinator is back",
@@ -92,7 +122,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         f"rows are free again within {HELD_MAX_MS / 1_000:g} s, long before the coordinator is back",
-        _HOLDING,
+        _REPLICATED - _STEPWISE,
         _REACHABLE - _AT_ANY_MOMENT,
         "Gray & Lamport, *Consensus on Transaction Commit*, 2006: with a majority of the coordinators, nobody is "
         "blocked; " + _PROMISE,
@@ -100,14 +130,14 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "both participants show the decision only when the coordinator reaches both",
-        _ALL - _HOLDING,
+        _STEPWISE | (_ALONE & _TWO_PHASE),
         frozenset(("some-hear", "cut-off")),
         "the third problem of the textbooks; of steps, the price of giving up isolation: Garcia-Molina & Salem 1987",
         lambda cell: cell.half_done_ms.p50 >= _OUTAGE_MS,
     ),
     Claim(
         "a participant in doubt that reaches nobody holds its rows until it does",
-        _ALL - _STEPWISE,
+        _WAITING,
         frozenset(("cut-off",)),
         "Skeen & Stonebraker, *A Formal Model of Crash Recovery in a Distributed System*, IEEE TSE 9(3), 1983: no "
         "protocol goes on in every part of a divided network",
@@ -115,7 +145,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         f"a participant that nobody can tell asks another replica, and is done within {PULLED_MAX_MS / 1_000:g} s",
-        _HOLDING,
+        _REPLICATED & _TWO_PHASE,
         frozenset(("some-hear",)),
         "Mohan, Lindsay & Obermarck, *Transaction Management in the R\\* Distributed Database Management System*, "
         "1986, section 3; " + _PROMISE,
@@ -123,21 +153,21 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         f"rows are free within {PULLED_MAX_MS / 1_000:g} s: of what nobody has recorded, when a participant asks",
-        _HOLDING,
+        _REPLICATED - _STEPWISE,
         _AT_ANY_MOMENT,
         _PROMISE,
         lambda cell: cell.locks_held_ms.max <= PULLED_MAX_MS,
     ),
     Claim(
         f"the client knows within {ANSWERED_MAX_MS / 1_000:g} s",
-        _HOLDING,
+        _REPLICATED & _TWO_PHASE,
         _MAJORITY_LIVES,
         _PROMISE,
         lambda cell: cell.unknown_ms.max <= ANSWERED_MAX_MS,
     ),
     Claim(
-        f"the client knows within {ANSWERED_MAX_MS / 1_000:g} s, if every step can be reached",
-        _STEPWISE,
+        f"the client knows within {ANSWERED_MAX_MS / 1_000:g} s, if every participant can be reached",
+        _REPLICATED - _TWO_PHASE,
         _REACHABLE - {"all-who-know-die"},
         _PROMISE,
         lambda cell: cell.unknown_ms.max <= ANSWERED_MAX_MS,

@@ -14,6 +14,7 @@ class Moment(StrEnum):
     ASKED = "asked"  # the client is about to ask
     FIRST_VOTE = "first vote"
     LAST_VOTE = "last vote"
+    PRECOMMITTED = "precommitted"  # a replica has recorded that all may commit, and told nobody; in three phases only
     DECIDED = "decided"  # a replica has recorded the decision, and told nobody
     FIRST_TOLD = "first told"
     LAST_TOLD = "last told"

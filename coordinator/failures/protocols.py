@@ -14,6 +14,7 @@ from coordinator.client.outcomes import Branch, Ended
 from coordinator.failures.moments import Moment
 from coordinator.failures.participants import AMOUNT, GIVER, TAKER
 from coordinator.simulation.servers import Kind
+from coordinator.wire import CommitProtocol
 
 __all__ = ["PROTOCOLS", "Protocol", "Request"]
 
@@ -57,6 +58,7 @@ class Protocol:
     shows: Mapping[str, int] = field(default_factory=lambda: {"": +1})
     halfway: Moment = Moment.DECIDED
     heard: Moment = Moment.FIRST_TOLD
+    phases: int = 2
 
     @property
     def is_stepwise(self) -> bool:
@@ -72,6 +74,16 @@ _STEPS = Kind("steps", prevent=True, one_phase=True)
 def _two_phase(client: Client, request: Request) -> Awaitable[Ended]:
     branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
     return client.commit(branches, gid=request.gid)
+
+
+def _three_phase(client: Client, request: Request) -> Awaitable[Ended]:
+    branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
+    return client.commit(branches, gid=request.gid, protocol=CommitProtocol.THREE_PHASE)
+
+
+def _commit_on_silence(client: Client, request: Request) -> Awaitable[Ended]:
+    branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
+    return client.commit(branches, gid=request.gid, protocol=CommitProtocol.UNSAFE_COMMIT_ON_SILENCE)
 
 
 def _tcc(client: Client, request: Request) -> Awaitable[Ended]:
@@ -99,6 +111,39 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("2pc-alone", "two-phase commit, one coordinator", 1, _CLASSIC, _two_phase, votes=2, told=2),
     Protocol("2pc", "two-phase commit, the classic path", 3, _CLASSIC, _two_phase, votes=2, told=2),
     Protocol("2pc-staged", "two-phase commit, the staged path", 3, _STAGED, _two_phase, votes=2, told=2),
+    Protocol(
+        "3pc-textbook-alone",
+        "three phases, commit on silence, one coordinator",
+        1,
+        _CLASSIC,
+        _commit_on_silence,
+        votes=2,
+        told=2,
+        halfway=Moment.PRECOMMITTED,
+        phases=3,
+    ),
+    Protocol(
+        "3pc-quorum-alone",
+        "three phases, a majority of participants, one coordinator",
+        1,
+        _CLASSIC,
+        _three_phase,
+        votes=2,
+        told=2,
+        halfway=Moment.PRECOMMITTED,
+        phases=3,
+    ),
+    Protocol(
+        "3pc-quorum",
+        "three phases, a majority of participants",
+        3,
+        _CLASSIC,
+        _three_phase,
+        votes=2,
+        told=2,
+        halfway=Moment.PRECOMMITTED,
+        phases=3,
+    ),
     Protocol("tcc", "try, confirm, cancel", 3, _STEPS, _tcc, votes=2, told=2, shows={"confirm": +1}),
     Protocol(
         "saga",

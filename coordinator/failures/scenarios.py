@@ -92,7 +92,8 @@ def _all_who_know_die(scene: Scene) -> None:
         scene.links.mend_all()
         scene.repair_in(OUTAGE_S)
 
-    scene.when(scene.protocol.halfway, _cut_off_the_taker)
+    decides_first = scene.protocol.heard is Moment.FIRST_TOLD
+    scene.when(Moment.DECIDED if decides_first else scene.protocol.halfway, _cut_off_the_taker)
     scene.when(scene.protocol.heard, strike)
 
 
@@ -141,6 +142,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("dies-voted", "the coordinator dies when all have voted", _leader_dies(Moment.LAST_VOTE, 0.0), 1),
     Scenario("dies-before", "the coordinator dies before it asks anybody", _leader_dies(Moment.ASKED), 2),
     Scenario("dies-voting", "the coordinator dies while votes are given", _leader_dies(Moment.FIRST_VOTE), 2),
+    Scenario("dies-precommitted", "the coordinator dies between the phases", _leader_dies(Moment.PRECOMMITTED, 0.0), 2),
     Scenario("dies-decided", "the coordinator dies when it has decided", _leader_dies(Moment.DECIDED, 0.0), 2),
     Scenario("dies-telling", "the coordinator dies while it tells", _leader_dies(Moment.FIRST_TOLD), 2),
     Scenario("dies-after", "the coordinator dies when all are told", _leader_dies(Moment.LAST_TOLD), 2),

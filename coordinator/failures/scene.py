@@ -25,7 +25,7 @@ from coordinator.failures.measures import Run
 from coordinator.failures.moments import Moment
 from coordinator.failures.participants import ACTIONS, AMOUNT, GIVER, TAKER, Books, WatchedMemory, books_of
 from coordinator.failures.protocols import Protocol, Request
-from coordinator.ledger.records import TransactionRecord
+from coordinator.ledger.records import Phase, TransactionRecord
 from coordinator.ledger.table import Ledger
 from coordinator.protocols.modes import SEPARATOR
 from coordinator.simulation.links import Links
@@ -35,13 +35,15 @@ from coordinator.simulation.network import Network
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.servers import ParticipantApi, ReplicaApi
 from coordinator.simulation.trace import Trace
-from coordinator.simulation.web import SimClient, SimOutcomeSource, SimParticipants, url_of
+from coordinator.simulation.web import SimClient, SimOutcomeSource, SimParticipants, SimPeers, url_of
 from coordinator.simulation.worker import SimWorker
 from coordinator.webhooks import NoticeView
 from participant.ids import BranchKey
+from participant.proof import Seal
 from participant.recovery import Recovery, RecoverySettings
 from participant.resource import ResourceLimits
 from participant.service import ParticipantService
+from participant.three_phase import ThreePhase
 from participant.wire import Answer, BranchState, Operation
 from raftlog.config import LogConfig, Security
 from raftlog.node import RaftLog
@@ -56,6 +58,7 @@ _BANKS = (GIVER, TAKER)
 _RAFT_PORT = 7_000
 _LOOK_EVERY_S = 0.05
 _SECRET = b"only for the simulation"
+_SEAL = Seal(_SECRET)
 _EPOCH_MS = 1_760_000_000_000
 _TUNABLES = Tunables()
 _GID = "transfer-1"
@@ -124,6 +127,8 @@ class Scene:
         """Strike when the moment comes, or up to `within_s` later. One that a protocol does not have, because nobody
         is told anything, comes with the decision."""
         if moment in (Moment.FIRST_TOLD, Moment.LAST_TOLD) and not self.protocol.told:
+            moment = Moment.DECIDED
+        if moment is Moment.PRECOMMITTED and self.protocol.phases < 3:
             moment = Moment.DECIDED
         self._strikes.setdefault(moment, []).append((self.rng.uniform(0.0, within_s), strike))
 
@@ -270,6 +275,7 @@ class Scene:
             chance=machine.chance(),
             admission=Admission(),
             tunables=_TUNABLES,
+            seal=_SEAL,
         )
         ledger.subscribe(self._recorded)
         await replica.start()
@@ -286,10 +292,13 @@ class Scene:
         memory.watch(partial(self._came_to, name))
         await memory.open()
         self._memories[name] = memory
-        service = ParticipantService(name, memory, ACTIONS)
+        settings = RecoverySettings()
+        three_phase = ThreePhase(memory, _SEAL, SimPeers(self._rpc), settings.peers_after_s)
+        service = ParticipantService(name, memory, ACTIONS, three_phase=three_phase)
         ParticipantApi(self._rpc, service, self.protocol.kind, partial(self._said, name), _nobody, _never)
         source = SimOutcomeSource(self._rpc, name, self.replicas)
-        recovery = asyncio.ensure_future(Recovery(memory, source, RecoverySettings(), machine.chance()).run())
+        asking = Recovery(three_phase, source, settings, machine.chance(), silent=three_phase)
+        recovery = asyncio.ensure_future(asking.run())
         failure = await memory.failed()
         recovery.cancel()
         raise failure
@@ -315,6 +324,8 @@ class Scene:
 
     def _recorded(self, record: TransactionRecord) -> None:
         self._is_recorded |= not record.tombstone
+        if record.phase is Phase.PRECOMMITTING:
+            self._reach(Moment.PRECOMMITTED)
         if record.decision is not None:
             self._reach(Moment.DECIDED)
 
