@@ -179,6 +179,8 @@ class Declaration:
         before = {str(branch.name): _waits_for(branch) for branch in part._branches if _mode_of(branch) in _BEFORE}
         for branch in part._branches:
             own = str(branch.name)
+            if strange := {*(branch.step or {}).get("after", ())} - names.keys():
+                raise ValueError(f"{own} comes after {', '.join(sorted(strange))}, and there is no such branch")
             step = {**(branch.step or {}), "after": [names[other] for other in (branch.step or {}).get("after", ())]}
             if own in before and not before[own]:
                 step["after"] = list(after)

@@ -117,7 +117,7 @@ class Worker:
                 for offer in answer.offers:
                     if offer.gid not in running:
                         running[offer.gid] = asyncio.get_running_loop().create_task(self._run(offer))
-                if room == 0:
+                if room == 0 and running:
                     await asyncio.wait(running.values(), timeout=POLL_MS / 1_000, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in running.values():

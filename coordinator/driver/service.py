@@ -34,7 +34,7 @@ from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Deci
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected
 from coordinator.ports import Notifier, Participants
-from coordinator.protocols.letters import dead_letters, wanted
+from coordinator.protocols.letters import dead_letters, has_taken, wanted
 from coordinator.protocols.reports import Misreport, Misreported, judge_report
 from coordinator.protocols.two_phase import Plan
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
@@ -301,9 +301,12 @@ class Transactions:
             missing = ", ".join(name for name in request.branches if name not in dead)
             raise Contradiction(f"{gid} has no dead letters" + (f" {missing}" if missing else ""))
         for name in request.branches or dead:
-            match await self._scribe.propose(wanted(record, dead[name], heard, word)):
-                case Accepted(record=TransactionRecord() as changed):
+            note = wanted(record, dead[name], heard, word)
+            match await self._scribe.propose(note):
+                case Accepted(record=TransactionRecord() as changed) if has_taken(changed, note):
                     record = changed
+                case Accepted():
+                    raise Contradiction(f"{gid}: somebody else has decided about {name} meanwhile")
                 case _:
                     raise Contradiction(f"{gid} has ended meanwhile")
         return record

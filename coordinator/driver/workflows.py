@@ -163,6 +163,9 @@ class Workflows:
         await self._scribe.barrier()
         record = await self._claimed(gid, request.worker)
         if record.decision is None and request.failure is not None:
+            if request.steps < len(record.branches):  # another run of this code has come further
+                why = f"it failed after {request.steps} steps, and {len(record.branches)} are recorded"
+                await self._diverged(gid, f"{why}: {request.failure}")
             self._supervisor.expire(gid, Expiry(BY_WORKFLOW, request.failure))
         elif record.decision is None:
             await self._return(record, request)

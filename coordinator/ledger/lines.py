@@ -39,7 +39,7 @@ class Lines:
 
     def leave(self, record: TransactionRecord) -> list[Place]:
         """Let the messages of a record go that do not wait any more; whose turn it is now instead."""
-        heirs: list[Place] = []
+        vacated: list[str] = []  # keys
         for branch in record.branches:
             delivery = _delivery_of(branch)
             if delivery is None or not _has_left(record, branch):
@@ -47,13 +47,13 @@ class Lines:
             line, place = self._lines.get(delivery.key), (record.gid, branch.branch)
             if line is None or place not in line:
                 continue
-            was_first = next(iter(line)) == place
+            if next(iter(line)) == place:
+                vacated.append(delivery.key)
             del line[place]
             if not line:
                 del self._lines[delivery.key]
-            elif was_first:
-                heirs.append(next(iter(line)))
-        return heirs
+        # Only now, because the next one may have been another message of this record, which has gone as well.
+        return [next(iter(self._lines[key])) for key in dict.fromkeys(vacated) if key in self._lines]
 
     def _placed(self, record: TransactionRecord, branch: BranchRecord, joined: int) -> BranchRecord:
         delivery, place = _delivery_of(branch), (record.gid, branch.branch)

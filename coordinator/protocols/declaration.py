@@ -103,6 +103,9 @@ def _check_reporting(place: int, step: StepRecord) -> None:
         return
     if step.mode not in _REPORTED:
         raise Misdeclared(place, "step.reported", f"a {step.mode} branch is done when it has answered")
+    if step.delivery is not None:
+        why = "work that is reported has no order and no limit: its report may take as long as it likes"
+        raise Misdeclared(place, "step.reported", why)
     if any(field == step.reporting.field for field, _ in step.takes):
         raise Misdeclared(place, "step.reported", f"{step.reporting.field!r} is a field that takes a result")
 

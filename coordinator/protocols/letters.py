@@ -16,7 +16,7 @@ from coordinator.protocols.todo import Todo
 from coordinator.protocols.two_phase import clean
 from participant.values import packed, unpacked
 
-__all__ = ["dead_letters", "is_settled_letter", "reason_of", "refusal_of", "set_aside", "wanted"]
+__all__ = ["dead_letters", "has_taken", "is_settled_letter", "reason_of", "refusal_of", "set_aside", "wanted"]
 
 
 def dead_letters(record: TransactionRecord) -> list[BranchRecord]:
@@ -34,6 +34,15 @@ def reason_of(branch: BranchRecord) -> str:
 def wanted(record: TransactionRecord, branch: BranchRecord, heard: Heard, word: str) -> Progress:
     """What the log is to hold when somebody wants a dead letter delivered again, or dropped."""
     return Progress(record.gid, branch.branch, step_of(branch).settling, heard, packed(clean(word), "word"))
+
+
+def has_taken(record: TransactionRecord, note: Progress) -> bool:
+    """Whether the record says what somebody wanted of a dead letter, and not what somebody else did."""
+    word = str(unpacked(note.result) or "")
+    return any(
+        branch.branch == note.branch and (delivery := step_of(branch).delivery) is not None and delivery.word == word
+        for branch in record.branches
+    )
 
 
 def is_settled_letter(branch: BranchRecord, facts: Facts) -> bool:
@@ -58,7 +67,13 @@ def set_aside(gid: str, branch: BranchRecord, known: BranchFacts, todo: Todo) ->
     if delivery is None:
         return None
     is_over = step.is_refused_enough
-    if delivery.age_max_ms and not delivery.word and not is_over and (step.settling > 1 or known.attempts):
+    if (
+        delivery.age_max_ms
+        and not delivery.word
+        and not is_over
+        and not known.in_flight
+        and (step.settling > 1 or known.attempts)
+    ):
         seen_at = todo.now if todo.facts.decided_at is None else todo.facts.decided_at
         due_at = seen_at + (step.not_before_ms + delivery.age_max_ms) / 1000
         is_over = todo.now >= due_at

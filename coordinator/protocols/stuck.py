@@ -49,7 +49,7 @@ def stuck(record: TransactionRecord, thresholds: Thresholds, now_ms: int) -> Stu
         return None
     if record.ended:
         return _untold(record, thresholds.late_ms, now_ms)
-    if record.workflow is not None and record.workflow.diverged:
+    if record.decision is None and record.workflow is not None and record.workflow.diverged:
         return Stuck(Kind.DIVERGED, record.workflow.diverged)
     return _dead(record) or _refused(record, thresholds.refusals) or _late(record, thresholds.late_ms, now_ms)
 

@@ -69,6 +69,9 @@ def check_next(record: TransactionRecord, branch: BranchRecord) -> None:
     pivot = next((b for b in record.branches if step_of(b).mode is Mode.PIVOT and not b.ended), None)
     if pivot is not None:
         raise Misdeclared(0, "step.mode", f"{pivot.branch} is the pivot, with which it is decided: no step comes after")
+    if step_of(branch).mode is Mode.PIVOT and not all(map(step_is_answered, record.branches)):
+        # What is refused beside it is for the code to hear, and the pivot would have decided by then.
+        raise Misdeclared(0, "step.mode", "a pivot is asked for when every other step has been answered")
 
 
 def placed(record: TransactionRecord, branch: BranchRecord) -> BranchRecord:

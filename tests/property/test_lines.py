@@ -67,6 +67,8 @@ class _World:
 
     def commit(self, command: Command) -> None:
         self.ledger.execute(decode(encode(command, 1)))
+        finished = list(self.ledger._finished)
+        assert len(set(finished)) == len(finished), "what is finished twice is forgotten again and again"
         replica = Ledger()
         replica.restore([b"".join(self.ledger.snapshot())])
         if self.chance.random() < 0.5:
