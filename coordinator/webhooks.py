@@ -79,9 +79,10 @@ def secret_of(text: str) -> bytes:
     return secret
 
 
-def id_of(gid: str, notice: Notice) -> str:
-    """The same for every attempt, by whichever leader. A digest, because an id must not contain a full stop."""
-    return "msg_" + blake2b(f"{gid} {notice}".encode(), digest_size=_ID_BYTES).hexdigest()
+def id_of(gid: str, begun_at_ms: int, notice: Notice) -> str:
+    """The same for every attempt, by whichever leader; another one if the gid is used anew after it was forgotten. A
+    digest, because an id must not contain a full stop."""
+    return "msg_" + blake2b(f"{gid} {begun_at_ms} {notice}".encode(), digest_size=_ID_BYTES).hexdigest()
 
 
 def signed_headers(id_: str, body: bytes, secret: bytes, at_s: int) -> dict[str, str]:

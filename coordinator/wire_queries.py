@@ -56,11 +56,19 @@ def _notify(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.fragment:
         raise ValueError("write http:// or https://, a host and a path, without a user or a fragment")
-    if "\\" in unquote(parts.path) or {".", ".."} & set(unquote(parts.path).split("/")):
+    path = _unquoted(parts.path)
+    if "\\" in path or {".", ".."} & {segment.partition(";")[0] for segment in path.split("/")}:
         raise ValueError("the path must not contain . or .. or a backslash")
     if parts.port == 0:
         raise ValueError("the port is not in 1 to 65535")
     return text
+
+
+def _unquoted(path: str) -> str:
+    """As somebody on the way may read it who decodes more than once."""
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    return path
 
 
 NotifyUrl = Annotated[str, AfterValidator(_notify), Field(description="An http or https URL that the cluster allows.")]

@@ -332,7 +332,9 @@ class Client(Questions):
 
 def _body(gid: str, branches: list[dict[str, Any]], deadline_ms: int, named: Named) -> dict[str, Any]:
     """The wire form of a new transaction (`wire.TransactionRequest`)."""
-    given = {key: value for key, value in named.items() if value not in (None, CommitProtocol.TWO_PHASE)}
+    given = {key: value for key, value in named.items() if value is not None}
+    if named.get("protocol") is CommitProtocol.TWO_PHASE:  # which older coordinators do not know by name
+        del given["protocol"]
     return {"gid": gid, "branches": branches, "deadline_ms": deadline_ms, **given}
 
 

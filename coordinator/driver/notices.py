@@ -47,7 +47,7 @@ def letter_of(record: TransactionRecord, notice: Notice) -> Letter:
         decided_at_ms=record.decided_at_ms,
     )
     body = encode(NoticeView(type=f"transaction.{notice}", data=data), Encoding.JSON)
-    return Letter(record.notify, id_of(record.gid, notice), body)
+    return Letter(record.notify, id_of(record.gid, record.begun_at_ms, notice), body)
 
 
 class _Silent:

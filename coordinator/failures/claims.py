@@ -13,7 +13,7 @@ from coordinator.failures.measures import Cell
 from coordinator.failures.protocols import PROTOCOLS
 from coordinator.failures.scenarios import OUTAGE_S, SCENARIOS
 
-__all__ = ["CLAIMS", "Claim", "as_claimed", "broken_claims", "claims_about"]
+__all__ = ["CLAIMS", "Claim", "as_claimed", "broken_claims", "claims_about", "is_by_chance"]
 
 HELD_MAX_MS = 5_000.0
 """Until another leads and has told everybody: a lease, and some elections."""
@@ -21,8 +21,9 @@ HELD_MAX_MS = 5_000.0
 PULLED_MAX_MS = 15_000.0
 """Until a participant that nobody tells has asked: its grace, a question that is lost, and one that is answered."""
 
-TERMINATED_MAX_MS = 18_000.0
-"""Until participants that hear nothing have asked the coordinators in vain, and then each other."""
+TERMINATED_MAX_MS = 22_000.0
+"""Until participants that hear nothing have asked the coordinators in vain, and then each other: their grace (5 s), the
+first round (1 s), three questions that are lost (3 s each), and the pauses between them."""
 
 ANSWERED_MAX_MS = 10_000.0
 """Until a client knows: two attempts at replicas that do not answer, and one more."""
@@ -67,6 +68,8 @@ _REACHABLE = _MAJORITY_LIVES - {"some-hear", "cut-off"}
 
 _PROMISE = "[our promise](../concepts.md#what-is-promised)"
 
+_OF_ATOMICITY = 3  # the first claims
+
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "all or nothing, once, and as the client was told",
@@ -88,7 +91,7 @@ CLAIMS: tuple[Claim, ...] = (
         _TEXTBOOK,
         frozenset(("some-hear", "cut-off")),
         "Skeen, *A Quorum-Based Commit Protocol*, 1982; Bernstein, Hadzilacos & Goodman 1987, section 7.5",
-        lambda cell: not cell.atomic,
+        lambda cell: cell.broken == cell.runs and cell.half_done_ms.p50 >= _OUTAGE_MS,
     ),
     Claim(
         "what one participant refuses is committed by none",
@@ -213,6 +216,11 @@ def claims_about(cell: Cell) -> Iterable[Claim]:
 def broken_claims(cell: Cell) -> list[Claim]:
     """Those that the cell shows to be wrong."""
     return [claim for claim in claims_about(cell) if not claim.holds(cell)]
+
+
+def is_by_chance(cell: Cell) -> bool:
+    """Whether nobody claims that it is atomic, nor that it is not."""
+    return not any(claim.speaks_of(cell) for claim in CLAIMS[:_OF_ATOMICITY])
 
 
 def as_claimed(cell: Cell) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from coordinator.failures.claims import CLAIMS, as_claimed, broken_claims
+from coordinator.failures.claims import CLAIMS, as_claimed, broken_claims, is_by_chance
 from coordinator.failures.measures import Cell, Spread
 from coordinator.failures.protocols import PROTOCOLS
 from coordinator.failures.scenarios import SCENARIOS
@@ -106,7 +106,9 @@ def _rows(head: str, rows: Iterable[str]) -> str:
 
 
 def _atomic(cell: Cell) -> str:
-    return _yes(cell) if as_claimed(cell) else f"{_yes(cell)}; **not as claimed**"
+    if not as_claimed(cell):
+        return f"{_yes(cell)}; **not as claimed**"
+    return f"{_yes(cell)}; by chance" if is_by_chance(cell) else _yes(cell)
 
 
 def _matrix(cells: Sequence[Cell], show: Callable[[Cell], str]) -> str:

@@ -16,7 +16,7 @@ from coordinator.failures.scene import CLIENT, Scene
 
 __all__ = ["OUTAGE_S", "PAUSE_S", "SCENARIOS", "Scenario"]
 
-OUTAGE_S = 20.0
+OUTAGE_S = 30.0
 """How long what broke stays broken."""
 
 PAUSE_S = 40.0

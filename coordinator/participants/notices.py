@@ -46,7 +46,7 @@ class HttpNotifier:
 
     async def _send(self, letter: Letter) -> None:
         if why := self.refusal(letter.url):
-            raise CallFailed(f"{letter.url} {why}")
+            raise CallFailed(f"{URL(letter.url, encoded=True).origin()} {why}")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()

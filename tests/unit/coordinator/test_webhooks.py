@@ -100,8 +100,10 @@ def test_a_secret_of_the_wrong_size_is_refused_and_never_shown(size: int) -> Non
 
 def test_an_id_is_the_same_for_ever_and_has_no_full_stop() -> None:
     """A gid may have one, and then the end of the id and the beginning of the timestamp could be confused."""
-    assert id_of("a.b", Notice.ENDED) == id_of("a.b", Notice.ENDED) != id_of("a.b", Notice.DECIDED)
-    assert "." not in id_of("a.b", Notice.ENDED)
+    assert id_of("a.b", 7, Notice.ENDED) == id_of("a.b", 7, Notice.ENDED)
+    others = {id_of("a.b", 7, Notice.DECIDED), id_of("a.b", 8, Notice.ENDED), id_of("a", 7, Notice.ENDED)}
+    assert id_of("a.b", 7, Notice.ENDED) not in others
+    assert "." not in id_of("a.b", 7, Notice.ENDED)
 
 
 @pytest.mark.parametrize(
