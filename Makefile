@@ -13,6 +13,8 @@ export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),tr
 SYNC := $(BIN)/uv sync --frozen --inexact --quiet --no-python-downloads
 PYTEST := $(BIN)/python -m pytest --no-header
 WORKERS := 2
+# Tests with real processes wait more than they work.
+WAITING := 3
 
 # The stages of `make test`, in this order; each is a verb of its own.
 STAGES := servers lint types house unit pythons sim integration chaos
@@ -104,7 +106,7 @@ sim: $(VENV)/.ready-test ## Simulated clusters in virtual time; a power cut at e
 
 .PHONY: integration
 integration: $(VENV)/.ready-test ## Real processes on loopback
-	@$(PYTEST) -n $(WORKERS) --dist worksteal tests/integration
+	@$(PYTEST) -n $(WAITING) --dist worksteal tests/integration
 
 .PHONY: chaos
 chaos: $(VENV)/.ready-test ## kill -9 and power cuts at random moments under load, the short form

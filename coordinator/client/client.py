@@ -65,8 +65,8 @@ class Client(Questions):
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
     `chance` is for back-off and gids. Without `routed`, only the replicas at `urls` are asked, as if their shard were
     all of the cluster. A transaction is in the trace that is current where it is begun (`participant.tracing`), if the
-    cluster's map says that it may name one. What begins one also takes `key` and
-    `notify` (`outcomes.Named`).
+    cluster's map says that it may name one. What begins one, but `start`, also
+    takes `key` and `notify` (`outcomes.Named`).
     """
 
     def __init__(

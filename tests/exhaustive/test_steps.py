@@ -57,7 +57,7 @@ MIXTURES = {
 REPORTED = {
     "saga and pivot": steps("a=saga!", "b=pivot<a"),
     "saga": steps("a=saga", "b=saga<a!"),
-    "tcc": steps("a=tcc!", "b=tcc"),
+    "tcc": steps("a=tcc!", "b=tcc<a"),
     "message": steps("a=pivot", "b=forward<a!"),
 }
 THROUGH_ANOTHER = steps("a=saga", "b=two-phase>a", "c=saga>b")
