@@ -29,7 +29,7 @@ CELLS = [
     for protocol, scenario in places([], [])
     for spread in (NONE, SHORT, LONG)
     for committed in (0, 1, 2)
-    for broken in (0, 1)
+    for broken in (0, 1, 2)
 ]
 
 
