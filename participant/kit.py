@@ -290,7 +290,7 @@ class Participant:
     def _in_three_phases(self, proof_secret: bytes) -> ThreePhase:
         """Raises ConfigError."""
         try:
-            return ThreePhase(self._resource, Seal(proof_secret), self._peers, self._recovery.peers_after_s)
+            return ThreePhase(self.name, self._resource, Seal(proof_secret), self._peers, self._recovery.peers_after_s)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"proof_secret: {error}") from error
 

@@ -6,14 +6,16 @@ signature: HMAC-SHA256 (RFC 2104) with the secret that coordinators and particip
 no decision.
 
 What it defends against is a decision of another cluster, of another transaction, or of anybody who is not configured
-with the secret; a participant that has the secret and lies is not defended against. See `docs/adr/0025`.
+with the secret; and, because a branch's own end is signed with its name and its participant's, a decision of a branch
+that is none of this transaction. A participant that has the secret and lies is not defended against. See
+`docs/adr/0026`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import msgpack
@@ -37,13 +39,17 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A signed decision. `term` and `index` say when: see `Source`; 0 of a branch."""
+    """A signed decision. `term` and `index` say when: see `Source`; 0 of a branch. `branch` and `participant`: whose
+    end it is, of a branch; "" of the others.
+    """
 
     ending: Ending
     source: Source
     term: int
     index: int
     signature: bytes
+    branch: str = ""
+    participant: str = ""
 
 
 class Seal:
@@ -59,13 +65,20 @@ class Seal:
         self.key_id = self._mac("key id").hex()[:KEY_ID_CHARS]
 
     def sign(self, gid: str, ending: Ending, source: Source, term: int = 0, index: int = 0) -> Proof:
-        """A proof of what the caller knows to be so."""
-        return Proof(ending, source, term, index, self._mac(gid, ending.value, source.value, term, index))
+        """A proof of what the caller, which is no branch, knows to be so."""
+        return self._signed(gid, Proof(ending, source, term, index, b""))
+
+    def sign_own(self, gid: str, ending: Ending, branch: str, participant: str) -> Proof:
+        """A proof of how this branch of this participant has ended."""
+        return self._signed(gid, Proof(ending, Source.BRANCH, 0, 0, b"", branch, participant))
 
     def holds(self, gid: str, proof: Proof) -> bool:
         """Whether somebody with the secret has signed it for this transaction."""
-        right = self._mac(gid, proof.ending.value, proof.source.value, proof.term, proof.index)
-        return hmac.compare_digest(right, proof.signature)
+        return hmac.compare_digest(self._signed(gid, proof).signature, proof.signature)
+
+    def _signed(self, gid: str, proof: Proof) -> Proof:
+        what = (gid, proof.ending.value, proof.source.value, proof.term, proof.index, proof.branch, proof.participant)
+        return replace(proof, signature=self._mac(*what))
 
     def _mac(self, *parts: str | int) -> bytes:
         return hmac.digest(self._secret, msgpack.packb((_CONTEXT, *parts)), hashlib.sha256().name)

@@ -202,6 +202,8 @@ class ParticipantService:
         if operation.in_three_phases:
             return self._begin_in_three_phases(operation, call, span)
         match operation.verb:
+            case Verb.COMMIT | Verb.ABORT if self._three_phase is not None and not operation.one_phase:
+                return self._three_phase.end_unproven(key, operation.verb)
             case Verb.COMMIT if not operation.one_phase:
                 return resource.commit(key)
             case Verb.OUTCOME:

@@ -45,6 +45,7 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 __all__ = [
+    "BALLOT_JUMP_MAX",
     "BALLOT_NUMBER_MAX",
     "COORDINATORS",
     "DEFERENCE_DOUBLINGS_MAX",
@@ -70,6 +71,7 @@ __all__ = [
 
 DEFERENCE_DOUBLINGS_MAX = 4
 BALLOT_NUMBER_MAX = 1_000_000_000  # terminations of one transaction; one a second would take thirty years
+BALLOT_JUMP_MAX = 1_000  # above the one that is promised; who takes a ballot takes the next one that it knows of
 
 
 class Ending(StrEnum):

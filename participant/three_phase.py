@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import msgpack
 from structlog import get_logger
 
-from participant.errors import ResourceBusy, ResourceFailed, WireError
+from participant.errors import ResourceBusy, WireError
 from participant.ids import BranchKey
 from participant.notes import NoteKeeper
 from participant.proof import Proof, Seal, Source
 from participant.resource import ResourceManager
 from participant.termination import (
+    BALLOT_JUMP_MAX,
+    BALLOT_NUMBER_MAX,
     Ask,
     Ballot,
     Ending,
     Heard,
     Leaning,
     Peer,
-    Policy,
-    Register,
     Silence,
     after_canvass,
     after_leaning,
@@ -37,10 +36,11 @@ from participant.termination import (
     next_ballot,
     on_silence,
 )
+from participant.three_phase_note import Note
 from participant.wire import Answer, BranchState, Operation, Verb
 from participant.wire_three_phase import Terms
 
-__all__ = ["CHANGES_MAX", "Note", "Peers", "ThreePhase"]
+__all__ = ["CHANGES_MAX", "Peers", "ThreePhase"]
 
 BY_PEERS = "its participants have ended it, because no coordinator spoke"
 CHANGES_MAX = 20  # attempts to write a note that others write, too; then whoever asks is to come again
@@ -55,30 +55,6 @@ _ENDS = {Ending.COMMIT: Verb.COMMIT, Ending.ABORT: Verb.ABORT}
 _VOTED_YES = (BranchState.PREPARED, BranchState.READ_ONLY)
 
 
-class Note(NamedTuple):
-    """What is kept of one branch. `proof`: of its end, once that is known."""
-
-    peers: tuple[Peer, ...]
-    policy: Policy
-    register: Register = Register()
-    proof: Proof | None = None
-
-    def pack(self) -> bytes:
-        """As bytes: the wire form of its terms."""
-        terms = Terms(self.peers, self.policy, register=self.register, proof=self.proof)
-        packed: bytes = msgpack.packb(terms.to_map())
-        return packed
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Note:
-        """The inverse of `pack`. Raises ResourceFailed if it is none."""
-        try:
-            terms = Terms.from_map(msgpack.unpackb(data), "note")
-        except (WireError, ValueError, msgpack.UnpackException) as error:
-            raise ResourceFailed(f"a note holds what is none: {error}") from error
-        return cls(terms.peers, terms.policy, terms.register or Register(), terms.proof)
-
-
 class Peers(Protocol):
     """Reaching the other participants of a transaction. Implementation: `participant.peers`."""
 
@@ -91,11 +67,12 @@ class ThreePhase:
     are asked. Every method may raise what the resource manager raises.
     """
 
-    def __init__(self, resource: ResourceManager, seal: Seal, peers: Peers, patience_s: float) -> None:
-        """Raises TypeError for a resource manager that keeps no notes."""
+    def __init__(self, name: str, resource: ResourceManager, seal: Seal, peers: Peers, patience_s: float) -> None:
+        """`name`: the participant's. Raises TypeError for a resource manager that keeps no notes."""
         if not isinstance(resource, NoteKeeper):
             raise TypeError(f"{type(resource).__name__} keeps no notes: it can take no part in three phases")
         self.key_id = seal.key_id
+        self._name = name
         self._resource = resource
         self._notes: NoteKeeper = resource
         self._seal = seal
@@ -110,6 +87,8 @@ class ThreePhase:
             case Verb.PREPARE:
                 return await self._prepare(key, terms, prepare)
             case Verb.CANVASS | Verb.PRECOMMIT | Verb.PREABORT if terms.ballot is not None:
+                if terms.participant != self._name:
+                    raise WireError("three_phase.participant", f"is {terms.participant!r}; this is {self._name!r}")
                 return await self._ask(key, _ASKS[operation.verb], terms.ballot)
             case Verb.COMMIT | Verb.ABORT:
                 return await self._obey(key, operation.verb, terms.proof)
@@ -118,9 +97,11 @@ class ThreePhase:
     # What the coordinators and the peers ask for
 
     async def _prepare(self, key: BranchKey, terms: Terms, prepare: Callable[[], Awaitable[Answer]]) -> Answer:
-        if all(peer.branch != key.branch for peer in terms.peers):
-            raise WireError("three_phase.peers", f"must name {key.branch!r}, the branch itself, too")
-        await self._notes.swap_note(key, None, Note(terms.peers, terms.policy).pack())  # unless it is there
+        if not _names(terms.peers, key.branch, self._name):
+            raise WireError("three_phase.peers", f"must name {key.branch!r}, the branch itself, at {self._name!r}, too")
+        is_new = await self._notes.swap_note(key, None, Note(terms.peers, terms.policy).pack())
+        if not is_new and await self._notes.note(key) is None:
+            raise ResourceBusy(f"the note of branch {key} could not be written; come again")
         answer = await prepare()
         if not answer.retry and answer.state is BranchState.ABORTED:
             return _explained(answer, await self._close(key, self._own_proof(key, Ending.ABORT)))
@@ -130,40 +111,52 @@ class ThreePhase:
         return answer
 
     async def _ask(self, key: BranchKey, ask: Ask, ballot: Ballot) -> Answer:
-        """Ask its register. To be canvassed keeps a branch from voting yes that has not: it will answer ABORTED."""
-        about = "its peers are ending the transaction, and it had not voted"
-        asked = self._resource.prevent(key, about) if ask is Ask.CANVASS else self._resource.outcome(key)
-        branch: Answer
-        branch, data = await asyncio.gather(asked, self._notes.note(key))
+        """Ask its register. To be canvassed keeps a branch from voting yes that has not: it will answer ABORTED. What a
+        note says that it has promised stands, even if the branch itself is forgotten.
+        """
+        data = await self._notes.note(key)
         note = None if data is None else Note.unpack(data)
+        is_bound = note is not None and note.is_bound
+        about = "its peers are ending the transaction, and it had not voted"
+        asked = (
+            self._resource.prevent(key, about) if ask is Ask.CANVASS and not is_bound else self._resource.outcome(key)
+        )
+        branch: Answer = await asked
         if branch.retry:
             return branch
-        if note is not None and note.proof is None and branch.state in _VOTED_YES:
-            note = await self._move(key, data, ask, ballot, is_finished=branch.state is BranchState.READ_ONLY)
+        if note is not None and branch.state is BranchState.ABORTED:
+            note = note._replace(proof=await self._close(key, self._own_proof(key, Ending.ABORT)))
+        elif note is not None and (branch.state in _VOTED_YES or (is_bound and branch.state is BranchState.UNKNOWN)):
+            note = await self._move(key, data, ask, ballot, is_finished=branch.state is not BranchState.PREPARED)
         return await self._said(key, note)
 
     async def _said(self, key: BranchKey, note: Note | None) -> Answer:
         """What its note says, with what is true of the branch, which is asked last: it may have ended meanwhile."""
         branch = await self._resource.outcome(key)
-        if (ending := _ENDINGS.get(branch.state)) is not None:
-            proof = note.proof if note is not None else None
-            return _explained(branch, proof)._replace(three_phase=Terms(proof=proof or self._own_proof(key, ending)))
-        if note is None or branch.state not in _VOTED_YES:
-            return branch._replace(reason="it has not voted in three phases")
-        return branch._replace(three_phase=Terms(register=note.register, proof=note.proof))
+        noted = None if note is None else note.proof
+        ending = _ENDINGS.get(branch.state) or (None if noted is None else noted.ending)
+        if ending is None:
+            if note is None or not (branch.state in _VOTED_YES or note.is_bound):
+                return branch._replace(reason="it has not voted in three phases")
+            return branch._replace(three_phase=Terms(register=note.register))
+        is_good = noted is not None and self._seal.holds(key.gid, noted)  # not if the secret has been changed
+        proof = noted if is_good else self._own_proof(key, ending)
+        return _explained(branch, noted)._replace(three_phase=Terms(proof=proof))
 
     async def _move(
         self, key: BranchKey, data: bytes | None, ask: Ask, ballot: Ballot, *, is_finished: bool
     ) -> Note | None:
         """Its note as it is then, with the register moved, or as before because it has promised otherwise. `data`: the
-        note as it was read last. Raises ResourceBusy.
+        note as it was read last. Raises ResourceBusy; WireError for a ballot that is too far ahead.
         """
         for _ in range(CHANGES_MAX):
             if data is None:
                 return None
             note = Note.unpack(data)
+            if ballot.number > note.register.promised.number + BALLOT_JUMP_MAX:
+                raise WireError("three_phase.ballot", f"is more than {BALLOT_JUMP_MAX:,} above what is promised")
             register = moved(note.register, ask, ballot)
-            if register is None or register == note.register:
+            if note.proof is not None or register is None or register == note.register:
                 return note
             changed = note._replace(register=register)
             if await self._notes.swap_note(key, data, changed.pack(), is_finished=is_finished):
@@ -173,14 +166,20 @@ class ThreePhase:
 
     async def _obey(self, key: BranchKey, verb: Verb, proof: Proof | None) -> Answer:
         """End the branch as its proof says; without one that holds, ignore it."""
-        if proof is None or not self._holds(key, proof) or _ENDS[proof.ending] is not verb:
-            answer = await self._resource.outcome(key)
-            _LOG.error("proof.refused", gid=key.gid, branch=key.branch, verb=verb.value, state=answer.state)
-            return answer._replace(reason=f"{verb} is ignored: its proof does not hold", retry=True)
+        branch: Answer
         branch, note = await asyncio.gather(self._resource.outcome(key), self._note(key))
+        if proof is None or not self._holds(key, note, proof) or _ENDS[proof.ending] is not verb:
+            _LOG.error("proof.refused", gid=key.gid, branch=key.branch, verb=verb.value, state=branch.state)
+            return branch._replace(reason=f"{verb} is ignored: its proof does not hold", retry=True)
         if note is not None and note.proof is not None and _ENDINGS.get(branch.state) is proof.ending:
             return _explained(branch, note.proof)  # a repeat
         return await self._end(key, proof)
+
+    async def end_unproven(self, key: BranchKey, verb: Verb) -> Answer:
+        """A commit or an abort without terms, which ends a branch in two phases only: one that has no note."""
+        if await self._notes.note(key) is not None:
+            return await self._obey(key, verb, None)
+        return await (self._resource.commit(key) if verb is Verb.COMMIT else self._resource.abort(key))
 
     async def _end(self, key: BranchKey, proof: Proof) -> Answer:
         """As its proof says, unless there was one before: then as that says."""
@@ -243,6 +242,8 @@ class ThreePhase:
     async def _terminate(self, key: BranchKey, note: Note) -> Answer | None:
         """End the transaction with its peers; None if too few of them can be reached, or others are at it."""
         ballot = next_ballot(note.register, _place(key, note))
+        if ballot.number > BALLOT_NUMBER_MAX:
+            return None
         proof = await self._agreed(key, note, ballot)
         _LOG.info(
             "branch.terminates",
@@ -263,17 +264,17 @@ class ThreePhase:
 
         def canvassed(answers: list[Answer]) -> Ending | None:
             """Everybody who can be reached is heard: one may lean to a commit."""
-            step = after_canvass(ballot, count, self._heard(key, answers))
+            step = after_canvass(ballot, count, self._heard(key, note, answers))
             return step if isinstance(step, Ending) else None
 
         own = await self._ask(key, Ask.CANVASS, ballot)
         answers, ending = await self._ballot(key, note, Verb.CANVASS, ballot, own, canvassed)
         await self._promise_highest(key, ballot, answers)
-        step = after_canvass(ballot, count, self._heard(key, answers))
+        step = after_canvass(ballot, count, self._heard(key, note, answers))
         if isinstance(step, Leaning):
 
             def agreed(answers: list[Answer]) -> Ending | None:
-                return after_leaning(ballot, step, count, self._heard(key, answers))
+                return after_leaning(ballot, step, count, self._heard(key, note, answers))
 
             own = await self._ask(key, _ASKS[_VERBS[step]], ballot)
             register = None if own.three_phase is None else own.three_phase.register
@@ -284,15 +285,16 @@ class ThreePhase:
         if ending is None:
             return None
         known = (answer.three_phase.proof for answer in answers if answer.three_phase is not None)
-        told = next((proof for proof in known if proof is not None and self._holds(key, proof)), None)
+        told = next((proof for proof in known if proof is not None and self._holds(key, note, proof)), None)
         return told or self._seal.sign(key.gid, ending, Source.QUORUM, *ballot)
 
     async def _promise_highest(self, key: BranchKey, ballot: Ballot, answers: Iterable[Answer]) -> None:
         """Who hears of a higher ballot promises it, so that its own next one is higher still."""
-        registers = [said for said in self._heard(key, answers) if isinstance(said, Register)]
-        highest = max((register.promised for register in registers), default=ballot)
+        terms = [answer.three_phase for answer in answers if answer.three_phase is not None]
+        highest = max((each.register.promised for each in terms if each.register is not None), default=ballot)
         if highest > ballot:
-            await self._ask(key, Ask.CANVASS, highest)
+            number = min(highest.number, ballot.number + BALLOT_JUMP_MAX)  # who is farther behind, follows in steps
+            await self._ask(key, Ask.CANVASS, highest._replace(number=number))
 
     async def _ballot(
         self,
@@ -322,25 +324,28 @@ class ThreePhase:
     def _asks(self, key: BranchKey, note: Note, verb: Verb, terms: Terms) -> list[Coroutine[Any, Any, Answer | None]]:
         """One question to each of the others."""
         return [
-            self._peers.ask(peer, Operation(verb, BranchKey(key.gid, peer.branch), three_phase=terms))
+            self._peers.ask(peer, Operation(verb, BranchKey(key.gid, peer.branch), three_phase=_meant_for(peer, terms)))
             for peer in note.peers
             if peer.branch != key.branch
         ]
 
-    def _heard(self, key: BranchKey, answers: Iterable[Answer]) -> list[Heard]:
+    def _heard(self, key: BranchKey, note: Note, answers: Iterable[Answer]) -> list[Heard]:
         """What of it counts: a decision only with its proof."""
         heard: list[Heard] = []
         for answer in answers:
             terms = answer.three_phase or Terms()
             if terms.proof is not None:
-                if self._holds(key, terms.proof):
+                if self._holds(key, note, terms.proof):
                     heard.append(terms.proof.ending)
             elif terms.register is not None:
                 heard.append(terms.register)
         return heard
 
-    def _holds(self, key: BranchKey, proof: Proof) -> bool:
-        holds = self._seal.holds(key.gid, proof)
+    def _holds(self, key: BranchKey, note: Note | None, proof: Proof) -> bool:
+        """Whether it is signed, and, if a branch has signed it for itself, by one of this transaction."""
+        peers = () if note is None else note.peers
+        is_known = proof.source is not Source.BRANCH or _names(peers, proof.branch, proof.participant)
+        holds = is_known and self._seal.holds(key.gid, proof)
         if not holds:
             _LOG.error("proof.invalid", gid=key.gid, branch=key.branch, ending=proof.ending.value)
         return holds
@@ -352,7 +357,7 @@ class ThreePhase:
         return None if data is None else Note.unpack(data)
 
     def _own_proof(self, key: BranchKey, ending: Ending) -> Proof:
-        return self._seal.sign(key.gid, ending, Source.BRANCH)
+        return self._seal.sign_own(key.gid, ending, key.branch, self._name)
 
     async def _close(self, key: BranchKey, proof: Proof | None) -> Proof | None:
         """Keep the proof, and let the note be forgotten in time; the proof that is in it then. The first one stays.
@@ -372,6 +377,14 @@ class ThreePhase:
 
 def _place(key: BranchKey, note: Note) -> int:
     return 1 + [peer.branch for peer in note.peers].index(key.branch)
+
+
+def _names(peers: Iterable[Peer], branch: str, participant: str) -> bool:
+    return any((peer.branch, peer.participant) == (branch, participant) for peer in peers)
+
+
+def _meant_for(peer: Peer, terms: Terms) -> Terms:
+    return terms if terms.ballot is None else terms._replace(participant=peer.participant)
 
 
 def _explained(answer: Answer, proof: Proof | None) -> Answer:

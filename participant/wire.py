@@ -218,6 +218,8 @@ class Operation(NamedTuple):
         terms = self.three_phase
         if self.verb in _IN_BALLOTS and (terms is None or terms.ballot is None):
             raise WireError(f"{where}.ballot", f"{self.verb} needs one")
+        if self.verb in _IN_BALLOTS and terms is not None and not terms.participant:
+            raise WireError(f"{where}.participant", f"{self.verb} must name the participant that is meant")
         if terms is not None and (self.one_phase or self.verb not in _IN_THREE_PHASES):
             raise WireError(where, f"does not go with {self.verb}")
 

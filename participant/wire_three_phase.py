@@ -1,11 +1,13 @@
 """What a transaction in three phases adds to the contract of `participant.wire`: one field, `three_phase`, both ways.
 
     prepare                        {"peers": [[branch, participant, url], ...], "policy": "quorum"}
-    canvass, precommit, preabort   {"ballot": [number, place]}
-    commit, abort                  {"proof": {"ending", "source", "term", "index", "signature"}}
+    canvass, precommit, preabort   {"ballot": [number, place], "participant": the name of who is meant}
+    commit, abort                  {"proof": {"ending", "source", "term", "index", "signature", "branch"?,
+                                    "participant"?}}
     an answer                      {"register": {"leaning", "promised": ballot, "accepted": ballot}, "proof": {...}}
 
-`signature` is 64 hexadecimal digits. What the fields mean stands in `participant.termination` and `participant.proof`.
+`signature` is 64 hexadecimal digits. A proof names a branch and a participant if its source is `branch`. What the
+fields mean stands in `participant.termination` and `participant.proof`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ URL_CHARS_MAX = 512
 SIGNATURE_BYTES = 32
 _INDEX_MAX = 2**63 - 1
 
-TERMS_FIELDS = ("peers", "policy", "ballot", "register", "proof")
+TERMS_FIELDS = ("peers", "policy", "ballot", "register", "proof", "participant")
 
 
 class Terms(NamedTuple):
@@ -44,6 +46,7 @@ class Terms(NamedTuple):
     ballot: Ballot | None = None
     register: Register | None = None
     proof: Proof | None = None
+    participant: str = ""
 
     def to_map(self) -> dict[str, Any]:
         """The wire form; fields that say nothing are left out."""
@@ -57,6 +60,8 @@ class Terms(NamedTuple):
             form["register"] = register_to_map(self.register)
         if self.proof is not None:
             form["proof"] = proof_to_map(self.proof)
+        if self.participant:
+            form["participant"] = self.participant
         return form
 
     @classmethod
@@ -71,6 +76,7 @@ class Terms(NamedTuple):
             None if get("ballot") is None else _ballot(form["ballot"], f"{where}.ballot"),
             None if get("register") is None else register_from_map(form["register"], f"{where}.register"),
             None if get("proof") is None else proof_from_map(form["proof"], f"{where}.proof"),
+            _name(form, "participant", where),
         )
 
 
@@ -96,13 +102,16 @@ def register_from_map(form: object, where: str) -> Register:
 
 def proof_to_map(proof: Proof) -> dict[str, Any]:
     """The wire form."""
-    return {
+    form = {
         "ending": proof.ending.value,
         "source": proof.source.value,
         "term": proof.term,
         "index": proof.index,
         "signature": proof.signature.hex(),
     }
+    if proof.source is Source.BRANCH:
+        form |= {"branch": proof.branch, "participant": proof.participant}
+    return form
 
 
 def proof_from_map(form: object, where: str) -> Proof:
@@ -122,7 +131,17 @@ def proof_from_map(form: object, where: str) -> Proof:
         _number(form.get("term"), f"{where}.term", _INDEX_MAX),
         _number(form.get("index"), f"{where}.index", _INDEX_MAX),
         signed,
+        _name(form, "branch", where),
+        _name(form, "participant", where),
     )
+
+
+def _name(form: dict[Any, Any], field: str, where: str) -> str:
+    """A name, or "" if there is none."""
+    name = form.get(field, "")
+    if not isinstance(name, str) or (name and not is_branch_id(name)):
+        raise WireError(f"{where}.{field}", "must be 1 to 64 of A-Z a-z 0-9 _ . : -, or absent")
+    return name
 
 
 def _peers(value: object, where: str) -> tuple[Peer, ...]:

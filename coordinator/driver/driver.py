@@ -183,7 +183,8 @@ class Driver:
         for branch in begun.branches:
             if branch.branch == name:
                 operation = _operation(self.gid, branch, call, self._trace)
-                operation = operation._replace(three_phase=self._shared.notary.terms(begun, record, call.verb))
+                terms = self._shared.notary.terms(begun, record, call.verb, branch.participant)
+                operation = operation._replace(three_phase=terms)
                 self._shared.performer.call(branch.participant, operation, self._heard)
                 return
         raise KeyError(call.branch)

@@ -34,8 +34,13 @@ class Notary:
         self._replicated = log
         self._participants = participants
 
-    def terms(self, begun: TransactionRecord | Plan, record: TransactionRecord | None, verb: Verb) -> Terms | None:
-        """What goes with a call of a transaction that was `begun` so; None if it is not in three phases."""
+    def terms(
+        self, begun: TransactionRecord | Plan, record: TransactionRecord | None, verb: Verb, participant: str
+    ) -> Terms | None:
+        """What goes with a call to `participant`, of a transaction that was `begun` so; None if it is in two phases.
+
+        Raises: ValueError for an end that is not in the record, or cannot be signed.
+        """
         if not begun.path.is_three_phase:
             return None
         match verb:
@@ -46,8 +51,10 @@ class Notary:
                 ]
                 return Terms(tuple(peers), policy_of(begun.path))
             case Verb.PRECOMMIT:
-                return Terms(ballot=COORDINATORS)
-            case Verb.COMMIT | Verb.ABORT if self.seal is not None:
+                return Terms(ballot=COORDINATORS, participant=participant)
+            case Verb.COMMIT | Verb.ABORT:
+                if self.seal is None:
+                    raise ValueError(f"{verb} of {begun.gid} needs a proof: set cluster.proof_secret again")
                 ending = _ENDINGS[verb]
                 if record is None or record.decision is None or _DECISIONS[record.decision] is not ending:
                     raise ValueError(f"{verb} of {begun.gid} is not what its record holds")

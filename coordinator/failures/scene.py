@@ -293,7 +293,7 @@ class Scene:
         await memory.open()
         self._memories[name] = memory
         settings = RecoverySettings()
-        three_phase = ThreePhase(memory, _SEAL, SimPeers(self._rpc), settings.peers_after_s)
+        three_phase = ThreePhase(name, memory, _SEAL, SimPeers(self._rpc), settings.peers_after_s)
         service = ParticipantService(name, memory, ACTIONS, three_phase=three_phase)
         ParticipantApi(self._rpc, service, self.protocol.kind, partial(self._said, name), _nobody, _never)
         source = SimOutcomeSource(self._rpc, name, self.replicas)

@@ -79,6 +79,9 @@ def _precommit(record: TransactionRecord, todo: Todo) -> Step:
     for branch in record.branches:
         known = todo.facts.of(branch.branch)
         if not known.precommitted:
+            if known.state is BranchState.UNKNOWN:
+                who = f"branch {branch.branch} at {branch.participant}"
+                todo.contradictions.append(f"{who} knows nothing of a yes that it voted, and does not precommit")
             todo.call(branch.branch, known, Verb.PRECOMMIT)
     return todo.step()
 

@@ -27,7 +27,7 @@ from participant.recovery import RecoverySettings
 from participant.rm.memory import Memory, Transaction
 from participant.service import ParticipantService
 from participant.termination import Leaning
-from participant.three_phase import Note
+from participant.three_phase_note import Note
 from participant.wire import BranchState
 
 NODES = ("n1", "n2", "n3")

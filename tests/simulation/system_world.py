@@ -283,7 +283,7 @@ class SystemWorld(World):
         self._resources[name] = memory
         part = None
         if self.settings.three_phase:
-            part = ThreePhase(memory, _SEAL, SimPeers(self.rpc), _RECOVERY.peers_after_s)
+            part = ThreePhase(name, memory, _SEAL, SimPeers(self.rpc), _RECOVERY.peers_after_s)
         service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time), three_phase=part)
         kind = self.settings.kinds[name]
         ParticipantApi(self.rpc, service, kind, partial(self._said, name), self.notices.heard, self._struck(name))

@@ -261,9 +261,10 @@ class MariaBackend:
             return await swap_note(connection, key, expected, (note, changed_at_ms, is_finished))
 
     async def forget(self, before_ms: int, branches_max: int) -> int:
+        forgotten = await self._office.forget(before_ms, branches_max)
         async with self._office.connection() as connection:
             await forget_notes(connection, before_ms, branches_max)
-        return await self._office.forget(before_ms, branches_max)
+        return forgotten
 
     async def read(self, call: Call) -> Any:
         connection = await self._working.acquire(self._limits.lock_wait_s)

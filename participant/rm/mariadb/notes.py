@@ -17,7 +17,8 @@ CREATE TABLE IF NOT EXISTS commitd_note (
     note MEDIUMBLOB NOT NULL,
     changed_at_ms BIGINT NOT NULL,
     is_finished BOOLEAN NOT NULL,
-    PRIMARY KEY (gid, branch)
+    PRIMARY KEY (gid, branch),
+    KEY commitd_note_finished (is_finished, changed_at_ms)
 ) ENGINE=InnoDB
 """
 _LOAD = "SELECT note FROM commitd_note WHERE gid = %s AND branch = %s"
@@ -26,7 +27,7 @@ _UPDATE = """
 UPDATE commitd_note SET note = %s, changed_at_ms = %s, is_finished = %s
  WHERE gid = %s AND branch = %s AND note = %s
 """
-_FORGET = "DELETE FROM commitd_note WHERE is_finished AND changed_at_ms < %s LIMIT %s"
+_FORGET = "DELETE FROM commitd_note WHERE is_finished = TRUE AND changed_at_ms < %s LIMIT %s"
 
 _DUPLICATE, _LOCK_WAIT, _DEADLOCK = 1062, 1205, 1213
 
@@ -62,8 +63,12 @@ async def swap_note(
 
 
 async def forget_notes(connection: Connection, before_ms: int, notes_max: int) -> None:
-    """Drop finished notes last changed before `before_ms`, at most so many."""
-    await connection.execute(_FORGET, (before_ms, notes_max))
+    """Drop finished notes last changed before `before_ms`, at most so many; none while others have locked one."""
+    try:
+        await connection.execute(_FORGET, (before_ms, notes_max))
+    except errors.MySQLError as error:
+        if error_code(error) not in (_LOCK_WAIT, _DEADLOCK):
+            raise
 
 
 def _bytes_of(key: BranchKey) -> tuple[bytes, bytes]:

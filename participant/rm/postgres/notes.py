@@ -18,7 +18,8 @@ CREATE TABLE IF NOT EXISTS {table} (
     changed_at_ms bigint NOT NULL,
     is_finished boolean NOT NULL,
     PRIMARY KEY (gid, branch)
-)
+);
+CREATE INDEX IF NOT EXISTS commitd_note_finished ON {table} (changed_at_ms) WHERE is_finished
 """
 _LOAD = "SELECT note FROM {table} WHERE gid = $1 AND branch = $2"
 _INSERT = "INSERT INTO {table} VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING 1"

@@ -10,7 +10,7 @@ from participant.proof import SECRET_BYTES_MIN, Seal, Source
 from participant.termination import Ending
 
 SECRET = b"0123456789abcdef"
-GOLDEN = "187f7e467f59f7f24cd44a9d6b9be9d717cf778e1bac9711a4a4b51bf637b829"
+GOLDEN = "c3bc581f71a5e13b80bc3a04cb29119c5708f95238cd07b2c771588ea8b8a341"
 KEY_ID = "c28c3e64a6f5fd63"
 
 
@@ -30,6 +30,8 @@ def test_a_proof_holds_for_its_transaction_only() -> None:
         {"source": Source.QUORUM},
         {"term": 8},
         {"index": 40},
+        {"branch": "b"},
+        {"participant": "bank"},
         {"signature": b"\0" * 32},
         {"signature": b""},
     ],

@@ -14,9 +14,22 @@ from participant.errors import ResourceFailed, WireError
 from participant.ids import BranchKey
 from participant.proof import Proof, Seal, Source
 from participant.rm.memory import Memory, Transaction
+from participant.rm.requests import Forget
 from participant.service import ParticipantService
-from participant.termination import COORDINATORS, Ballot, Ending, Leaning, Peer, Policy, Register
-from participant.three_phase import Note, ThreePhase
+from participant.termination import (
+    BALLOT_JUMP_MAX,
+    BALLOT_NUMBER_MAX,
+    COORDINATORS,
+    Ask,
+    Ballot,
+    Ending,
+    Leaning,
+    Peer,
+    Policy,
+    Register,
+)
+from participant.three_phase import ThreePhase
+from participant.three_phase_note import Note
 from participant.wire import Answer, BranchState, Operation, Verb
 from participant.wire_three_phase import Terms
 
@@ -26,6 +39,7 @@ NAMES = ("a", "b", "c")
 PEERS = tuple(Peer(name, f"bank-{name}", f"local://{name}") for name in NAMES)
 PATIENCE_S = 5.0
 GID = "t"
+LATER_MS = 2**52
 
 
 async def put(tx: Transaction, body: Any) -> None:
@@ -62,12 +76,12 @@ class Banks:
         self.resources: dict[str, Memory] = {}
         self.parts: dict[str, ThreePhase] = {}
         self._disks = {name: SimDisk() for name in NAMES}
-        self._seals = seals
+        self.seals = seals
 
     async def start(self, name: str) -> None:
         resource = self.resources[name] = Memory(self._disks[name])
         await resource.open()
-        part = self.parts[name] = ThreePhase(resource, self._seals.get(name, SEAL), self.net, PATIENCE_S)
+        part = self.parts[name] = ThreePhase(f"bank-{name}", resource, self.seals.get(name, SEAL), self.net, PATIENCE_S)
         actions = {"put": put, "look": look}
         self.net.services[name] = ParticipantService(f"bank-{name}", resource, actions, three_phase=part)
 
@@ -76,6 +90,8 @@ class Banks:
         await self.start(name)
 
     async def ask(self, name: str, verb: Verb, terms: Terms | None = None, action: str | None = None) -> Answer:
+        if terms is not None and terms.ballot is not None:
+            terms = terms._replace(participant=f"bank-{name}")
         operation = Operation(verb, BranchKey(GID, name), action, name if action else None, three_phase=terms)
         return await self.net.services[name].perform(operation)
 
@@ -98,10 +114,17 @@ class Banks:
         assert data is not None
         return Note.unpack(data)
 
+    async def replace(self, name: str, **changes: Any) -> None:
+        """Make its note another one."""
+        before = await self.note(name)
+        assert await self.resources[name].swap_note(
+            BranchKey(GID, name), before.pack(), before._replace(**changes).pack()
+        )
+
 
 @pytest.fixture
 async def banks(request: pytest.FixtureRequest) -> AsyncIterator[Banks]:
-    made = Banks(Net(), getattr(request, "param", {}))
+    made = Banks(Net(), dict(getattr(request, "param", {})))
     async with AsyncExitStack() as stack:
         for name in NAMES:
             await made.start(name)
@@ -172,12 +195,14 @@ async def test_a_no_is_an_end_that_peers_are_told_with_a_proof(banks: Banks) -> 
     assert answer.state is BranchState.ABORTED
     told = await banks.ask("a", Verb.CANVASS, Terms(ballot=Ballot(1, 2)))
     assert told.three_phase is not None
-    assert told.three_phase.proof == SEAL.sign(GID, Ending.ABORT, Source.BRANCH)
+    assert told.three_phase.proof == SEAL.sign_own(GID, Ending.ABORT, "a", "bank-a")
 
 
 async def test_it_must_be_among_its_peers(banks: Banks) -> None:
-    with pytest.raises(WireError, match="must name 'a'"):
-        await banks.ask("a", Verb.PREPARE, Terms(PEERS[1:]), "put")
+    renamed = Peer("a", "bank-z", "local://a")
+    for peers in (PEERS[1:], (renamed, *PEERS[1:])):
+        with pytest.raises(WireError, match="must name 'a', the branch itself, at 'bank-a'"):
+            await banks.ask("a", Verb.PREPARE, Terms(peers), "put")
 
 
 async def test_a_branch_in_two_phases_gives_no_promise(banks: Banks) -> None:
@@ -196,7 +221,130 @@ async def test_a_service_without_the_secret_takes_no_part(banks: Banks) -> None:
 
 async def test_a_resource_manager_without_notes_takes_no_part(banks: Banks) -> None:
     with pytest.raises(TypeError, match="keeps no notes"):
-        ThreePhase(object(), SEAL, banks.net, PATIENCE_S)  # type: ignore[arg-type]
+        ThreePhase("bank", object(), SEAL, banks.net, PATIENCE_S)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("verb", [Verb.CANVASS, Verb.PRECOMMIT, Verb.PREABORT])
+async def test_who_is_not_meant_refuses_before_it_prevents_anything(banks: Banks, verb: Verb) -> None:
+    """Its address was another participant's before. Seen red with the name not compared."""
+    terms = Terms(ballot=Ballot(1, 1), participant="bank-b")
+    with pytest.raises(WireError, match="is 'bank-b'; this is 'bank-a'"):
+        await banks.net.services["a"].perform(Operation(verb, BranchKey(GID, "a"), three_phase=terms))
+    assert (await banks.states())[0] == "unknown"
+
+
+async def test_the_end_of_a_branch_of_no_peer_is_no_end(banks: Banks) -> None:
+    """Seen red with any signed end of a branch believed: an abort of what the others have committed."""
+    await banks.prepare(*NAMES)
+    await banks.precommit(*NAMES)
+    terms = Terms(ballot=Ballot(1, 1), participant="bank-c")
+    stray = await banks.net.services["c"].perform(Operation(Verb.CANVASS, BranchKey(GID, "z"), three_phase=terms))
+    assert stray.state is BranchState.ABORTED
+    assert stray.three_phase is not None
+    answer = await banks.ask("a", Verb.ABORT, Terms(proof=stray.three_phase.proof))
+    assert (answer.state, answer.retry) == (BranchState.PREPARED, True)
+
+
+async def test_an_end_of_a_peer_is_one(banks: Banks) -> None:
+    await banks.prepare("a")
+    answer = await banks.ask("a", Verb.ABORT, Terms(proof=SEAL.sign_own(GID, Ending.ABORT, "b", "bank-b")))
+    assert answer.state is BranchState.ABORTED
+
+
+@pytest.mark.parametrize("verb", [Verb.COMMIT, Verb.ABORT])
+async def test_without_terms_only_a_branch_in_two_phases_is_ended(banks: Banks, verb: Verb) -> None:
+    """Seen red with the note not looked for: no proof was needed then."""
+    await banks.prepare("a")
+    with structlog.testing.capture_logs() as logs:
+        answer = await banks.ask("a", verb)
+    assert (answer.state, answer.retry) == (BranchState.PREPARED, True)
+    assert [line["event"] for line in logs] == ["proof.refused"]
+    await banks.ask("b", Verb.PREPARE, None, "put")
+    ends = BranchState.COMMITTED if verb is Verb.COMMIT else BranchState.ABORTED
+    assert (await banks.ask("b", verb)).state is ends
+
+
+async def test_a_promise_outlives_its_branch(banks: Banks) -> None:
+    """Seen red with the branch asked first: a canvass then signed an abort against its own note."""
+    await banks.prepare("c", action="look")
+    await banks.precommit("c")
+    note, leans = await banks.note("c"), Register(Leaning.PRECOMMITTED, COORDINATORS, COORDINATORS)
+    assert note.register == leans
+    await banks.resources["c"]._ask(Forget(LATER_MS, 1))
+    await banks.resources["c"].swap_note(BranchKey(GID, "c"), None, note.pack(), is_finished=True)  # not yet forgotten
+    assert (await banks.states())[2] == "unknown"
+    answer = await banks.ask("c", Verb.CANVASS, Terms(ballot=Ballot(1, 1)))
+    assert answer.three_phase == Terms(register=leans._replace(promised=Ballot(1, 1)))
+    assert (await banks.states())[2] == "unknown", "and nothing was prevented"
+
+
+async def test_without_its_note_it_does_not_vote(banks: Banks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red with what came of the write ignored: a database may be too busy for it."""
+
+    async def busy(*_: Any, **__: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(banks.resources["a"], "swap_note", busy)
+    answer = await banks.ask("a", Verb.PREPARE, Terms(PEERS), "put")
+    assert (answer.state, answer.retry) == (BranchState.UNKNOWN, True)
+    assert "could not be written" in answer.reason
+    assert (await banks.states())[0] == "unknown"
+
+
+async def test_a_ballot_far_above_all_others_is_refused(banks: Banks) -> None:
+    """Seen red with any ballot promised: after the last one there is none to end the transaction with."""
+    await banks.prepare("a")
+    with pytest.raises(WireError, match="more than 1,000 above what is promised"):
+        await banks.ask("a", Verb.CANVASS, Terms(ballot=Ballot(BALLOT_JUMP_MAX + 1, 2)))
+    await banks.ask("a", Verb.CANVASS, Terms(ballot=Ballot(BALLOT_JUMP_MAX, 2)))
+    assert (await banks.note("a")).register.promised == Ballot(BALLOT_JUMP_MAX, 2)
+
+
+async def test_after_the_last_ballot_it_waits(banks: Banks) -> None:
+    """Seen red with the next one taken: no note with it can be read again."""
+    await banks.prepare("a")
+    banks.parts["a"]._patience_s = 0.0
+    await banks.replace("a", register=Register(promised=Ballot(BALLOT_NUMBER_MAX, 2)))
+    assert await banks.silent("a") is None
+    assert await banks.silent("a") is None
+    assert (await banks.note("a")).register.promised == Ballot(BALLOT_NUMBER_MAX, 2)
+
+
+async def test_who_is_far_behind_catches_up_in_steps(banks: Banks) -> None:
+    """Seen red with the highest ballot taken at once, which is refused as one that is too far ahead."""
+    await banks.prepare(*NAMES)
+    await banks.replace("b", register=Register(promised=Ballot(1_500, 2)))
+    banks.net.away, banks.parts["a"]._patience_s = {"c"}, 0.0
+    for _ in range(2):
+        await banks.silent("a")
+    assert await banks.states() == ["prepared"] * 3
+    await banks.silent("a")
+    assert await banks.states() == ["aborted", "aborted", "prepared"]
+
+
+async def test_a_note_that_is_closed_stays_so(banks: Banks) -> None:
+    """Seen red with the register of a closed note moved, when the first write had failed: it was open again then."""
+    await banks.prepare("a")
+    key = BranchKey(GID, "a")
+    before = await banks.resources["a"].note(key)
+    await banks.parts["a"]._close(key, SEAL.sign(GID, Ending.COMMIT, Source.LOG, 3, 9))
+    closed = await banks.note("a")
+    await banks.parts["a"]._move(key, before, Ask.PRECOMMIT, COORDINATORS, is_finished=False)
+    assert await banks.note("a") == closed
+
+
+async def test_the_note_of_an_aborted_branch_is_closed_when_it_is_asked(banks: Banks) -> None:
+    """It was prevented before it voted. Seen red with the note left open: it was never forgotten."""
+
+    async def busy() -> Answer:
+        return Answer(BranchState.UNKNOWN, retry=True)
+
+    operation = Operation(Verb.PREPARE, BranchKey(GID, "a"), three_phase=Terms(PEERS))
+    await banks.parts["a"].perform(operation, busy)
+    answer = await banks.ask("a", Verb.CANVASS, Terms(ballot=Ballot(1, 2)))
+    proof = SEAL.sign_own(GID, Ending.ABORT, "a", "bank-a")
+    assert (await banks.note("a")).proof == proof
+    assert answer.three_phase == Terms(proof=proof)
 
 
 # Without the coordinators
@@ -297,6 +445,18 @@ async def test_a_peer_whose_proof_does_not_hold_is_not_believed(banks: Banks) ->
         await banks.silent("a")
     assert await banks.states() == ["committed", "committed", "aborted"]
     assert "proof.invalid" in [line["event"] for line in logs]
+
+
+async def test_when_the_secret_is_changed_an_end_is_signed_anew(banks: Banks) -> None:
+    """Seen red with the proof of the note handed on, which nobody believes any more."""
+    await banks.prepare(*NAMES)
+    for name in "bc":
+        await banks.ask(name, Verb.COMMIT, Terms(proof=SEAL.sign(GID, Ending.COMMIT, Source.LOG, 3, 9)))
+    banks.seals.update(dict.fromkeys(NAMES, Seal(b"a new secret of the cluster")))
+    for name in NAMES:
+        await banks.restart(name)
+    await banks.silent("a")
+    assert await banks.states() == ["committed"] * 3
 
 
 async def test_a_peer_that_has_not_voted_never_will(banks: Banks) -> None:

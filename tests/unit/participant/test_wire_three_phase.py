@@ -19,6 +19,7 @@ from participant.wire_three_phase import PEERS_MAX, TERMS_FIELDS, URL_CHARS_MAX,
 
 KEY = BranchKey("t", "b")
 PROOF = Proof(Ending.COMMIT, Source.LOG, 7, 41, b"\x01" * 32)
+PROOF_FORM = {"signature": "00" * 32, "ending": "commit", "source": "branch", "term": 0, "index": 0}
 PEERS = (Peer("b", "bank-b", "http://b"), Peer("c", "bank-c", "http://c"))
 
 ballots = st.builds(Ballot, st.integers(0, 10**9), st.integers(0, PEERS_MAX))
@@ -27,7 +28,10 @@ peers = st.lists(st.builds(Peer, names, names, st.text(min_size=1, max_size=20))
 registers = st.builds(Register, st.sampled_from(Leaning), ballots, st.none() | ballots)
 numbers = st.integers(0, 2**63 - 1)
 signatures = st.binary(min_size=32, max_size=32)
-proofs = st.builds(Proof, st.sampled_from(Ending), st.sampled_from(Source), numbers, numbers, signatures)
+decided = st.sampled_from([Source.LOG, Source.QUORUM])
+proofs = st.builds(Proof, st.sampled_from(Ending), decided, numbers, numbers, signatures) | st.builds(
+    Proof, st.sampled_from(Ending), st.just(Source.BRANCH), numbers, numbers, signatures, names, names
+)
 terms = st.builds(
     lambda each, policy, *rest: Terms(tuple(each), policy if each else Policy.QUORUM, *rest),
     peers,
@@ -35,6 +39,7 @@ terms = st.builds(
     st.none() | ballots,
     st.none() | registers,
     st.none() | proofs,
+    st.just("") | names,
 )
 
 
@@ -73,6 +78,9 @@ def test_every_field_is_known() -> None:
         ({"proof": {"signature": "00" * 32, "ending": "rollback"}}, "x.proof.ending"),
         ({"proof": {"signature": "00" * 32, "ending": "commit", "source": "me"}}, "x.proof.source"),
         ({"proof": {"signature": "00" * 32, "ending": "commit", "source": "log", "term": 1}}, "x.proof.index"),
+        ({"proof": PROOF_FORM | {"branch": 1}}, "x.proof.branch"),
+        ({"proof": PROOF_FORM | {"participant": "a b"}}, "x.proof.participant"),
+        ({"participant": "a b"}, "x.participant"),
     ],
     ids=str,
 )
@@ -94,6 +102,7 @@ def test_operations_and_answers_carry_them() -> None:
     [
         (Operation(Verb.CANVASS, KEY), "o.three_phase.ballot"),
         (Operation(Verb.PRECOMMIT, KEY, three_phase=Terms()), "o.three_phase.ballot"),
+        (Operation(Verb.CANVASS, KEY, three_phase=Terms(ballot=Ballot(1, 1))), "o.three_phase.participant"),
         (Operation(Verb.OUTCOME, KEY, three_phase=Terms(ballot=COORDINATORS)), "o.three_phase"),
         (Operation(Verb.PREVENT, KEY, three_phase=Terms(ballot=COORDINATORS)), "o.three_phase"),
         (Operation(Verb.COMMIT, KEY, "debit", {}, one_phase=True, three_phase=Terms(PEERS)), "o.three_phase"),
@@ -106,7 +115,7 @@ def test_an_operation_has_the_terms_that_it_needs(operation: Operation, where: s
 
 
 def test_an_operation_has_no_unknown_field_and_an_answer_may() -> None:
-    form = Operation(Verb.CANVASS, KEY, three_phase=Terms(ballot=Ballot(1, 1))).to_map()
+    form = Operation(Verb.CANVASS, KEY, three_phase=Terms(ballot=Ballot(1, 1), participant="bank")).to_map()
     form["three_phase"]["mood"] = 1
     with pytest.raises(WireError, match="mood"):
         Operation.from_map(form, "o")

@@ -28,7 +28,8 @@ from participant.proof import Seal, Source
 from participant.rm.memory import Memory, Transaction
 from participant.service import ParticipantService
 from participant.termination import COORDINATORS, Ending, Peer, Policy
-from participant.three_phase import Note, ThreePhase
+from participant.three_phase import ThreePhase
+from participant.three_phase_note import Note
 from participant.wire import Answer, Capabilities, Operation, Verb
 from participant.wire_three_phase import URL_CHARS_MAX, Terms
 from raftlog.memory import MemoryLog
@@ -98,7 +99,7 @@ async def made() -> AsyncIterator[Made]:
             resources[name] = Memory(SimDisk())
             await resources[name].open()
             stack.push_async_callback(resources[name].close)
-            part = ThreePhase(resources[name], SEAL, Nobody(), 5.0)
+            part = ThreePhase(name, resources[name], SEAL, Nobody(), 5.0)
             services[name] = Held(name, resources[name], {"put": put}, three_phase=part)
         ledger = Ledger()
         replica = Replica(
@@ -245,10 +246,18 @@ def test_a_capability_that_is_not_said_is_none() -> None:
 def test_it_signs_what_the_record_holds_and_nothing_else(made: Made) -> None:
     notary = Notary(made.replica.log, BANKS, SEAL)
     plan = Plan("t", b"d", Path.THREE_PHASE, branches_of([branch("able")], BANKS, Random(1)), 1_000)
-    assert notary.terms(plan, None, Verb.PREPARE) == Terms((Peer("b1", "able", "local://able"),))
-    assert notary.terms(plan, None, Verb.PRECOMMIT) == Terms(ballot=COORDINATORS)
+    assert notary.terms(plan, None, Verb.PREPARE, "able") == Terms((Peer("b1", "able", "local://able"),))
+    assert notary.terms(plan, None, Verb.PRECOMMIT, "able") == Terms(ballot=COORDINATORS, participant="able")
     for verb in (Verb.COMMIT, Verb.ABORT):
         with pytest.raises(ValueError, match="is not what its record holds"):
-            notary.terms(plan, None, verb)
+            notary.terms(plan, None, verb, "able")
     two_phase = Plan("t", b"d", Path.STAGED, plan.branches, 1_000)
-    assert notary.terms(two_phase, None, Verb.PREPARE) is None
+    assert notary.terms(two_phase, None, Verb.PREPARE, "able") is None
+
+
+@pytest.mark.parametrize("verb", [Verb.COMMIT, Verb.ABORT])
+def test_an_end_that_nobody_can_sign_is_not_sent(made: Made, verb: Verb) -> None:
+    """Seen red with no terms for it: a participant then took it for the end of a transaction in two phases."""
+    plan = Plan("t", b"d", Path.THREE_PHASE, branches_of([branch("able")], BANKS, Random(1)), 1_000)
+    with pytest.raises(ValueError, match="needs a proof"):
+        Notary(made.replica.log, BANKS, None).terms(plan, None, verb, "able")

@@ -103,6 +103,18 @@ def test_what_is_no_promise_to_the_coordinators_does_not_count(answer: Answer | 
     assert [each for each in driver.called("a", Verb.PRECOMMIT, answer) if isinstance(each, Propose)] == []
 
 
+def test_who_knows_nothing_of_its_yes_is_reported_and_asked_again() -> None:
+    """Seen red without a word: if none of them knows anything, it precommits for ever."""
+    driver = precommitting("ab")
+    driver.called("a", Verb.PRECOMMIT, UNKNOWN)
+    step = driver.step()
+    assert step.contradiction == "branch a at bank-a knows nothing of a yes that it voted, and does not precommit"
+    driver.now = 0.1
+    assert driver.effects() == (Call("a", Verb.PRECOMMIT),)
+    driver.called("a", Verb.PRECOMMIT, PRECOMMITTED)
+    assert driver.step().contradiction == ""
+
+
 def test_a_promise_is_not_taken_back() -> None:
     """Seen red with the last answer counting only: it may be that of a later ballot, which leans the same way."""
     driver = precommitting("ab")
