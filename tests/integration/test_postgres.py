@@ -312,6 +312,20 @@ async def test_a_branch_without_a_slot_is_asked_to_come_again() -> None:
         assert (await second.prepare(TWO, _adding("y"))).state is BranchState.PREPARED
 
 
+async def test_an_action_runs_again_whose_table_another_release_has_changed(postgres_dsn: str) -> None:
+    """A rolling update. Seen red (a vote of no) with the driver's error taken for one of the action."""
+
+    async def look(tx: Transaction, _body: Any) -> None:
+        await tx.fetch("SELECT * FROM numbers")
+        await _add(tx, {"key": "a", "amount": 1})
+
+    async with _open(postgres_dsn, connections_max=1) as manager:
+        assert (await manager.commit_one_phase(ONE, Call.of("look", look, None))).state is BranchState.COMMITTED
+        await _run(postgres_dsn, "ALTER TABLE numbers ADD COLUMN note TEXT")
+        assert (await manager.commit_one_phase(TWO, Call.of("look", look, None))).state is BranchState.COMMITTED
+    assert (await _numbers(postgres_dsn))["a"] == 2
+
+
 async def test_a_yes_that_was_lost_on_its_way_is_found_by_the_repeat(postgres_dsn: str) -> None:
     """The answer to PREPARE TRANSACTION never arrives; so what became of it is unknown until the server is asked."""
     async with Eavesdropper.at(postgres_dsn) as wire, _open(wire.dsn, connections_max=1) as manager:
