@@ -12,9 +12,10 @@ UV := uv==0.13.9
 export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),true,false)
 SYNC := $(BIN)/uv sync --frozen --inexact --quiet --no-python-downloads
 PYTEST := $(BIN)/python -m pytest --no-header
-WORKERS := 2
-# Tests with real processes wait more than they work.
-WAITING := 3
+# Tests in several processes, of which none waits for the next test while another has more than one.
+PARALLEL := -n 2 --dist worksteal
+# Those with real processes wait more than they work.
+PARALLEL_WAITING := -n 3 --dist worksteal
 
 # The stages of `make test`, in this order; each is a verb of its own.
 STAGES := servers lint types house unit pythons sim integration chaos
@@ -94,19 +95,19 @@ types: $(VENV)/.ready-test ## mypy --strict
 
 .PHONY: house
 house: $(VENV)/.ready-test ## Sizes, words, exports, links, pins
-	@$(PYTEST) -n $(WORKERS) tests/house
+	@$(PYTEST) $(PARALLEL) tests/house
 
 .PHONY: unit
 unit: $(VENV)/.ready-test ## Units, traces, the papers' claims, properties, small worlds, contracts, known defects
-	@$(PYTEST) -n $(WORKERS) $(UNIT)
+	@$(PYTEST) $(PARALLEL_WAITING) $(UNIT)
 
 .PHONY: sim
 sim: $(VENV)/.ready-test ## Simulated clusters in virtual time; a power cut at every write
-	@$(PYTEST) -n $(WORKERS) tests/simulation tests/power
+	@$(PYTEST) $(PARALLEL) tests/simulation tests/power
 
 .PHONY: integration
 integration: $(VENV)/.ready-test ## Real processes on loopback
-	@$(PYTEST) -n $(WAITING) --dist worksteal tests/integration
+	@$(PYTEST) $(PARALLEL_WAITING) tests/integration
 
 .PHONY: chaos
 chaos: $(VENV)/.ready-test ## kill -9 and power cuts at random moments under load, the short form
@@ -124,7 +125,7 @@ pythons: $(VENV)/.ready-test ## tests/unit on every other supported Python at ha
 	    if [ -z "$$found" ]; then echo "Python $$version: no interpreter here, skipped"; continue; fi
 	    echo "Python $$version: $$found"
 	    UV_PROJECT_ENVIRONMENT=$(VENV)-$$version $(SYNC) --python "$$found"
-	    $(VENV)-$$version/bin/python -m pytest --no-header -n $(WORKERS) tests/unit
+	    $(VENV)-$$version/bin/python -m pytest --no-header $(PARALLEL) tests/unit
 	done
 
 # ── By hand ──────────────────────────────────────────────────────────────────────────────────────────────────────
