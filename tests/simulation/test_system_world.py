@@ -68,7 +68,7 @@ def test_canary_an_abort_that_is_only_presumed_is_found(monkeypatch: pytest.Monk
     """A participant in doubt hears "aborted" of a transaction that nobody recorded *yet*: nothing makes it true."""
 
     async def presume(self: Any, gid: str, inquiry: Any) -> TransactionRecord | None:
-        await self._barrier()
+        await self._scribe.barrier()
         return self._ledger.get(gid)
 
     monkeypatch.setattr(Transactions, "inquire", presume)
