@@ -79,7 +79,7 @@ def test_canary_2_prevention_that_leaves_no_tombstone_is_found(monkeypatch: pyte
 
 def test_canary_3_branches_that_are_not_frozen_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The identity of a request leaves its branches out, so a retry may bring others."""
-    monkeypatch.setattr(service, "digest_of", lambda _branches: bytes(intake.DIGEST_BYTES))
+    monkeypatch.setattr(service, "digest_of", lambda *_, **__: bytes(intake.DIGEST_BYTES))
     assert is_found(_World, "a gid is bound to its request")
 
 
