@@ -87,7 +87,7 @@ class _Mixture(Declaration):
         """A step that begins once it is decided to commit, and is begun anew until it succeeds. `not_before_ms`: it
         begins so long after the decision, or later (a new leader begins to count anew), never earlier. `reported` as in
         `Saga.step`; what is reported as refused here is begun anew. `order_key` and `dead_after` as
-        in `Message.send`."""
+        in `Message.send`, and not together with `reported`."""
         return self._add(
             Mode.FORWARD,
             participant,
