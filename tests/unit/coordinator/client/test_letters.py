@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from coordinator.client import Client, DeadAfter, Retry
@@ -13,23 +11,9 @@ from coordinator.protocols.letters import dead_letters
 from coordinator.protocols.stuck import Kind
 from participant.ids import BranchKey
 from participant.wire import BranchState
-from tests.support.cluster import Cluster, cluster, recorded
+from tests.support.cluster import Cluster, recorded
 
 RETRY = Retry(base_ms=10, cap_ms=10)
-
-
-@pytest.fixture
-async def made() -> AsyncIterator[Cluster]:
-    async with cluster(serve=True) as made:
-        for clerk in made.clerks.values():
-            clerk.one_phase = True
-        yield made
-
-
-@pytest.fixture
-async def client(made: Cluster) -> AsyncIterator[Client]:
-    async with Client([made.urls["n2"], made.urls["n1"]], timeout_s=5.0) as client:
-        yield client
 
 
 def has_dead_letter(record: TransactionRecord) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,21 +11,7 @@ from coordinator.errors import Contradiction, GidReused, NotFound
 from coordinator.wire import InquiryRequest
 from participant.ids import BranchKey
 from participant.wire import BranchState, Operation, Verb
-from tests.support.cluster import Cluster, cluster, recorded, request
-
-
-@pytest.fixture
-async def made() -> AsyncIterator[Cluster]:
-    async with cluster(serve=True) as made:
-        for clerk in made.clerks.values():
-            clerk.one_phase = True
-        yield made
-
-
-@pytest.fixture
-async def client(made: Cluster) -> AsyncIterator[Client]:
-    async with Client([made.urls["n2"], made.urls["n1"]], timeout_s=5.0) as client:
-        yield client
+from tests.support.cluster import Cluster, recorded, request
 
 
 async def prepared(client: Client, gid: str = "m", deadline_ms: int = 60_000, to: str = "bank-b") -> Prepared:

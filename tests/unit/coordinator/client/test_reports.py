@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,21 +12,7 @@ from coordinator.ledger.records import TransactionRecord
 from coordinator.wire_base import DEADLINE_MAX_MS
 from participant.ids import BranchKey
 from participant.wire import RESULT_BYTES_MAX, Verb
-from tests.support.cluster import Cluster, cluster, recorded
-
-
-@pytest.fixture
-async def made() -> AsyncIterator[Cluster]:
-    async with cluster(serve=True) as made:
-        for clerk in made.clerks.values():
-            clerk.one_phase = True
-        yield made
-
-
-@pytest.fixture
-async def client(made: Cluster) -> AsyncIterator[Client]:
-    async with Client([made.urls["n2"], made.urls["n1"]], timeout_s=5.0) as client:
-        yield client
+from tests.support.cluster import Cluster, recorded
 
 
 def building(client: Client, deadline_ms: int = 24 * DEADLINE_MAX_MS) -> Saga:
