@@ -41,4 +41,5 @@ def test_canary_a_majority_that_aborts_whatever_it_hears_is_found(monkeypatch: p
         return Leaning.PREABORTED if isinstance(step, Leaning) else step
 
     monkeypatch.setattr(three_phase, "after_canvass", aborts)
-    assert is_found(_World, "a prepared branch waits for the decision", "participants end it in one way")
+    promises = ("a prepared branch waits for the decision", "participants end it in one way", "contradicts the record")
+    assert is_found(_World, *promises)
