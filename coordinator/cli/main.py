@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+import gc
+from functools import cache
+from pkgutil import resolve_name
+from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
-from coordinator.cli import check_participant, cluster, config, demo, failures, participant, serve, sweep, txn
 from coordinator.cli.exits import exit_of, lines_of
 from coordinator.errors import CoordinatorError
-from coordinator.http import openapi
 from participant.errors import ParticipantError
 
 __all__ = ["app", "main"]
@@ -21,19 +20,54 @@ EPILOG = (
     "Exit status: 0 done; 1 refused or failed; 2 wrong command line; 3 nobody could be reached; "
     "4 not known whether it was done; 5 no such transaction; 6 decided, but a participant had ended its part otherwise."
 )
+_COMMANDS = {
+    "serve": "coordinator.cli.serve:serve",
+    "participant": "coordinator.cli.participant:participant",
+    "check-participant": "coordinator.cli.check_participant:check_participant",
+    "demo": "coordinator.cli.demo:demo",
+    "failures": "coordinator.cli.failures:failures",
+    "sweep": "coordinator.cli.sweep:sweep",
+    "openapi": "coordinator.cli.openapi:openapi",
+    "txn": "coordinator.cli.txn:app",
+    "cluster": "coordinator.cli.cluster:app",
+    "config": "coordinator.cli.config:app",
+}
+"""Where each command is: a function, or a tree of its own."""
 
 
 class _Commands(TyperGroup):
-    """Says what went wrong in one line, instead of a traceback."""
+    """Imports a command when it is wanted: what all of them need takes half a second, and a replica that comes back is
+    waited for. Says what went wrong in one line, instead of a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the same
+        return _load(cmd_name) if cmd_name in _COMMANDS else None
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (CoordinatorError, ParticipantError) as error:
-            stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
             for line in lines_of(error):
-                stderr.print(f"commitd: {line}")
+                typer.echo(f"commitd: {line}", err=True)
             raise typer.Exit(exit_of(error)) from error
+
+
+@cache
+def _load(name: str) -> Any:
+    gc.disable()  # nothing that an import makes is garbage; looking for some takes a fifth of the time
+    try:
+        found = resolve_name(_COMMANDS[name])
+    finally:
+        gc.enable()
+    gc.freeze()  # nor does it ever become garbage
+    tree = typer.Typer(add_completion=False)
+    if isinstance(found, typer.Typer):
+        tree.add_typer(found, name=name)
+    else:
+        tree.command(name)(found)
+    return typer.main.get_group(tree).commands[name]
 
 
 app = typer.Typer(
@@ -44,26 +78,11 @@ app = typer.Typer(
     help="Commit several services together, or none of them.",
     epilog=EPILOG,
 )
-app.command("serve")(serve.serve)
-app.command("participant")(participant.participant)
-app.command("check-participant")(check_participant.check_participant)
-app.command("demo")(demo.demo)
-app.command("failures")(failures.failures)
-app.command("sweep")(sweep.sweep)
-app.add_typer(txn.app, name="txn")
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(config.app, name="config")
 
 
-@app.command("openapi")
-def openapi_(
-    output: Annotated[Path | None, typer.Option(help="Write it to this file instead of standard output.")] = None,
-) -> None:
-    """Print the OpenAPI document of the HTTP API."""
-    if output is None:
-        typer.echo(openapi.text(), nl=False)
-    else:
-        output.write_text(openapi.text(), encoding="utf-8")
+@app.callback()
+def _all() -> None:
+    """Without options of its own; typer makes a tree only of what has one."""
 
 
 def main() -> None:

@@ -78,7 +78,10 @@ def test_every_key_stands_in_the_reference_with_its_default(section: str) -> Non
 
 def _commands(group: TyperGroup, prefix: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for name, command in group.commands.items():
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, TyperGroup):
             found |= _commands(command, f"{prefix} {name}")
         else:
