@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, TypeAlias
-
-from sqlalchemy import Text
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from participant.errors import Reject
 from participant.resource import ResourceLimits
@@ -20,7 +17,6 @@ from participant.rm import mariadb, memory, postgres, sqlite
 from participant.rm.mariadb import MariaDB
 from participant.rm.memory import Memory
 from participant.rm.postgres import PostgreSQL
-from participant.rm.sqlalchemy import SQLAlchemy
 from participant.rm.sqlite import SQLite
 from participant.testing import Subject
 
@@ -121,37 +117,11 @@ def _mariadb_subject(place: str, isolation: Isolation = "repeatable read") -> Su
     return Subject(partial(_mariadb, place, isolation=isolation), put, add, get, only_tx_awaited=False)
 
 
-class _Table(DeclarativeBase):
-    pass
-
-
-class _Number(_Table):
-    __tablename__ = "numbers"
-
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    value: Mapped[int]
-
-
 def _orm_subject(below: Callable[[str, ResourceLimits], PostgreSQL | MariaDB], place: str) -> Subject:
-    """A server and its tables, by an ORM."""
-
-    async def put(session: AsyncSession, body: Any) -> None:
-        await session.merge(_Number(name=body["key"], value=body["value"]))
-
-    async def add(session: AsyncSession, body: Any) -> None:
-        number = await session.get(_Number, body["key"])
-        if number is None or number.value + body["amount"] < 0:
-            raise Reject("too little")
-        number.value += body["amount"]
-
-    async def get(session: AsyncSession, body: Any) -> Any:
-        number = await session.get(_Number, body["key"])
-        return number and number.value
-
-    def make(limits: ResourceLimits) -> SQLAlchemy:
-        return SQLAlchemy(below(place, limits))
-
-    return Subject(make, put, add, get, only_tx_awaited=False)
+    """A server and its tables, by an ORM, which takes a third of a second to import: every process that a test starts
+    for another subject would wait for it."""
+    subject: Subject = resolve_name("tests.support.subject_with_orm:orm_subject")(partial(below, place))
+    return subject
 
 
 SUBJECTS: Mapping[str, Callable[[str], Subject]] = {
