@@ -107,7 +107,7 @@ sim: $(VENV)/.ready-test ## Simulated clusters in virtual time; a power cut at e
 
 .PHONY: integration
 integration: $(VENV)/.ready-test ## Real processes on loopback
-	@$(PYTEST) $(PARALLEL_WAITING) tests/integration
+	@$(PYTEST) $(PARALLEL_WAITING) tests/integration tests/takeovers
 
 .PHONY: chaos
 chaos: $(VENV)/.ready-test ## kill -9 and power cuts at random moments under load, the short form
@@ -138,6 +138,10 @@ format: $(VENV)/.ready-test ## Format the code and mend what lint can mend
 .PHONY: kills
 kills: $(VENV)/.ready ## 500 random kill -9 under load, then the audit: make kills ARGS='--kills 100 --seed 7'
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+.PHONY: takeovers
+takeovers: $(VENV)/.ready-test ## kill -9 of the leader at every step of every protocol: make takeovers ARGS='--play saga'
+	@$(BIN)/python -m tests.takeovers $(ARGS)
 
 .PHONY: cuts
 cuts: $(VENV)/.ready-test ## 50 power cuts of each resource manager under load: make cuts ARGS='--cuts 100 --seed 7'

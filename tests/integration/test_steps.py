@@ -1,4 +1,5 @@
-"""Sagas, TCC and messages with real processes: the leader is killed inside every action of them.
+"""Steps that are reported, and messages in an order, with real processes: the leader is killed inside their actions.
+`tests/takeovers` does so with all that has neither.
 
 Method: three coordinators are processes; the participant is in the process of the test, on a real journal. When the
 action that the test names runs, it kills the leader before anything is answered, and goes on.
@@ -103,84 +104,6 @@ async def _served(directory: Path, cluster: Cluster) -> AsyncIterator[Desk]:
     port = URL(cluster.banks[DESK]).port or 0
     async with desk.participant.serving(port=port, replicas=list(cluster.replicas.values())):
         yield desk
-
-
-def _trip(client: Client, tag: str, *, refused: str = "") -> Callable[[], Any]:
-    trip = client.saga()
-    first = trip.step(DESK, "do", {"what": f"flight-{tag}"}, undo="undo", takes={"with": OWN})
-    trip.step(DESK, "do", {"what": f"hotel-{tag}", "refuse": refused == "hotel"}, undo="undo")
-    trip.pivot(DESK, "do", {"what": f"pay-{tag}", "refuse": refused == "pay"}, takes={"with": first})
-    trip.then(DESK, "do", {"what": f"mail-{tag}"}, takes={"with": first})
-    return trip.run
-
-
-def _rooms(client: Client, tag: str, *, refused: str = "") -> Callable[[], Any]:
-    rooms = client.tcc()
-    for name in ("north", "south"):
-        body = {"what": f"{name}-{tag}", "refuse": refused == name}
-        rooms.reserve(DESK, body, attempt="do", confirm="confirm", cancel="undo")
-    return rooms.run
-
-
-def _points(client: Client, tag: str, *, refused: str = "") -> Callable[[], Any]:
-    points = client.message()
-    points.when(DESK, "do", {"what": f"order-{tag}", "refuse": refused == "order"})
-    for name in ("points", "mail"):
-        points.send(DESK, "do", {"what": f"{name}-{tag}"})
-    return points.run
-
-
-TRIP = ["do flight", "do hotel", "do pay", "do mail"]
-BACK = ["do flight", "do hotel", "undo hotel", "undo flight"]
-ROOMS = {"do north", "do south", "confirm north", "confirm south"}
-
-
-@pytest.mark.timeout(120)
-async def test_a_saga_ends_as_it_should_wherever_the_leader_dies(stage: Stage) -> None:
-    for number, step in enumerate(TRIP):
-        ended = await stage.kill_leader_at(f"{step}-{number}", _trip(stage.client, str(number)))
-        assert isinstance(ended, Committed)
-        assert await stage.counts(str(number)) == TRIP
-
-
-@pytest.mark.timeout(120)
-async def test_a_saga_is_undone_wherever_the_leader_dies(stage: Stage) -> None:
-    for number, step in enumerate(["do flight", "do hotel", "do pay", "undo hotel", "undo flight"]):
-        tag = f"u{number}"
-        ended = await stage.kill_leader_at(f"{step}-{tag}", _trip(stage.client, tag, refused="pay"))
-        assert isinstance(ended, Aborted)
-        assert (ended.reason, ended.branch) == ("not today", "s3")
-        assert await stage.counts(tag) == BACK
-
-
-@pytest.mark.timeout(120)
-async def test_reservations_are_confirmed_or_cancelled_wherever_the_leader_dies(stage: Stage) -> None:
-    for step in ("do north", "do south", "confirm north", "confirm south"):
-        tag = step.replace(" ", "")
-        ended = await stage.kill_leader_at(f"{step}-{tag}", _rooms(stage.client, tag))
-        assert isinstance(ended, Committed)
-        counts = await stage.counts(tag)
-        assert set(counts) == ROOMS
-        assert len(counts) == len(ROOMS)
-    for step in ("do north", "do south", "undo north"):
-        tag = step.replace(" ", "") + "x"
-        ended = await stage.kill_leader_at(f"{step}-{tag}", _rooms(stage.client, tag, refused="south"))
-        assert isinstance(ended, Aborted)
-        assert await stage.counts(tag) == ["do north", "undo north"]
-
-
-@pytest.mark.timeout(120)
-async def test_messages_are_sent_once_wherever_the_leader_dies(stage: Stage) -> None:
-    for step in ("do order", "do points", "do mail"):
-        tag = step.replace(" ", "")
-        ended = await stage.kill_leader_at(f"{step}-{tag}", _points(stage.client, tag))
-        assert isinstance(ended, Committed)
-        counts = await stage.counts(tag)
-        assert counts[0] == "do order"
-        assert sorted(counts[1:]) == ["do mail", "do points"]
-    ended = await _points(stage.client, "no", refused="order")()
-    assert isinstance(ended, Aborted)
-    assert await stage.counts("no") == []
 
 
 def _permit(client: Client, tag: str) -> Callable[[], Any]:

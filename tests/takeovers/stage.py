@@ -1,0 +1,143 @@
+"""A real cluster whose leader is killed in a step of a transaction, and how the transaction ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import cycle, repeat
+from pathlib import Path
+
+from yarl import URL
+
+from coordinator.client import Aborted, Client, Committed, Worker
+from coordinator.demo.cluster import Cluster
+from participant import Participant
+from tests.takeovers.plays import OLD, PARTICIPANTS, PLAYS, trip
+from tests.takeovers.watched import Blow, Side, Steps, participant_of
+
+__all__ = ["LATE_S", "Stage", "Takeover", "staged"]
+
+LATE_S = 3.0
+"""From the kill, until a transaction must have ended everywhere. No step of these waits to be tried again."""
+
+_NODES = ("n1", "n2", "n3")
+_SECRET = "a secret of the cluster"
+_SETTLED_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """What came of one kill. `known_s`, `ended_s`: from the kill until the client was told, and until nothing was owed.
+    0 if that was before. `wrong`: what differs from an undisturbed run; "" if nothing does."""
+
+    play: str
+    step: str
+    side: Side
+    known_s: float
+    ended_s: float
+    wrong: str
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """`done`: by participant, the lines that it holds, sorted: what has no order may come in any."""
+
+    decision: type[Committed | Aborted] | None
+    done: Mapping[str, list[str]]
+
+
+class Stage:
+    """A cluster, participants and a client. See `staged`."""
+
+    def __init__(self, cluster: Cluster, client: Client, steps: Steps, participants: Mapping[str, Participant]) -> None:
+        self._cluster = cluster
+        self._client = client
+        self._steps = steps
+        self._participants = participants
+        self._count = 0
+
+    async def takeovers(self, play: str, *, one_side: bool = False) -> AsyncIterator[Takeover]:
+        """Play undisturbed, then again for each step of that, with a leader that is killed before it, and then with one
+        that is killed after it; or before one, after the next, and so on.
+        """
+        gid = self._gid(play)
+        usual = await self._play(play, gid)
+        sides = cycle((side,) for side in Side) if one_side else repeat(tuple(Side))
+        for step, here in zip(list(self._steps.taken[gid]), sides, strict=False):
+            for side in here:
+                yield await self._kill(play, step, side, usual)
+
+    async def _kill(self, play: str, step: str, side: Side, usual: _End) -> Takeover:
+        gid = self._gid(play)
+        leader = await self._cluster.leader()
+        process = self._cluster.processes[leader]
+        process._may_end = True
+        self._steps.strike_once(Blow(gid, step, side), lambda: os.kill(process.pid, signal.SIGKILL))
+        end = await self._play(play, gid)
+        struck_at = self._steps.struck_at
+        if struck_at is None:
+            raise AssertionError(f"{play}: {step} was not reached")
+        await self._cluster.restart(leader)
+        wrong = "" if end == usual else f"{end} instead of {usual}"
+        known_s, ended_s = (max(0.0, at - struck_at) for at in (self._known_at, self._ended_at))
+        return Takeover(play, step, side, known_s, ended_s, wrong)
+
+    async def _play(self, play: str, gid: str) -> _End:
+        loop = asyncio.get_running_loop()
+        ended = await PLAYS[play](self._client, self._participants, gid)
+        self._known_at = loop.time()
+        async with asyncio.timeout(_SETTLED_WITHIN_S):
+            await self._client.settled(gid)
+        self._ended_at = loop.time()
+        done = {name: sorted(await self._done(name, gid)) for name in PARTICIPANTS}
+        decision = type(ended) if isinstance(ended, Committed | Aborted) else None
+        return _End(decision, {name: lines for name, lines in done.items() if lines})
+
+    async def _done(self, name: str, gid: str) -> list[str]:
+        url = URL(self._cluster.banks[name]) / "v1/done" % {"tag": gid}
+        async with self._cluster._http.get(url) as response:
+            done: list[str] = await response.json()
+        return done
+
+    def _gid(self, play: str) -> str:
+        self._count += 1
+        return f"{play}-{self._count}"
+
+
+@asynccontextmanager
+async def staged(directory: Path) -> AsyncIterator[Stage]:
+    """Three coordinators as processes; participants, on real journals and sockets, and a worker for workflows here."""
+    cluster = Cluster(directory, _NODES, PARTICIPANTS)
+    config = directory / "cluster.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("[cluster]\n", f'[cluster]\nproof_secret = "{_SECRET}"\n'), encoding="utf-8")
+    replicas = list(cluster.replicas.values())
+    steps = Steps()
+    async with AsyncExitStack() as stack:
+        participants = {}
+        for name in PARTICIPANTS:
+            del cluster.processes[name]
+            participants[name] = participant_of(name, directory / name, steps, _SECRET.encode())
+            port = URL(cluster.banks[name]).port or 0
+            serving = await stack.enter_async_context(participants[name].serving(port=port, replicas=replicas))
+            if name == OLD:
+                able = replace(serving.service.capabilities(), prevent=False)
+                serving.service.capabilities = lambda able=able: able  # type: ignore[method-assign]
+        await stack.enter_async_context(cluster)
+        client = await stack.enter_async_context(Client(replicas))
+        await stack.enter_async_context(_working(Worker(client, [trip])))
+        yield Stage(cluster, client, steps, participants)
+
+
+@asynccontextmanager
+async def _working(worker: Worker) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(worker.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,29 @@
+"""The leader is killed in steps of every protocol; `python -m tests.takeovers` does so at all of them, and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.takeovers.stage import staged
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "plays",
+    [("2pc-classic", "3pc-refused", "saga-refused"), ("2pc-staged", "tcc", "message", "workflow")],
+    ids=" ".join,
+)
+async def test_what_the_next_leader_goes_on_with_ends_as_if_nobody_had_died(
+    plays: Iterable[str], tmp_path: Path
+) -> None:
+    """Goal: the same outcome and the same effects, each once. Seen red with drivers that wake for what is
+    their own only.
+    """
+    async with staged(tmp_path) as stage:
+        for play in plays:
+            takeovers = [takeover async for takeover in stage.takeovers(play, one_side=True)]
+            assert takeovers
+            assert [takeover for takeover in takeovers if takeover.wrong] == []
