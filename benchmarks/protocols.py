@@ -1,4 +1,4 @@
-"""What does a transaction cost by two-phase commit, TCC, a saga and a message?
+"""What does a transaction cost by two-phase commit, three phases, TCC, a saga and a message?
 
     python -m benchmarks.protocols [--quick] [--json] [--directory DIR]
 
@@ -21,11 +21,20 @@ from benchmarks.harness import Options, Report, data_directory, options, progres
 from benchmarks.measuring import KINDS, Measured, measure, middle
 from benchmarks.spending import Reading
 from benchmarks.subject import KEYS, Subject
-from coordinator.client import Branch
+from coordinator.client import Branch, CommitProtocol
 from coordinator.client.outcomes import Ended
 
 CLIENTS = (1, 64)
 STEPS = 5
+THREE_PHASE_KEYS = ("keys-three-a", "keys-three-b")  # of their own: with the secret, an end in two phases costs a look
+PROOF_SECRET = "only for this benchmark"
+
+
+class AsThreePhase(ClientCaller):
+    """Every branch votes, precommits and commits."""
+
+    async def ask(self, branches: Sequence[Branch]) -> Ended:
+        return await self.client.commit(branches, protocol=CommitProtocol.THREE_PHASE)
 
 
 class AsTcc(ClientCaller):
@@ -75,11 +84,12 @@ class Case:
 
 PROTOCOLS: Mapping[str, Calling] = {
     "two-phase": ClientCaller,
+    "three-phase": AsThreePhase,
     "tcc": AsTcc,
     "saga": AsSaga,
     "message": AsMessage,
 }
-SHAPES = (("two-phase", 2), ("tcc", 2), ("message", 2), ("two-phase", STEPS), ("saga", STEPS))
+SHAPES = (("two-phase", 2), ("three-phase", 2), ("tcc", 2), ("message", 2), ("two-phase", STEPS), ("saga", STEPS))
 AGAINST = SHAPES[0]
 
 
@@ -107,10 +117,12 @@ Rounds: TypeAlias = Mapping[Case, Sequence[Seen]]
 
 
 class Logging(Subject):
-    """Two participants with rows; remembers how large the leader's journal was whenever it was looked at."""
+    """Two participants with rows, and two that take three phases; remembers how large the leader's journal was whenever
+    it was looked at."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, dict.fromkeys(KEYS, "keys"))
+        kinds = dict.fromkeys(KEYS, "keys") | dict.fromkeys(THREE_PHASE_KEYS, "keys-three-phase")
+        super().__init__(directory, kinds, proof_secret=PROOF_SECRET)
         self.looks: list[tuple[float, int]] = []
 
     async def read(self) -> Reading:
@@ -149,7 +161,8 @@ async def _measure_all(directory: Path, plan: Plan) -> Rounds:
 
 async def _measure_one(subject: Logging, clients: Generators, case: Case, seconds: float) -> Seen:
     subject.calling = PROTOCOLS[case.protocol]
-    work = Work(Style.PUT, KEYS, branches=case.branches, space=f"{case.name}/")
+    keys = THREE_PHASE_KEYS if case.protocol == "three-phase" else KEYS
+    work = Work(Style.PUT, keys, branches=case.branches, space=f"{case.name}/")
     measured = await measure(subject, clients, work, case.clients, seconds)
     return Seen(measured, grown_per_s(subject.looks) / max(measured.per_s, 1e-9))
 
@@ -203,7 +216,7 @@ def _measured(case: Case, seen: Sequence[Seen]) -> list[str]:
 
 def _run(chosen: Options) -> None:
     plan = QUICK if chosen.quick else FULL
-    report = Report("Protocols: two-phase commit, TCC, a saga, a message", chosen)
+    report = Report("Protocols: two-phase commit, three phases, TCC, a saga, a message", chosen)
     report.machine()
     with data_directory(chosen) as directory:
         rounds = asyncio.run(_measure_all(directory, plan))

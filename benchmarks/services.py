@@ -4,7 +4,8 @@
 
 `bank` is the stock bank on SQLite. `keys` keeps rows in the memory resource manager; its action `put` writes one row,
 so that the branch is prepared, durable and committed like any other, and nothing but that. `keys-classic` is the same
-without the capability to prevent, so that coordinators take the classic path. `keys-doubtful` prepares, but whoever
+without the capability to prevent, so that coordinators take the classic path; `keys-three-phase` has the secret for
+transactions in three phases. `keys-doubtful` prepares, but whoever
 commits there is asked to come again: killed after that, it leaves everything in doubt.
 
 Two things differ from production. Finished branches are forgotten after RETENTION_S instead of a day, so that a run
@@ -107,9 +108,10 @@ async def _get(tx: Transaction, body: Any) -> Any:
     return await tx.get(body["key"])
 
 
-def _keys(config: ParticipantConfig, kind: type[Memory] = Memory) -> Participant:
+def _keys(config: ParticipantConfig, kind: type[Memory] = Memory, proof_secret: bytes | None = None) -> Participant:
     limits = replace(config.resource_limits, retention_s=RETENTION_S, branches_max=OPEN_BRANCHES_MAX)
-    keys = Participant(config.name, kind(_file(config), limits=limits), limits=config.service_limits)
+    memory = kind(_file(config), limits=limits)
+    keys = Participant(config.name, memory, limits=config.service_limits, proof_secret=proof_secret)
     keys.action("put")(_put)
     keys.action("get")(_get)
     return keys
@@ -118,6 +120,12 @@ def _keys(config: ParticipantConfig, kind: type[Memory] = Memory) -> Participant
 def _keys_classic(config: ParticipantConfig) -> Participant:
     kit.ParticipantService = _WithoutPrevent  # type: ignore[attr-defined]
     return _keys(config)
+
+
+def _keys_three_phase(config: ParticipantConfig) -> Participant:
+    if config.proof_secret is None:
+        raise SystemExit("a participant in three phases needs a proof_secret")
+    return _keys(config, proof_secret=config.proof_secret.get_secret_value().encode())
 
 
 def _keys_doubtful(config: ParticipantConfig) -> Participant:
@@ -135,7 +143,13 @@ def _file(config: ParticipantConfig) -> Path:
     return config.data
 
 
-KINDS = {"bank": _bank, "keys": _keys, "keys-classic": _keys_classic, "keys-doubtful": _keys_doubtful}
+KINDS = {
+    "bank": _bank,
+    "keys": _keys,
+    "keys-classic": _keys_classic,
+    "keys-three-phase": _keys_three_phase,
+    "keys-doubtful": _keys_doubtful,
+}
 
 
 def _serve() -> None:

@@ -59,12 +59,14 @@ class Subject(Cluster):
         *,
         server: str = "coordinator",
         limits: Mapping[str, int] = MappingProxyType({}),
+        proof_secret: str | None = None,
     ) -> None:
-        """`server`: the module that runs a replica. `limits`: keys of that section of the configuration."""
+        """`server`: the module that runs a replica. `limits`: keys of that section of the configuration. The rest: see
+        `Cluster`."""
         self._kinds = PARTICIPANTS if kinds is None else kinds
         self._server = server
         self.children: dict[str, Child] = {}
-        super().__init__(directory, NODES, tuple(self._kinds))
+        super().__init__(directory, NODES, tuple(self._kinds), proof_secret=proof_secret)
         with (directory / "cluster.toml").open("a", encoding="utf-8") as config:
             config.write(f"\n[timing]\nretention_s = {RETENTION_S}\n\n[limits]\n")
             config.writelines(f"{key} = {limit}\n" for key, limit in limits.items())

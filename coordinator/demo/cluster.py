@@ -31,7 +31,8 @@ SECRET_BYTES = 24
 
 class Cluster:
     """`replicas` (of the first shard) and `banks`: where they are reached, by name. `databases`: the servers of those
-    banks that have one. `raft`: keys of that section of the configuration; `kinds`: of each bank's database.
+    banks that have one. `raft`: keys of that section of the configuration; `kinds`: of each bank's database;
+    `proof_secret`: what coordinators and banks share, for three phases.
 
     Used with `async with`; leaving it kills everything.
     """
@@ -44,6 +45,7 @@ class Cluster:
         raft: Mapping[str, float] = MappingProxyType({}),
         shards: int = 1,
         kinds: Mapping[str, str] = MappingProxyType({}),
+        proof_secret: str | None = None,
     ) -> None:
         self.directory = directory
         self.shards = shards
@@ -55,7 +57,8 @@ class Cluster:
         self.replicas = {name: self.url(name) for name in nodes}
         self.banks = {name: f"http://{HOST}:{port}" for name, port in accounts.items()}
         config = directory / "cluster.toml"
-        config.write_text(_cluster_toml(peers, clients, self.banks, raft, shards), encoding="utf-8")
+        shared = [] if proof_secret is None else [f'proof_secret = "{proof_secret}"']
+        config.write_text(_cluster_toml(peers, clients, self.banks, raft, [f"shards = {shards}", *shared]), "utf-8")
         self.processes = {name: self._process(name, "serve", config, "--node", name) for name in nodes}
         self.databases = {
             name: Database(kind, directory / f"{name}-{kind}", self._ports.take())
@@ -64,7 +67,8 @@ class Cluster:
         }
         for name, port in accounts.items():
             file = directory / f"{name}.toml"
-            file.write_text(_bank_toml(name, port, self._place(name), self.replicas.values()), encoding="utf-8")
+            kept = [self._place(name), *shared]
+            file.write_text(_bank_toml(name, port, kept, self.replicas.values()), encoding="utf-8")
             self.processes[name] = self._process(name, "participant", file)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
 
@@ -170,9 +174,9 @@ def _cluster_toml(
     clients: Mapping[str, int],
     banks: Mapping[str, str],
     raft: Mapping[str, float],
-    shards: int,
+    more: Iterable[str],
 ) -> str:
-    lines = ["[cluster]", 'id = "demo"', f'secret = "{secrets.token_hex(SECRET_BYTES)}"', f"shards = {shards}"]
+    lines = ["[cluster]", 'id = "demo"', f'secret = "{secrets.token_hex(SECRET_BYTES)}"', *more]
     for name in peers:
         lines += [
             "",
@@ -187,7 +191,7 @@ def _cluster_toml(
     return "\n".join(lines) + "\n"
 
 
-def _bank_toml(name: str, port: int, place: str, replicas: Iterable[str]) -> str:
+def _bank_toml(name: str, port: int, more: Iterable[str], replicas: Iterable[str]) -> str:
     urls = ", ".join(f'"{url}"' for url in replicas)
-    lines = [f'name = "{name}"', f"port = {port}", place, f"replicas = [{urls}]"]
+    lines = [f'name = "{name}"', f"port = {port}", *more, f"replicas = [{urls}]"]
     return "\n".join(lines) + "\n"

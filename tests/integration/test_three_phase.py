@@ -130,10 +130,7 @@ async def put(tx: Transaction, body: Any) -> None:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    cluster = Cluster(tmp_path, NODES, BANKS)
-    config = tmp_path / "cluster.toml"
-    text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace("[cluster]\n", f'[cluster]\nproof_secret = "{SECRET}"\n'), encoding="utf-8")
+    cluster = Cluster(tmp_path, NODES, BANKS, proof_secret=SECRET)
     async with AsyncExitStack() as stack:
         client = Client(list(cluster.replicas.values()), timeout_s=30.0, attempt_timeout_s=1.0)
         made = Stage(cluster, client)

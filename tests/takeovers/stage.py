@@ -111,10 +111,7 @@ class Stage:
 @asynccontextmanager
 async def staged(directory: Path) -> AsyncIterator[Stage]:
     """Three coordinators as processes; participants, on real journals and sockets, and a worker for workflows here."""
-    cluster = Cluster(directory, _NODES, PARTICIPANTS)
-    config = directory / "cluster.toml"
-    text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace("[cluster]\n", f'[cluster]\nproof_secret = "{_SECRET}"\n'), encoding="utf-8")
+    cluster = Cluster(directory, _NODES, PARTICIPANTS, proof_secret=_SECRET)
     replicas = list(cluster.replicas.values())
     steps = Steps()
     async with AsyncExitStack() as stack:
