@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from coordinator.driver.examination import Examination, examine
-from coordinator.driver.intake import branches_of, check_deadline, digest_of, path_of, report_of
+from coordinator.driver.intake import branches_of, check_deadline, check_notify, digest_of, path_of, report_of
 from coordinator.driver.listening import Listener
 from coordinator.driver.notices import SILENT
 from coordinator.driver.scribe import Scribe
@@ -22,7 +22,6 @@ from coordinator.errors import (
     RETRY_AFTER_S,
     Contradiction,
     GidReused,
-    Invalid,
     NotFound,
     Overloaded,
     RequestError,
@@ -116,8 +115,7 @@ class Transactions:
         branches = branches_of(request.branches, self._participants, self._chance)
         check_deadline(request.deadline_ms, branches)
         key, notify = request.key or "", request.notify or ""
-        if notify and (why := self._notifier.refusal(notify)):
-            raise Invalid.field("notify", why)
+        check_notify(notify, self._notifier)
         digest = digest_of(branches, key, notify, request.protocol)
         if not self._is_begun(gid, digest):
             path = await path_of(branches, self._participants, request.protocol, self._key_id)

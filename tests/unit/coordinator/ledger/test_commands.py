@@ -132,6 +132,10 @@ GOLDEN: list[tuple[Command, str]] = [
     (WORKFLOW, "980208a27431c40101a4626f6f6bc40180cd271005"),
     (WORKFLOW._replace(trace="00-ab", key="k"), "9a0208a27431c40101a4626f6f6bc40180cd271005a530302d6162a16b"),
     (
+        WORKFLOW._replace(key="k", notify="http://a"),
+        "9b0208a27431c40101a4626f6f6bc40180cd271005a0a16ba8687474703a2f2f61",
+    ),
+    (
         Extend("t1", 1, b"\x01", DELAYED.branches[0], 7),
         "970209a2743101c4010196a26233a662616e6b2d61a3736179c400c097a7666f727761726490c0c09093010203cd01f407",
     ),
