@@ -111,7 +111,7 @@ def _from_array(array: Any) -> TransactionRecord:
     gid, digest, path, phase, branches, *rest = array
     restored = tuple([_branch(*branch) for branch in branches])
     record = TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
-    record = record._replace(notified=Notice(record.notified)) if record.notified else record
+    record = record if record.notified is Notice.NONE else record._replace(notified=Notice(record.notified))
     return record if record.workflow is None else record._replace(workflow=_workflow(*record.workflow))
 
 
