@@ -139,7 +139,8 @@ class Supervisor:
         self.require_leading()
         self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
         if notify:
-            self._admission.admit_notice(self._ledger.untold)
+            untold = self._ledger.untold
+            self._admission.admit_notice(untold=len(untold), at_host=untold.at(notify))
 
     def drive(self, plan: Plan) -> None:
         """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""

@@ -467,6 +467,10 @@ class LedgerMachine(RuleBasedStateMachine):
         entries = self.model.entries
         unfinished = {gid for gid, entry in entries.items() if not entry.finished}
         assert {record.gid for record in self.ledger.unfinished()} == unfinished
+        untold = sum(
+            entry.decision is not None and not entry.owed for gid, entry in entries.items() if gid in unfinished
+        )
+        assert len(self.ledger.untold) == self.ledger.untold.at("http://a/x") == untold
         old = sorted((e.decided_at_ms, gid) for gid, e in entries.items() if e.finished and e.decided_at_ms < 10)
         assert list(self.ledger.finished_before(10, limit=9)) == [gid for _, gid in old]
         for key in ("order-1", "order-2"):

@@ -94,6 +94,19 @@ async def test_a_cluster_that_allows_no_url_says_so() -> None:
         await SILENT.send(Letter(URL, "msg_1", b""))
 
 
+async def test_one_application_that_is_gone_takes_no_room_of_another() -> None:
+    """Goal: each host has its own share."""
+    application = Application()
+    application.away = True
+    async with cluster(notifier=application, admission=Admission(untold_per_host_max=1)) as made:
+        leader = made.replicas["n1"]
+        await leader.transactions.begin(asked("g"), WAIT_S)
+        await recorded(leader, "g", lambda record: record.ended)
+        with pytest.raises(Overloaded, match="untold_per_host_max"):
+            await leader.transactions.begin(asked("h"), WAIT_S)
+        await leader.transactions.begin(asked("i", "http://office/"), WAIT_S)
+
+
 async def test_with_too_many_untold_only_those_that_want_to_be_told_are_refused() -> None:
     application = Application()
     application.away = True
