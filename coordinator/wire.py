@@ -264,6 +264,7 @@ class TransactionView(Message):
     key: str | None = Field(default=None, description="The caller's own name for what it does.")
     notify: str | None = Field(default=None, description="Where the application wants to be told.")
     notified: Notice = Field(default=Notice.NONE, strict=False, description="What it has taken last.")
+    notice_dropped: str | None = Field(default=None, description="Who has it told no more, and why.")
     doing: DoingView | None = Field(default=None, description="Of one that is shown alone, while it is open.")
     stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
     workflow: WorkflowView | None = None

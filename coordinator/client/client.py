@@ -328,6 +328,13 @@ class Client(Questions):
         body = {"operator": operator, "reason": reason, "branches": list(branches)}
         return await self.about(gid).ask("POST", f"{path_of(gid)}/{what}", TransactionView, body=body)
 
+    async def drop_notice(self, gid: str, *, operator: str, reason: str) -> TransactionView:
+        """Have the application told no more of a decided transaction, neither now nor at its end. The same again is
+        harmless. Raises: NotFound; Contradiction, if it is to be told nothing; Unavailable: call again with the
+        same."""
+        body = {"operator": operator, "reason": reason}
+        return await self.about(gid).ask("POST", f"{path_of(gid)}/drop-notice", TransactionView, body=body)
+
     def _lane_to(self, replicas: Replicas) -> Lane:
         return Lane(replicas, {"wait_ms": self.wait_ms}, self._patience.attempt_timeout_s)
 

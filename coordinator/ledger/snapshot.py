@@ -103,7 +103,7 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
     workflow = None if record.workflow is None else tuple(record.workflow)
-    asked = (record.trace, record.key, record.notify, record.notified, workflow)
+    asked = (record.trace, record.key, record.notify, record.notified, workflow, record.notice_dropped)
     return (*begun, *decided, record.revision, *telling(asked))
 
 

@@ -23,6 +23,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Forget,
@@ -167,6 +168,8 @@ class Ledger:
                 return self._grow(command)
             case Notified():
                 return self._notified(command)
+            case DropNotice():
+                return self._drop_notice(command)
             case Forget():
                 return self._forget(command)
 
@@ -318,9 +321,18 @@ class Ledger:
         row = find(record, Event.NOTIFIED, command)
         if isinstance(row, Why):
             return Rejected(row, record)
-        if record.notified in (command.notice, Notice.ENDED):
+        if record.notified in (command.notice, Notice.ENDED) or record.notice_dropped:
             return Accepted(record)
         return self._become(row.becomes, record._replace(notified=command.notice), record.branches)
+
+    def _drop_notice(self, command: DropNotice) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.DROP_NOTICE, command)
+        if record is None or isinstance(row, Why):
+            return Rejected(row if isinstance(row, Why) else Why.UNKNOWN_GID, record)
+        if record.notice_dropped:
+            return Accepted(record)
+        return self._become(row.becomes, record._replace(notice_dropped=command.word), record.branches)
 
     def _forget(self, command: Forget) -> Result:
         for gid in command.gids:

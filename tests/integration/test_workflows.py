@@ -8,6 +8,7 @@ worker is started, and another leader is elected.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from coordinator.client import Client, Run, verify
+from coordinator.client import Branch, Client, Run, verify
 from coordinator.client.workflow import worker_of
 from coordinator.demo.cluster import Cluster
 from coordinator.demo.ports import HOST
@@ -179,6 +180,34 @@ async def test_its_application_is_told_and_finds_it_by_its_key_whoever_dies(thea
     (notice,) = theatre.box.taken.values()
     assert (notice.type, notice.data.key, notice.data.outcome) == ("transaction.ended", "order-7", outcome)
     assert [view.outcome.value async for view in theatre.client.events(tag)] == [outcome]
+
+
+@pytest.mark.timeout(120)
+async def test_what_an_operator_gives_up_telling_is_told_by_nobody_any_more(theatre: Theatre) -> None:
+    """Every replica is killed then, and reads its log anew."""
+    theatre.box.away = True
+    run = await theatre.client.start("trip", {"tag": "t", "how": ""}, gid="t", notify=theatre.url)
+    assert await run.result() is not None
+    await theatre.client.settled("t")
+    words = ("drop-notice", "t", "--reason", "the shop is gone", "--operator", "olivia", "--json")
+    url = ",".join(theatre.cluster.replicas.values())
+    commitd = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "coordinator", "txn", *words, "--url", url), stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await commitd.communicate()
+    assert (commitd.returncode, json.loads(said)["notice_dropped"]) == (0, "dropped by olivia: the shop is gone")
+    for name in NODES:
+        await theatre.cluster.processes[name].kill()
+    theatre.box.away = False
+    for name in NODES:
+        await theatre.cluster.processes[name].start()
+    for name in NODES:
+        await theatre.cluster.ready(name)
+    view = await theatre.client.record("t")
+    assert (view.notice_dropped, view.doing) == ("dropped by olivia: the shop is gone", None)
+    assert await theatre.client.commit([Branch(DESK, "do", {"what": "other"})], notify=theatre.url)
+    await asyncio.wait_for(theatre.box.came.wait(), 30)
+    assert "t" not in {notice.data.gid for notice in theatre.box.taken.values()}  # which the same leader had owed first
 
 
 async def test_a_workflow_that_nobody_offers_waits_and_shows_it(theatre: Theatre) -> None:

@@ -10,6 +10,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Forget,
@@ -126,6 +127,7 @@ any_command = st.one_of(
     ),
     st.builds(End, texts, st.lists(texts).map(tuple)),
     st.builds(Notified, texts, st.sampled_from((Notice.DECIDED, Notice.ENDED))),
+    st.builds(DropNotice, texts, texts),
     st.builds(Forget, st.lists(texts).map(tuple)),
 )
 

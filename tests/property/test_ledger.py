@@ -23,6 +23,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Forget,
@@ -133,11 +134,12 @@ progresses = st.builds(
 decides = st.builds(Decide, gids, st.sampled_from(Decision), bys, times_ms, done=names)
 ends = st.builds(End, gids, names)
 notifieds = st.builds(Notified, gids, st.sampled_from((Notice.DECIDED, Notice.ENDED)))
+drops = st.builds(DropNotice, gids, st.sampled_from(("ann", "bob")))
 forgets = st.builds(Forget, st.lists(gids, max_size=3).map(tuple))
 precommits = st.builds(Precommit, gids)
 commands = st.one_of(
     *(begins, precommits, decides, decides, ends, forgets, progresses, progresses, notifieds, notifieds),
-    *(workflows, extends, extends, returns, diverges),
+    *(workflows, extends, extends, returns, diverges, drops),
 )
 
 
@@ -160,6 +162,7 @@ class Entry:
     reports: dict[str, tuple[bool, Report | None]] = field(default_factory=dict)  # begun, and what was heard
 
     heard: set[Notice] = field(default_factory=set)
+    dropped: str = ""
 
     @property
     def wants_notice(self) -> bool:
@@ -171,7 +174,7 @@ class Entry:
 
     @property
     def finished(self) -> bool:
-        is_told = not self.wants_notice or Notice.ENDED in self.heard
+        is_told = not self.wants_notice or Notice.ENDED in self.heard or self.dropped != ""
         return self.decision is not None and not self.owed and is_told
 
 
@@ -202,6 +205,8 @@ class Model:
                 return self.diverge(command)
             case Notified():
                 return self.notified(command)
+            case DropNotice():
+                return self.drop_notice(command)
             case Forget():
                 for gid in command.gids:
                     if gid in self.entries and self.entries[gid].finished:
@@ -266,7 +271,15 @@ class Model:
             return False
         if command.notice is Notice.ENDED and entry.owed:
             return False
-        entry.heard.add(command.notice)
+        if not entry.dropped:
+            entry.heard.add(command.notice)
+        return True
+
+    def drop_notice(self, command: DropNotice) -> bool:
+        entry = self.entries.get(command.gid)
+        if entry is None or entry.decision is None or not entry.wants_notice or Notice.ENDED in entry.heard:
+            return False
+        entry.dropped = entry.dropped or command.word
         return True
 
     def progress(self, command: Progress) -> bool:
@@ -450,6 +463,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     if b.step.reporting is not None:
                         assert b.step.reporting[2:] == entry.reports.get(b.branch, (False, None))
             assert record.notified == ("" if not entry.heard else max(entry.heard))  # ended is behind decided
+            assert record.notice_dropped == entry.dropped
             self.agrees_on_code(record, entry)
             assert self.heard[gid] == record
 

@@ -11,6 +11,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Forget,
@@ -94,6 +95,7 @@ GOLDEN: list[tuple[Command, str]] = [
     (End("t1", ("b1", "b2")), "940203a2743192a26231a26232"),
     (Forget(("t1", "t2")), "93020492a27431a27432"),
     (Precommit("t1"), "93020ca27431"),
+    (DropNotice("t1", "ann"), "94020da27431a3616e6e"),
     (
         Begin("t3", b"", Path.UNSAFE_COMMIT_ON_SILENCE, (), 1, 2),
         ("980201a27433c400d92474687265652d70686173652d756e736166652d636f6d6d69742d6f6e2d73696c656e6365900102"),

@@ -93,9 +93,10 @@ def test_whom_to_notify_and_what_it_has_heard_come_back() -> None:
     owed = KEYED._replace(key="", notify="http://a")
     told = owed._replace(gid="t4", notified=Notice.ENDED)
     run = owed._replace(gid="t5", workflow=WorkflowRecord("book", b""))
-    _, records = snapshot.decode([whole(owed, told, run)])
-    assert records == [owed, told, run]
-    assert [type(record.notified) for record in records] == [Notice, Notice, Notice]
+    dropped = owed._replace(gid="t6", notice_dropped="ann")
+    _, records = snapshot.decode([whole(owed, told, run, dropped)])
+    assert records == [owed, told, run, dropped]
+    assert [type(record.notified) for record in records] == [Notice] * 4
 
 
 def test_the_same_records_in_another_order_give_the_same_bytes() -> None:
