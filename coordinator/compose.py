@@ -265,6 +265,7 @@ def _admission(config: ClusterConfig) -> Admission:
         limits.waiters_max,
         limits.listeners_max,
         limits.untold_max,
+        limits.untold_per_host_max,
     )
 
 

@@ -207,6 +207,7 @@ class Limits(_Section):
     waiters_max: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
     listeners_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     untold_max: Annotated[int, Field(ge=1, le=1_000_000)] = 16_384
+    untold_per_host_max: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     requests_per_connection_max: Annotated[int, Field(ge=1)] = 100_000
     connections_per_participant_max: Annotated[int, Field(ge=1, le=10_000)] = 128
     calls_per_participant_max: Annotated[int, Field(ge=1, le=100_000)] = 1_024

@@ -29,6 +29,7 @@ from coordinator.wire_base import (
     Message,
     Name,
     Query,
+    Reason,
 )
 from coordinator.wire_queries import DoingView, Key, NotifyUrl
 from coordinator.wire_steps import StepRequest, StepView, WorkflowView
@@ -92,7 +93,6 @@ DEADLINE_MIN_MS = 100
 DEADLINE_DEFAULT_MS = 10_000
 WAIT_GRACE_MS = 2_000  # what a decision at the deadline may take to be recorded
 WAIT_MAX_MS = 30_000  # the longest that one request waits for an outcome
-TEXT_CHARS_MAX = 512
 LEADER_HEADER = "Commitd-Leader"
 MSGPACK_SEQ = "application/msgpack-seq"
 GID_RANDOM_BITS = 74
@@ -173,7 +173,7 @@ class ResolveRequest(Message):
 
     decision: Decision = Field(strict=False)
     operator: Name
-    reason: Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
+    reason: Reason
 
 
 class BeginQuery(Query):
@@ -264,6 +264,7 @@ class TransactionView(Message):
     key: str | None = Field(default=None, description="The caller's own name for what it does.")
     notify: str | None = Field(default=None, description="Where the application wants to be told.")
     notified: Notice = Field(default=Notice.NONE, strict=False, description="What it has taken last.")
+    notice_dropped: str | None = Field(default=None, description="Who has it told no more, and why.")
     doing: DoingView | None = Field(default=None, description="Of one that is shown alone, while it is open.")
     stuck: str | None = Field(default=None, description="Why a person should look at it, if so.")
     workflow: WorkflowView | None = None

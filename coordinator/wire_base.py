@@ -15,21 +15,25 @@ __all__ = [
     "DEADLINE_LONG_MAX_MS",
     "DEADLINE_MAX_MS",
     "NAME_PATTERN",
+    "REASON_CHARS_MAX",
     "ActionName",
     "CommitProtocol",
     "Message",
     "Name",
     "Query",
+    "Reason",
     "Value",
 ]
 
 BRANCHES_MAX = 64
 DEADLINE_MAX_MS = 3_600_000
 DEADLINE_LONG_MAX_MS = 604_800_000  # a week: with a step that is reported
+REASON_CHARS_MAX = 512  # of an operator, and of a report that something was refused
 # Narrower than `participant.ids`: "." and ".." would vanish from a path.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Reason = Annotated[str, Field(min_length=1, max_length=REASON_CHARS_MAX)]
 ActionName = Annotated[str, Field(min_length=1, max_length=ACTION_CHARS_MAX)]
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field
 
 from coordinator.ledger.records import Phase
-from coordinator.wire_base import Message, Name, Query
+from coordinator.wire_base import Message, Name, Query, Reason
 from participant.wire import BranchState
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "NOTIFY_CHARS_MAX",
     "AttemptView",
     "DoingView",
+    "DropNoticeRequest",
     "Key",
     "ListQuery",
     "NotifyUrl",
@@ -72,6 +73,13 @@ def _unquoted(path: str) -> str:
 
 
 NotifyUrl = Annotated[str, AfterValidator(_notify), Field(description="An http or https URL that the cluster allows.")]
+
+
+class DropNoticeRequest(Message):
+    """An operator has an application told no more of a transaction. Recorded with the operator's name."""
+
+    operator: Name
+    reason: Reason
 
 
 class AttemptView(Message):

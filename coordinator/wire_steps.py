@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from coordinator.ledger.records import JITTER_DEFAULT_PERCENT, Mode, Report
-from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name, Value
+from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, ActionName, Message, Name, Reason, Value
 
 __all__ = [
     "AGE_MAX_MS",
@@ -15,7 +15,6 @@ __all__ = [
     "FIELD_CHARS_MAX",
     "NOT_BEFORE_MAX_MS",
     "ORDER_KEY_CHARS_MAX",
-    "REASON_CHARS_MAX",
     "RETRY_BASE_DEFAULT_MS",
     "RETRY_CAP_DEFAULT_MS",
     "TOKEN_CHARS_MAX",
@@ -33,7 +32,6 @@ ATTEMPTS_MAX = 1_000  # of a step before the decision; and refusals of a message
 FIELD_CHARS_MAX = 64  # the name of a field that a result becomes
 NOT_BEFORE_MAX_MS = 86_400_000  # a day: each leader begins to count anew
 ORDER_KEY_CHARS_MAX = 128
-REASON_CHARS_MAX = 512  # of a report that something was refused
 TOKEN_CHARS_MAX = 192
 RETRY_BASE_DEFAULT_MS = 100
 RETRY_CAP_DEFAULT_MS = 10_000
@@ -103,7 +101,7 @@ class LettersRequest(Message):
     """An operator decides what becomes of the dead letters of a transaction. Recorded with the operator's name."""
 
     operator: Name
-    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARS_MAX)]
+    reason: Reason
     branches: list[Name] = Field(default_factory=list, max_length=BRANCHES_MAX, description="Empty: all of them.")
 
 
@@ -112,9 +110,7 @@ class ReportRequest(Message):
 
     token: Annotated[str, Field(pattern=_TOKEN)] = Field(description="The one that the step's action was given.")
     result: Any = Field(default=None, description="What the step gives to those that take its result.")
-    refused: Annotated[str, Field(min_length=1, max_length=REASON_CHARS_MAX)] | None = Field(
-        default=None, description="Why the work will not be done. Absent: it is done."
-    )
+    refused: Reason | None = Field(default=None, description="Why the work will not be done. Absent: it is done.")
 
 
 class StepView(Message):

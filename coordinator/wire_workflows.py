@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from coordinator.ledger.workflows import StepState
 from coordinator.wire import DEADLINE_MIN_MS, BranchRequest
 from coordinator.wire_base import BRANCHES_MAX, DEADLINE_MAX_MS, Message, Name, Value
+from coordinator.wire_queries import Key, NotifyUrl
 
 __all__ = [
     "CLAIM_WAIT_MAX_MS",
@@ -49,6 +50,8 @@ class WorkflowRequest(Message):
         le=DEADLINE_MAX_MS,
         description="How long the code may take, with everything it waits for, before all is undone.",
     )
+    key: Key | None = Field(default=None, description="As of a transaction.")
+    notify: NotifyUrl | None = Field(default=None, description="As of a transaction.")
     trace: str | None = Field(default=None, description="As of a transaction.")
 
 

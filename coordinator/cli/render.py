@@ -81,7 +81,8 @@ def transaction_table(
     if view.reason is not None:
         table.add_row("reason", plain(view.reason) + (f" (branch {view.branch})" if view.branch else ""))
     if view.notify is not None:
-        table.add_row("notify", f"{plain(view.notify)} (knows: {view.notified or 'nothing yet'})")
+        dropped = "" if view.notice_dropped is None else f"; {plain(view.notice_dropped)}"
+        table.add_row("notify", f"{plain(view.notify)} (knows: {view.notified or 'nothing yet'}{dropped})")
     if view.stuck is not None:
         table.add_row("stuck", f"[yellow]{plain(view.stuck)}")
     holds = {} if held is None else {each.branch: f", {_held(each)}" for each in held if not each.ended}

@@ -158,6 +158,16 @@ def drop(
     _print(ask(url, lambda client: _shown(client, gid)), as_json)
 
 
+@app.command()
+def drop_notice(
+    gid: GidArgument, url: UrlOption, reason: ReasonOption, operator: OperatorOption = None, as_json: JsonOption = False
+) -> None:
+    """Give up telling an application of a decided transaction: it is sent no more notices."""
+    who = operator or _login_name()
+    ask(url, lambda client: client.drop_notice(gid, operator=who, reason=reason))
+    _print(ask(url, lambda client: _shown(client, gid)), as_json)
+
+
 def _decision(commit: bool, abort: bool) -> Decision:
     """Raises BadParameter unless it is exactly one."""
     if commit is abort:

@@ -65,8 +65,7 @@ class Client(Questions):
     `timeout_s`: how long a call tries before it gives up; `attempt_timeout_s`: how long one replica may take.
     `chance` is for back-off and gids. Without `routed`, only the replicas at `urls` are asked, as if their shard were
     all of the cluster. A transaction is in the trace that is current where it is begun (`participant.tracing`), if the
-    cluster's map says that it may name one. What begins one, but `start`, also
-    takes `key` and `notify` (`outcomes.Named`).
+    cluster's map says that it may name one. What begins one also takes `key` and `notify` (`outcomes.Named`).
     """
 
     def __init__(
@@ -202,6 +201,8 @@ class Client(Questions):
         gid: str | None = None,
         deadline_ms: int = DEADLINE_MAX_MS,
         timeout_s: float | None = None,
+        key: str | None = None,
+        notify: str | None = None,
     ) -> Run:
         """Begin a workflow (`coordinator.client.workflow`), and wait until it is recorded. Some worker runs its code.
 
@@ -210,7 +211,8 @@ class Client(Questions):
         """
         gid = gid or self.new_gid()
         name = workflow if isinstance(workflow, str) else workflow.name
-        body = {"gid": gid, "workflow": name, "input": given, "deadline_ms": deadline_ms, "trace": current() or None}
+        asked = {"gid": gid, "workflow": name, "input": given, "deadline_ms": deadline_ms, "trace": current() or None}
+        body = {field: value for field, value in {**asked, "key": key, "notify": notify}.items() if value is not None}
         asking = self.about(gid, timeout_s)
         with honest(asking, gid):
             await asking.ask("POST", "/v1/workflows", OutcomeView, body=body)
@@ -325,6 +327,13 @@ class Client(Questions):
     ) -> TransactionView:
         body = {"operator": operator, "reason": reason, "branches": list(branches)}
         return await self.about(gid).ask("POST", f"{path_of(gid)}/{what}", TransactionView, body=body)
+
+    async def drop_notice(self, gid: str, *, operator: str, reason: str) -> TransactionView:
+        """Have the application told no more of a decided transaction, neither now nor at its end. The same again is
+        harmless. Raises: NotFound; Contradiction, if it is to be told nothing; Unavailable: call again with the
+        same."""
+        body = {"operator": operator, "reason": reason}
+        return await self.about(gid).ask("POST", f"{path_of(gid)}/drop-notice", TransactionView, body=body)
 
     def _lane_to(self, replicas: Replicas) -> Lane:
         return Lane(replicas, {"wait_ms": self.wait_ms}, self._patience.attempt_timeout_s)

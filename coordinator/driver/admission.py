@@ -17,7 +17,8 @@ class Admission:
     """`in_flight_max`: undecided transactions. `open_max`: unfinished ones, decided or not; they pile up while a
     participant is away. `records_max`: all that the ledger holds, finished ones within their retention included.
     `waiters_max`: requests that wait for an outcome. `listeners_max`: requests that listen to a transaction.
-    `untold_max`: ended transactions whose applications have not taken the notice."""
+    `untold_max`: ended transactions whose applications have not taken the notice, all together; `untold_per_host_max`:
+    those of one host in their URLs."""
 
     in_flight_max: int = 4_096
     open_max: int = 131_072
@@ -25,6 +26,7 @@ class Admission:
     waiters_max: int = 16_384
     listeners_max: int = 4_096
     untold_max: int = 16_384
+    untold_per_host_max: int = 4_096
 
     def admit(self, *, in_flight: int, open_: int, records: int) -> None:
         """Let one more transaction begin. Raises Overloaded."""
@@ -32,9 +34,11 @@ class Admission:
         _refuse_past(open_, self.open_max, "unfinished transactions (open_max)")
         _refuse_past(records, self.records_max, "transactions in the ledger (records_max; see retention_s)")
 
-    def admit_notice(self, untold: int) -> None:
+    def admit_notice(self, *, untold: int, at_host: int) -> None:
         """Let one more transaction begin of which an application wants to be told. Raises Overloaded."""
         _refuse_past(untold, self.untold_max, "transactions of which applications have not been told (untold_max)")
+        what = "transactions of which this application has not been told (untold_per_host_max)"
+        _refuse_past(at_host, self.untold_per_host_max, what)
 
     def admit_waiter(self, waiting: int) -> None:
         """Let one more request wait. Raises Overloaded."""

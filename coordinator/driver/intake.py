@@ -25,7 +25,7 @@ from coordinator.ledger.records import (
     shared_names,
     telling,
 )
-from coordinator.ports import CallFailed, Participants
+from coordinator.ports import CallFailed, Notifier, Participants
 from coordinator.protocols.declaration import Misdeclared, check
 from coordinator.protocols.two_phase import choose_path
 from coordinator.wire import BranchRequest, CommitProtocol, pack_body
@@ -41,8 +41,10 @@ __all__ = [
     "branch_of",
     "branches_of",
     "check_deadline",
+    "check_notify",
     "check_size",
     "digest_of",
+    "digest_of_workflow",
     "path_of",
     "report_of",
 ]
@@ -122,6 +124,12 @@ def check_deadline(deadline_ms: int, branches: tuple[BranchRecord, ...]) -> None
         raise Invalid.field("deadline_ms", why)
 
 
+def check_notify(url: str, notifier: Notifier) -> None:
+    """Whether an application may be notified at `url`, "" if none wants to be. Raises Invalid."""
+    if url and (why := notifier.refusal(url)):
+        raise Invalid.field("notify", why)
+
+
 def report_of(request: ReportRequest) -> tuple[Report, bytes]:
     """What was reported, and its result, or the reason why not; packed. Raises Invalid."""
     if request.refused is not None:
@@ -156,7 +164,17 @@ def digest_of(
     identity: list[Any] = [(b.branch, b.participant, b.action, b.body, b.works, *_step_identity(b)) for b in branches]
     if protocol is not CommitProtocol.TWO_PHASE:
         identity.append((protocol,))
-    return blake2b(msgpack.packb([*identity, *telling((key, notify))]), digest_size=DIGEST_BYTES).digest()
+    return _digest([*identity, *telling((key, notify))])
+
+
+def digest_of_workflow(name: str, given: bytes, key: str = "", notify: str = "") -> bytes:
+    """What makes two requests for a workflow the same: its name, its packed input, and the key and whom to notify, if
+    there is any. Not the deadline, as of others."""
+    return _digest([name, given, *telling((key, notify))])
+
+
+def _digest(identity: list[Any]) -> bytes:
+    return blake2b(msgpack.packb(identity), digest_size=DIGEST_BYTES).digest()
 
 
 def _step_bytes(branch: BranchRecord) -> int:

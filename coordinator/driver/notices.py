@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import structlog
 
 from coordinator.driver.overdue import Overdue
 from coordinator.effects import TellEnded
 from coordinator.ledger.records import Decision, Notice, TransactionRecord
+from coordinator.ledger.untold import host_of
 from coordinator.ports import CallFailed, Letter, Notifier
 from coordinator.webhooks import NoticeData, NoticeView, id_of
 from coordinator.wire import Encoding, Outcome, encode
@@ -85,7 +85,7 @@ class Notices:
 
     def tell(self, record: TransactionRecord, notice: Notice, told: Told) -> None:
         """Send it, as soon as there is room; `told` hears whether it was taken."""
-        host = urlsplit(record.notify).netloc
+        host = host_of(record.notify)
         line = self._lines.setdefault(host, _Line())
         line.waiting.append((record.gid, notice, letter_of(record, notice), told))
         self._pass(host, line)

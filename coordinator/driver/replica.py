@@ -100,7 +100,7 @@ class Replica:
         parts = (scribe, ledger, self.supervisor, self.waiters, participants)
         key_id = seal.key_id if seal is not None else ""
         self.transactions = Transactions(*parts, wall_ms=wall_ms, chance=chance, notifier=notifier, key_id=key_id)
-        self.workflows = Workflows(*parts, log, admission, wall_ms=wall_ms, chance=chance)
+        self.workflows = Workflows(*parts, log, admission, wall_ms=wall_ms, chance=chance, notifier=notifier)
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

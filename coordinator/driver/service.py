@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from coordinator.driver.examination import Examination, examine
-from coordinator.driver.intake import branches_of, check_deadline, digest_of, path_of, report_of
+from coordinator.driver.intake import branches_of, check_deadline, check_notify, digest_of, path_of, report_of
 from coordinator.driver.listening import Listener
 from coordinator.driver.notices import SILENT
 from coordinator.driver.scribe import Scribe
@@ -22,7 +22,6 @@ from coordinator.errors import (
     RETRY_AFTER_S,
     Contradiction,
     GidReused,
-    Invalid,
     NotFound,
     Overloaded,
     RequestError,
@@ -30,14 +29,15 @@ from coordinator.errors import (
     WrongToken,
 )
 from coordinator.facts import Expiry
-from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Decide, Heard, Progress
+from coordinator.ledger.commands import BY_EXPIRY, BY_INQUIRY, BY_OPERATOR, Decide, DropNotice, Heard, Progress
 from coordinator.ledger.records import BranchRecord, Decision, Mode, Path, Phase, TransactionRecord
 from coordinator.ledger.table import Accepted, Ledger, Page, PageQuery, Rejected
 from coordinator.ports import Notifier, Participants
 from coordinator.protocols.letters import dead_letters, has_taken, wanted
 from coordinator.protocols.reports import Misreport, Misreported, judge_report
-from coordinator.protocols.two_phase import Plan
+from coordinator.protocols.two_phase import Plan, clean
 from coordinator.wire import GID_RANDOM_BITS, InquiryRequest, ResolveRequest, TransactionRequest, new_gid
+from coordinator.wire_queries import DropNoticeRequest
 from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import read_trace
 
@@ -116,8 +116,7 @@ class Transactions:
         branches = branches_of(request.branches, self._participants, self._chance)
         check_deadline(request.deadline_ms, branches)
         key, notify = request.key or "", request.notify or ""
-        if notify and (why := self._notifier.refusal(notify)):
-            raise Invalid.field("notify", why)
+        check_notify(notify, self._notifier)
         digest = digest_of(branches, key, notify, request.protocol)
         if not self._is_begun(gid, digest):
             path = await path_of(branches, self._participants, request.protocol, self._key_id)
@@ -311,6 +310,21 @@ class Transactions:
                     raise Contradiction(f"{gid} has ended meanwhile")
         return record
 
+    async def drop_notice(self, gid: str, request: DropNoticeRequest) -> TransactionRecord:
+        """An operator has the application told no more of a decided transaction. The same again is harmless.
+
+        Raises: NotFound; Contradiction, if it is to be told nothing, or somebody else has said so; Undetermined.
+        """
+        word = clean(f"dropped by {request.operator}: {request.reason}")
+        match await self._scribe.propose(DropNotice(gid, word)):
+            case Accepted(record=TransactionRecord() as record) if record.notice_dropped == word:
+                return record
+            case Accepted(record=TransactionRecord() as record):
+                raise Contradiction(f"{gid}: what its application is to be told was {record.notice_dropped}")
+            case Rejected(record=TransactionRecord() as record):
+                raise Contradiction(_why_no_notice(record))
+        raise NotFound(f"no transaction {gid!r} is recorded")
+
     async def page(self, query: PageQuery) -> Page:
         """Records, newest first; see `Ledger.page`."""
         await self._scribe.barrier()
@@ -339,6 +353,14 @@ def _refuse_other(gid: str, digest: bytes, record: TransactionRecord | None, und
     known = record.digest if record is not None and not record.tombstone else under_way
     if known is not None and known != digest:
         raise GidReused(f"{gid} is a transaction with other branches, or another key or notify; use a new gid")
+
+
+def _why_no_notice(record: TransactionRecord) -> str:
+    if not record.notify:
+        return f"{record.gid} was begun without `notify`: no application is told of it"
+    if record.decision is None:
+        return f"{record.gid} is undecided: its application is to be told nothing yet"
+    return f"{record.gid} has ended, and its application has been told so"
 
 
 def _misreported(wrong: Misreported) -> RequestError:

@@ -133,16 +133,18 @@ class Supervisor:
         if gid in self._undecided:
             self._drivers[gid].submit()
 
-    def admit(self) -> None:
-        """Let a new transaction begin here. Raises: NotLeader, Overloaded."""
+    def admit(self, notify: str) -> None:
+        """Let a new transaction begin here, of which somebody wants to be told at `notify`, if that is not "". Raises:
+        NotLeader, Overloaded."""
         self.require_leading()
         self._admission.admit(in_flight=self.in_flight, open_=self.open, records=len(self._ledger))
+        if notify:
+            untold = self._ledger.untold
+            self._admission.admit_notice(untold=len(untold), at_host=untold.at(notify))
 
     def drive(self, plan: Plan) -> None:
         """Drive a new transaction. Raises: NotLeader, Overloaded, Unreachable."""
-        self.admit()
-        if plan.notify:
-            self._admission.admit_notice(self._ledger.untold)
+        self.admit(plan.notify)
         self._performer.admit(dict.fromkeys(branch.participant for branch in plan.branches))
         self._start(plan.gid, plan)
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import blake2b
 from operator import attrgetter
 from random import Random
 from typing import NamedTuple
 
-import msgpack
-
 from coordinator.driver.admission import Admission
 from coordinator.driver.claims import LEASE_S, REST_S, Claims
-from coordinator.driver.intake import DIGEST_BYTES, branch_of, check_size, digest_of, path_of
+from coordinator.driver.intake import (
+    branch_of,
+    check_notify,
+    check_size,
+    digest_of,
+    digest_of_workflow,
+    path_of,
+)
+from coordinator.driver.notices import SILENT
 from coordinator.driver.scribe import Scribe
 from coordinator.driver.supervisor import Supervisor
 from coordinator.driver.waiters import Known, Waiters
@@ -36,7 +41,7 @@ from coordinator.ledger.commands import BY_WORKFLOW, Begin, Diverge, Extend
 from coordinator.ledger.records import BranchRecord, Path, TransactionRecord, WorkflowRecord
 from coordinator.ledger.table import Accepted, Ledger
 from coordinator.ledger.workflows import StepState, is_answered
-from coordinator.ports import Participants
+from coordinator.ports import Notifier, Participants
 from coordinator.protocols.declaration import Misdeclared
 from coordinator.protocols.modes import step_of
 from coordinator.protocols.workflow import Answer, answer_of, check_next, placed, return_of, step_name
@@ -70,6 +75,7 @@ class Workflows:
         *,
         wall_ms: Callable[[], int],
         chance: Random,
+        notifier: Notifier = SILENT,
     ) -> None:
         self._scribe = scribe
         self._ledger = ledger
@@ -79,6 +85,7 @@ class Workflows:
         self._admission = admission
         self._wall_ms = wall_ms
         self._chance = chance
+        self._notifier = notifier
         self._claims = Claims()
         # While this replica leads, by workflow: undecided gids, in the order of their beginning.
         self._open: dict[str, dict[str, None]] = {}
@@ -98,17 +105,17 @@ class Workflows:
         self._supervisor.require_leading()
         gid = request.gid or new_gid(self._wall_ms(), self._chance.getrandbits(GID_RANDOM_BITS))
         given = pack_body(request.input, "input")
-        identity = msgpack.packb((request.workflow, given))
-        digest = blake2b(identity, digest_size=DIGEST_BYTES).digest()
+        key, notify = request.key or "", request.notify or ""
+        check_notify(notify, self._notifier)
+        digest = digest_of_workflow(request.workflow, given, key, notify)
         if self._ledger.get(gid) is None:
-            self._supervisor.admit()
-        workflow = WorkflowRecord(request.workflow, given)
-        trace = read_trace(request.trace)
-        begin = Begin(gid, digest, Path.STEPS, (), request.deadline_ms, at_ms=0, trace=trace, workflow=workflow)
+            self._supervisor.admit(notify)
+        asked = (read_trace(request.trace), key, notify, WorkflowRecord(request.workflow, given))
+        begin = Begin(gid, digest, Path.STEPS, (), request.deadline_ms, 0, *asked)
         result = await self._scribe.propose(begin)
         record = result.record
         if record is None or not (isinstance(result, Accepted) or record.tombstone):
-            raise GidReused(f"{gid} is another transaction, or was given another input; use a new gid")
+            raise GidReused(f"{gid} is another transaction, or has another input, key or notify; use a new gid")
         return record
 
     async def claim(self, request: ClaimRequest, wait_s: float) -> Claimed:

@@ -29,7 +29,7 @@ from coordinator.errors import (
 from coordinator.examined import ExaminationView
 from coordinator.http import cluster, events, health, outcomes, transactions, workflows
 from coordinator.shards import MAP_PATH, ClusterMap
-from coordinator.wire_queries import ListQuery
+from coordinator.wire_queries import DropNoticeRequest, ListQuery
 from coordinator.wire_steps import LettersRequest, ReportRequest
 
 __all__ = ["ENDPOINTS", "Endpoint"]
@@ -180,6 +180,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ("redeliver", "delivered once more", transactions.redeliver),
             ("drop", "given up", transactions.drop),
         )
+    ),
+    Endpoint(
+        "POST",
+        "/v1/transactions/{gid}/drop-notice",
+        "drop_notice",
+        "An operator has the application told no more of a decided transaction; recorded with the operator's name.",
+        transactions.drop_notice,
+        {200: (wire.TransactionView, "The record.")},
+        (*_BODY, NotFound, Contradiction, Overloaded, *_READ),
+        body=DropNoticeRequest,
+        leader=True,
     ),
     Endpoint(
         "POST",

@@ -1,4 +1,4 @@
-"""Transactions: begin, show, examine, list, report, resolve, redeliver, drop. Parse, call the service, render."""
+"""Transactions: begin, show, examine, list, and what operators do about them. Parse, call the service, render."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from coordinator.http.views import (
 )
 from coordinator.ledger.commands import Heard
 from coordinator.wire import BeginQuery, ResolveRequest, TransactionRequest, begin_wait_ms, parse, parse_name
-from coordinator.wire_queries import ListQuery
+from coordinator.wire_queries import DropNoticeRequest, ListQuery
 from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import trace_in
 
-__all__ = ["begin", "drop", "examine", "list_", "redeliver", "report", "resolve", "show"]
+__all__ = ["begin", "drop", "drop_notice", "examine", "list_", "redeliver", "report", "resolve", "show"]
 
 
 async def begin(request: web.Request) -> web.StreamResponse:
@@ -84,6 +84,13 @@ async def _letters(request: web.Request, heard: Heard) -> web.Response:
     replica = request.app[CONTEXT].replica
     record = await replica.transactions.letters(gid, heard, message)
     return respond(request, transaction_view(record, replica.watch.stuck))
+
+
+async def drop_notice(request: web.Request) -> web.Response:
+    gid = gid_of(request)
+    message = await read_message(request, DropNoticeRequest)
+    record = await request.app[CONTEXT].replica.transactions.drop_notice(gid, message)
+    return respond(request, transaction_view(record))
 
 
 async def resolve(request: web.Request) -> web.Response:

@@ -87,6 +87,7 @@ def transaction_view(
         key=record.key or None,
         notify=record.notify or None,
         notified=record.notified,
+        notice_dropped=record.notice_dropped or None,
         doing=None if doing is None else _doing_view(doing),
         stuck=None if stuck is None else stuck.why,
         workflow=None if record.workflow is None else _workflow_view(record.workflow),

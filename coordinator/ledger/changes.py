@@ -27,7 +27,7 @@ def moved(
     else:
         decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
     asked = (record.trace, record.key, record.notify, record.notified)
-    return TransactionRecord(*same, *decided, revision, *asked, record.workflow)
+    return TransactionRecord(*same, *decided, revision, *asked, record.workflow, record.notice_dropped)
 
 
 def decided(branch: BranchRecord, done: tuple[str, ...]) -> BranchRecord:

@@ -39,6 +39,7 @@ __all__ = [
     "Command",
     "Decide",
     "Diverge",
+    "DropNotice",
     "End",
     "Extend",
     "Forget",
@@ -167,13 +168,22 @@ class Notified(NamedTuple):
     notice: Notice
 
 
+class DropNotice(NamedTuple):
+    """The application is told no more of this, neither now nor at its end. `word`: who wants it so, and why."""
+
+    gid: str
+    word: str
+
+
 class Forget(NamedTuple):
     """These transactions are finished and past their retention; unfinished ones among them are kept."""
 
     gids: tuple[str, ...]
 
 
-Command: TypeAlias = Begin | Precommit | Decide | Diverge | End | Extend | Forget | Notified | Progress | Return
+Command: TypeAlias = (
+    Begin | Precommit | Decide | Diverge | DropNotice | End | Extend | Forget | Notified | Progress | Return
+)
 
 
 _SHAPES = {
@@ -189,8 +199,9 @@ _SHAPES = {
     10: Shape("RETURN", TEXT, INT, BYTES, INT, ARRAY),
     11: Shape("DIVERGE", TEXT, TEXT),
     12: Shape("PRECOMMIT", TEXT),
+    13: Shape("DROP NOTICE", TEXT, TEXT),
 }
-_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED, *_OF_WORKFLOW, _PRECOMMIT = _SHAPES
+_BEGIN, _DECIDE, _END, _FORGET, _BEGIN_STEPS, _PROGRESS, _NOTIFIED, *_OF_WORKFLOW, _PRECOMMIT, _DROP_NOTICE = _SHAPES
 _BEGIN_WORKFLOW, _EXTEND, _RETURN, _DIVERGE = _OF_WORKFLOW
 _PATHS = {path.value: path for path in Path if path is not Path.STEPS}
 _NOTICES = {notice.value: notice for notice in Notice if notice is not Notice.NONE}
@@ -238,6 +249,8 @@ def _fields(command: Command, at_ms: int) -> tuple[Any, ...]:
             return (_PRECOMMIT, command.gid)
         case Notified():
             return (_NOTIFIED, *command)
+        case DropNotice():
+            return (_DROP_NOTICE, *command)
         case Decide():
             why = (command.reason, command.culprit)
             return (_DECIDE, command.gid, command.decision, command.by, command.at_ms or at_ms, *why, command.done)
@@ -287,6 +300,8 @@ def _command(tag: int, fields: list[Any]) -> Command:
     if tag == _NOTIFIED:
         gid, notice = fields
         return Notified(gid, member_of(_NOTICES, notice, "notice"))
+    if tag == _DROP_NOTICE:
+        return DropNotice(*fields)
     if tag == _PRECOMMIT:
         return Precommit(*fields)
     return _command_of_workflow(tag, fields) if tag in _OF_WORKFLOW else Forget(texts(fields[0]))

@@ -238,7 +238,8 @@ class TransactionRecord(NamedTuple):
     `revision` is the ledger's counter at the last change. `trace` is the caller's (`participant.traceparent`), ""
     without one; nothing depends on it.
     `key` is the application's own name for what it does, "" without one; several transactions may have the same.
-    `notify` is the URL at which the application wants to be told, "" if it does not; `notified` what it took last.
+    `notify` is the URL at which the application wants to be told, "" if it does not; `notified` what it took last;
+    `notice_dropped` who gave up telling it more, and why, "" if nobody did.
     """
 
     gid: str
@@ -258,6 +259,7 @@ class TransactionRecord(NamedTuple):
     notify: str = ""
     notified: Notice = Notice.NONE
     workflow: WorkflowRecord | None = None
+    notice_dropped: str = ""
 
     @property
     def tombstone(self) -> bool:
@@ -272,12 +274,17 @@ class TransactionRecord(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether nothing is owed to anybody any more, neither to a branch nor to the application."""
-        return self.ended and not (self.notify and self.notified is not Notice.ENDED)
+        return self.ended and not self.is_untold
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the application is still to be told of something, now or later."""
+        return bool(self.notify) and self.notified is not Notice.ENDED and not self.notice_dropped
 
     @property
     def notice_owed(self) -> Notice:
         """What the application is still to be told now."""
-        if not self.notify or self.decision is None:
+        if not self.is_untold or self.decision is None:
             return Notice.NONE
         now = Notice.ENDED if self.ended else Notice.DECIDED
         return Notice.NONE if self.notified is now else now

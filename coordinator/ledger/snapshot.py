@@ -103,7 +103,7 @@ def _to_array(record: TransactionRecord) -> tuple[Any, ...]:
     begun = (record.gid, record.digest, record.path, record.phase, branches, record.deadline_ms, record.begun_at_ms)
     decided = (record.decided_at_ms, record.decided_by, record.reason, record.culprit)
     workflow = None if record.workflow is None else tuple(record.workflow)
-    asked = (record.trace, record.key, record.notify, record.notified, workflow)
+    asked = (record.trace, record.key, record.notify, record.notified, workflow, record.notice_dropped)
     return (*begun, *decided, record.revision, *telling(asked))
 
 
@@ -111,7 +111,7 @@ def _from_array(array: Any) -> TransactionRecord:
     gid, digest, path, phase, branches, *rest = array
     restored = tuple([_branch(*branch) for branch in branches])
     record = TransactionRecord(gid, digest, Path(path), Phase(phase), restored, *rest)
-    record = record._replace(notified=Notice(record.notified)) if record.notified else record
+    record = record if record.notified is Notice.NONE else record._replace(notified=Notice(record.notified))
     return record if record.workflow is None else record._replace(workflow=_workflow(*record.workflow))
 
 

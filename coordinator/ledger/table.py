@@ -23,6 +23,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Forget,
@@ -37,6 +38,7 @@ from coordinator.ledger.lines import Lines, with_turn
 from coordinator.ledger.progress import advanced
 from coordinator.ledger.records import BranchRecord, Decision, Notice, Path, Phase, TransactionRecord
 from coordinator.ledger.transitions import Event, Why, find
+from coordinator.ledger.untold import Untold
 from coordinator.ledger.workflows import Growth
 
 __all__ = [
@@ -129,17 +131,18 @@ class Page:
 
 
 class Ledger:
-    """Every transaction that was begun or asked for, until it is forgotten. `revision` counts changes."""
+    """Every transaction that was begun or asked for, until it is forgotten. `revision` counts changes. `untold`: those
+    that have ended, and only their applications have not been told."""
 
     def __init__(self) -> None:
         self.revision = 0
+        self.untold = Untold()
         self._records: dict[str, TransactionRecord] = {}
         self._unfinished: dict[str, TransactionRecord] = {}
         self._lines = Lines()
         self._by_begin: SortedList[Cursor] = SortedList()
         self._finished: SortedList[Cursor] = SortedList()  # (decided_at_ms, gid)
         self._by_key = ByKey()
-        self._untold: set[str] = set()
         self._listeners: dict[object, Listener] = {}
 
     # The state machine (`raftlog.port.StateMachine`)
@@ -165,6 +168,8 @@ class Ledger:
                 return self._grow(command)
             case Notified():
                 return self._notified(command)
+            case DropNotice():
+                return self._drop_notice(command)
             case Forget():
                 return self._forget(command)
 
@@ -185,7 +190,7 @@ class Ledger:
         self._by_begin = SortedList((record.begun_at_ms, record.gid) for record in records)
         self._finished = SortedList((record.decided_at_ms, record.gid) for record in records if record.finished)
         self._by_key = ByKey(records)
-        self._untold = {record.gid for record in records if record.ended and not record.finished}
+        self.untold = Untold(records)
         for record in records:
             if record.revision > seen:
                 self._tell(record)
@@ -202,11 +207,6 @@ class Ledger:
     def unfinished(self) -> tuple[TransactionRecord, ...]:
         """Every transaction that is undecided, or that still owes something to somebody; in no set order."""
         return tuple(self._unfinished.values())
-
-    @property
-    def untold(self) -> int:
-        """How many have ended, and only their applications have not been told."""
-        return len(self._untold)
 
     def page(self, query: PageQuery) -> Page:
         """Records by descending (begun_at_ms, gid)."""
@@ -321,9 +321,18 @@ class Ledger:
         row = find(record, Event.NOTIFIED, command)
         if isinstance(row, Why):
             return Rejected(row, record)
-        if record.notified in (command.notice, Notice.ENDED):
+        if record.notified in (command.notice, Notice.ENDED) or record.notice_dropped:
             return Accepted(record)
         return self._become(row.becomes, record._replace(notified=command.notice), record.branches)
+
+    def _drop_notice(self, command: DropNotice) -> Result:
+        record = self._records.get(command.gid)
+        row = find(record, Event.DROP_NOTICE, command)
+        if record is None or isinstance(row, Why):
+            return Rejected(row if isinstance(row, Why) else Why.UNKNOWN_GID, record)
+        if record.notice_dropped:
+            return Accepted(record)
+        return self._become(row.becomes, record._replace(notice_dropped=command.word), record.branches)
 
     def _forget(self, command: Forget) -> Result:
         for gid in command.gids:
@@ -361,8 +370,7 @@ class Ledger:
             self._finished.add((record.decided_at_ms, record.gid))
         else:
             self._unfinished[record.gid] = record
-        if record.notify:
-            (self._untold.discard if record.finished or not record.ended else self._untold.add)(record.gid)
+        self.untold.note(record)
         self._tell(record)
         return self._give_turns(record) if record.path is Path.STEPS else Accepted(record)
 

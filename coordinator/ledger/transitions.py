@@ -48,6 +48,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Heard,
     Notified,
@@ -74,6 +75,7 @@ class Event(StrEnum):
     DIVERGE = "diverge"
     END = "end"
     NOTIFIED = "notified"
+    DROP_NOTICE = "drop notice"
     FORGET = "forget"
 
 
@@ -98,6 +100,7 @@ class Guard(StrEnum):
     OWED = "some branch owed"
     SETTLED = "no branch owed"
     NOTICE_DUE = "notice due"
+    END_UNTOLD = "end untold"
     TOLD = "no notice owed"
 
 
@@ -113,7 +116,7 @@ class Why(StrEnum):
     UNFINISHED = "unfinished"
     OTHER_STEP = "other-step"  # a workflow has another step there, or not so many, or one that is not answered
     NO_STEP = "no-step"  # progress of something that is no step of this transaction, or has ended
-    NO_NOTICE = "no-notice"  # nobody wants to be told, or not that yet
+    NO_NOTICE = "no-notice"  # nobody wants to be told, or not that yet, or all has been told
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +163,20 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Phase.ABORTING, Event.END, (Guard.SETTLED,), Phase.ABORTED),
     Transition(Phase.COMMITTING, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.COMMITTING),
     Transition(Phase.ABORTING, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.ABORTING),
+    Transition(Phase.COMMITTING, Event.DROP_NOTICE, (Guard.END_UNTOLD,), Phase.COMMITTING),
+    Transition(Phase.ABORTING, Event.DROP_NOTICE, (Guard.END_UNTOLD,), Phase.ABORTING),
     Transition(Phase.COMMITTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.COMMIT, (), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.RETURN, (Guard.OF_WORKFLOW,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.END, (), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.COMMITTED),
+    Transition(Phase.COMMITTED, Event.DROP_NOTICE, (Guard.END_UNTOLD,), Phase.COMMITTED),
     Transition(Phase.COMMITTED, Event.FORGET, (Guard.TOLD,), None),
     Transition(Phase.ABORTED, Event.BEGIN, (Guard.SAME_REQUEST,), Phase.ABORTED),
     Transition(Phase.ABORTED, Event.ABORT, (), Phase.ABORTED),
     Transition(Phase.ABORTED, Event.END, (), Phase.ABORTED),
     Transition(Phase.ABORTED, Event.NOTIFIED, (Guard.NOTICE_DUE,), Phase.ABORTED),
+    Transition(Phase.ABORTED, Event.DROP_NOTICE, (Guard.END_UNTOLD,), Phase.ABORTED),
     Transition(Phase.ABORTED, Event.FORGET, (Guard.TOLD,), None),
 )
 
@@ -206,7 +213,7 @@ def draw() -> str:
 def _without_row(phase: Phase | None, event: Event) -> Why:
     if phase is None:
         return Why.UNKNOWN_GID
-    if event is Event.END or event is Event.NOTIFIED:
+    if event in (Event.END, Event.NOTIFIED, Event.DROP_NOTICE):
         return Why.UNDECIDED
     if event in (Event.PROGRESS, Event.DIVERGE):
         return Why.NO_STEP
@@ -304,6 +311,10 @@ def _notice_due(record: TransactionRecord, command: Notified) -> bool:
     return bool(record.notify) and (command.notice is Notice.DECIDED or record.ended)
 
 
+def _end_untold(record: TransactionRecord, _: DropNotice) -> bool:
+    return bool(record.notify) and record.notified is not Notice.ENDED
+
+
 def _told(record: TransactionRecord, _: Command) -> bool:
     return record.notice_owed is Notice.NONE
 
@@ -327,6 +338,7 @@ _HOLDS: dict[Guard, Callable[[Any, Any], bool]] = {
     Guard.OWED: _owed,
     Guard.SETTLED: _settled,
     Guard.NOTICE_DUE: _notice_due,
+    Guard.END_UNTOLD: _end_untold,
     Guard.TOLD: _told,
 }
 
@@ -346,6 +358,7 @@ _WITHOUT_GUARD = {
     Guard.FROM_PARTICIPANTS: Why.NOT_ALLOWED,
     Guard.MAY_ABORT: Why.NOT_ALLOWED,
     Guard.NOTICE_DUE: Why.NO_NOTICE,
+    Guard.END_UNTOLD: Why.NO_NOTICE,
     Guard.TOLD: Why.UNFINISHED,
 }
 

@@ -3,7 +3,8 @@
 That it is to be told stands in the record from the beginning, that it has been told is noted there: so whoever leads
 goes on with what is owed, and what was taken by the application, but not noted, is told again. It is told *decided*
 when the record holds the decision, never by implication; and *ended* when nothing is owed to any branch any more. Who
-has heard *ended* is owed nothing, so that a transaction which has ended in the meantime is told of once.
+has heard *ended* is owed nothing, so that a transaction which has ended in the meantime is told of once. Nor is one
+whose notices an operator has dropped.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ async def book(gid, passenger, *nights):
     async with Client(REPLICAS) as client:
         wish = {"passenger": passenger, "nights": nights}
         try:
-            run = await client.start(trip, wish, gid=gid, deadline_ms=600_000)
+            run = await client.start(trip, wish, gid=gid, key=f"trips of {passenger}", deadline_ms=600_000)
             print(await run.result())
         except TransactionAborted as aborted:
             print("aborted:", aborted.reason)

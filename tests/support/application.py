@@ -22,7 +22,7 @@ class Application:
         self._came = asyncio.Event()
 
     def refusal(self, url: str) -> str:
-        return "" if url.startswith("http://shop/") else "is not allowed"
+        return "" if url.startswith(("http://shop/", "http://office/")) else "is not allowed"
 
     def send(self, letter: Letter) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

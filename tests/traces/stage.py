@@ -19,6 +19,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Heard,
@@ -287,6 +288,11 @@ class Stage:
         if term == self._term:
             self._ended(TellEnded(tell.notice, "it answered 503"))
 
+    def drop_notice(self, who: str) -> None:
+        """drop-notice ann: an operator has the application told no more."""
+        self._commit(DropNotice(GID, f"dropped by {who}"))
+        self._drive()
+
     def wait(self, duration: str) -> None:
         """wait 10s: time passes."""
         self._now += _seconds(duration)
@@ -368,6 +374,7 @@ class Stage:
             decided = f", decided by {record.decided_by}" if record.decision else ""
             reason = f", reason: {record.reason}" if record.reason else ""
             told = f", the application knows: {record.notified or 'nothing'}" if record.notify else ""
+            told += f" ({record.notice_dropped})" if record.notice_dropped else ""
             self._say(f"record: {record.phase}{decided}{reason}, ended: {ended}{told}")
             for letter in dead_letters(record):
                 self._say(f"dead letter {letter.branch}: {reason_of(letter)}")

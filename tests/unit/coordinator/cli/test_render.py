@@ -10,6 +10,7 @@ from coordinator.ledger.records import (
     Asked,
     BranchRecord,
     Mode,
+    Notice,
     Path,
     Phase,
     Retry,
@@ -52,6 +53,13 @@ def test_a_step_that_needs_a_person_shows_how_often_it_was_refused() -> None:
 
 def test_a_branch_without_a_step_shows_none() -> None:
     assert shown(None) == ["branch s1  bank do: open"]
+
+
+def test_what_is_told_at_a_url_shows_what_is_known_there_and_who_has_given_that_up() -> None:
+    record = RECORD._replace(phase=Phase.COMMITTED, notify="http://a/[b]", notified=Notice.DECIDED)
+    assert lines("notify", record) == ["notify    http://a/[b] (knows: decided)"]
+    dropped = record._replace(notice_dropped="dropped by ann: [gone]")
+    assert lines("notify", dropped) == ["notify    http://a/[b] (knows: decided; dropped by ann: [gone])"]
 
 
 def test_a_workflow_shows_who_runs_it_or_what_came_of_it() -> None:

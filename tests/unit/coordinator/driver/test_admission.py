@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.driver.admission import Admission
 from coordinator.errors import Overloaded
 
-LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1, listeners_max=1, untold_max=1)
+LIMITS = Admission(in_flight_max=2, open_max=3, records_max=4, waiters_max=1, listeners_max=1, untold_max=2)
 
 
 def test_below_its_limits_a_leader_takes_one_more() -> None:
@@ -31,11 +33,13 @@ def test_at_a_limit_the_refusal_names_it_and_says_when_to_come_again(
 
 def test_too_many_listeners_and_too_many_untold_are_refused_by_name() -> None:
     LIMITS.admit_listener(0)
-    LIMITS.admit_notice(0)
+    LIMITS.admit_notice(untold=1, at_host=1)
     with pytest.raises(Overloaded, match="listeners_max"):
         LIMITS.admit_listener(1)
     with pytest.raises(Overloaded, match="untold_max"):
-        LIMITS.admit_notice(1)
+        LIMITS.admit_notice(untold=2, at_host=0)
+    with pytest.raises(Overloaded, match="untold_per_host_max"):
+        replace(LIMITS, untold_per_host_max=1).admit_notice(untold=1, at_host=1)
 
 
 def test_too_many_waiters_are_refused_by_name() -> None:

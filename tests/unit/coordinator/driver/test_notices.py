@@ -15,6 +15,7 @@ from coordinator.errors import GidReused, Invalid, Overloaded
 from coordinator.ledger.records import BranchRecord, Notice, Path, Phase, TransactionRecord
 from coordinator.ports import CallFailed, Letter
 from coordinator.wire import Outcome, TransactionRequest
+from coordinator.wire_queries import DropNoticeRequest
 from participant.wire import Verb
 from tests.support.application import Application
 from tests.support.cluster import WAIT_S, cluster, recorded, request
@@ -92,6 +93,37 @@ async def test_a_cluster_that_allows_no_url_says_so() -> None:
             await made.replicas["n1"].transactions.begin(asked("g"), WAIT_S)
     with pytest.raises(CallFailed, match=r"notify\.allow"):
         await SILENT.send(Letter(URL, "msg_1", b""))
+
+
+async def test_one_application_that_is_gone_takes_no_room_of_another_and_what_is_dropped_takes_none() -> None:
+    """Goal: each host has its own share, and an operator can free it."""
+    application = Application()
+    application.away = True
+    async with cluster(notifier=application, admission=Admission(untold_per_host_max=1)) as made:
+        leader = made.replicas["n1"]
+        await leader.transactions.begin(asked("g"), WAIT_S)
+        await recorded(leader, "g", lambda record: record.ended)
+        with pytest.raises(Overloaded, match="untold_per_host_max"):
+            await leader.transactions.begin(asked("h"), WAIT_S)
+        await leader.transactions.begin(asked("i", "http://office/"), WAIT_S)
+        drop = DropNoticeRequest(operator="ann", reason="gone")
+        assert (await leader.transactions.drop_notice("g", drop)).notice_dropped == "dropped by ann: gone"
+        await leader.transactions.begin(asked("h"), WAIT_S)
+
+
+async def test_what_was_dropped_before_the_end_is_never_told() -> None:
+    application = Application()
+    async with cluster(notifier=application) as made:
+        leader = made.replicas["n1"]
+        application.away = True
+        made.clerks["bank-b"].hold(Verb.COMMIT)
+        await leader.transactions.begin(asked("g"), WAIT_S)
+        await recorded(leader, "g", lambda record: record.phase is Phase.COMMITTING)
+        await leader.transactions.drop_notice("g", DropNoticeRequest(operator="ann", reason="gone"))
+        application.away = False
+        made.clerks["bank-b"].release(Verb.COMMIT)
+        record = await recorded(leader, "g", lambda record: record.finished)
+    assert (record.notified, application.taken) == (Notice.NONE, [])
 
 
 async def test_with_too_many_untold_only_those_that_want_to_be_told_are_refused() -> None:

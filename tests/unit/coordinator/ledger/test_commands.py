@@ -11,6 +11,7 @@ from coordinator.ledger.commands import (
     Command,
     Decide,
     Diverge,
+    DropNotice,
     End,
     Extend,
     Forget,
@@ -94,6 +95,7 @@ GOLDEN: list[tuple[Command, str]] = [
     (End("t1", ("b1", "b2")), "940203a2743192a26231a26232"),
     (Forget(("t1", "t2")), "93020492a27431a27432"),
     (Precommit("t1"), "93020ca27431"),
+    (DropNotice("t1", "ann"), "94020da27431a3616e6e"),
     (
         Begin("t3", b"", Path.UNSAFE_COMMIT_ON_SILENCE, (), 1, 2),
         ("980201a27433c400d92474687265652d70686173652d756e736166652d636f6d6d69742d6f6e2d73696c656e6365900102"),
@@ -131,6 +133,10 @@ GOLDEN: list[tuple[Command, str]] = [
     (Progress("t1", "s2", 1, Heard.GIVEN_UP, b"no"), "970206a27431a2733201a8676976656e207570c4026e6f"),
     (WORKFLOW, "980208a27431c40101a4626f6f6bc40180cd271005"),
     (WORKFLOW._replace(trace="00-ab", key="k"), "9a0208a27431c40101a4626f6f6bc40180cd271005a530302d6162a16b"),
+    (
+        WORKFLOW._replace(key="k", notify="http://a"),
+        "9b0208a27431c40101a4626f6f6bc40180cd271005a0a16ba8687474703a2f2f61",
+    ),
     (
         Extend("t1", 1, b"\x01", DELAYED.branches[0], 7),
         "970209a2743101c4010196a26233a662616e6b2d61a3736179c400c097a7666f727761726490c0c09093010203cd01f407",

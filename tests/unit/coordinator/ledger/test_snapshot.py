@@ -10,7 +10,7 @@ import pytest
 from coordinator.ledger import snapshot
 from coordinator.ledger.commands import Begin, decode, encode
 from coordinator.ledger.errors import SnapshotError
-from coordinator.ledger.records import BranchRecord, Notice, Path, Phase, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Notice, Path, Phase, TransactionRecord, WorkflowRecord
 
 FULL = TransactionRecord(
     gid="t1",
@@ -92,9 +92,11 @@ def test_a_key_comes_back_with_or_without_a_trace() -> None:
 def test_whom_to_notify_and_what_it_has_heard_come_back() -> None:
     owed = KEYED._replace(key="", notify="http://a")
     told = owed._replace(gid="t4", notified=Notice.ENDED)
-    _, records = snapshot.decode([whole(owed, told)])
-    assert records == [owed, told]
-    assert [type(record.notified) for record in records] == [Notice, Notice]
+    run = owed._replace(gid="t5", workflow=WorkflowRecord("book", b""))
+    dropped = owed._replace(gid="t6", notice_dropped="ann")
+    _, records = snapshot.decode([whole(owed, told, run, dropped)])
+    assert records == [owed, told, run, dropped]
+    assert [type(record.notified) for record in records] == [Notice] * 4
 
 
 def test_the_same_records_in_another_order_give_the_same_bytes() -> None:

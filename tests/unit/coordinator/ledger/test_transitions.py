@@ -18,6 +18,7 @@ from coordinator.ledger.commands import (
     Begin,
     Command,
     Decide,
+    DropNotice,
     End,
     Forget,
     Heard,
@@ -209,6 +210,19 @@ def test_an_application_is_said_to_know_what_is_so_if_it_wants_to(phase: Phase) 
         assert becomes(wanted, Event.NOTIFIED, command) is (phase if is_so else why)
         assert becomes(record(phase), Event.NOTIFIED, command) is why
     assert becomes(None, Event.NOTIFIED, Notified("t", Notice.ENDED)) is Why.UNKNOWN_GID
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_only_what_is_decided_and_not_told_to_the_end_is_dropped(phase: Phase) -> None:
+    undecided = phase in (Phase.PREPARING, Phase.PRECOMMITTING)
+    command = DropNotice("t", "ann")
+    for notified in Notice:
+        wanted = record(phase)._replace(notify="http://a", notified=notified)
+        why = Why.UNDECIDED if undecided else Why.NO_NOTICE
+        is_owed = not undecided and notified is not Notice.ENDED
+        assert becomes(wanted, Event.DROP_NOTICE, command) is (phase if is_owed else why)
+        assert becomes(record(phase), Event.DROP_NOTICE, command) is why
+    assert becomes(None, Event.DROP_NOTICE, command) is Why.UNKNOWN_GID
 
 
 def test_what_an_application_has_not_heard_is_not_forgotten() -> None:
