@@ -25,6 +25,7 @@ def document(cells: Sequence[Cell]) -> dict[str, Any]:
                 "runs": cell.runs,
                 "atomic": cell.atomic,
                 "locks_held_ms": _spread(cell.locks_held_ms),
+                "others_held_ms": _spread(cell.others_held_ms),
                 "unknown_ms": _spread(cell.unknown_ms),
                 "half_done_ms": _spread(cell.half_done_ms),
                 "needless_aborts": cell.needless_aborts,

@@ -61,13 +61,13 @@ def _nothing_breaks(scene: Scene) -> None:
     scene.when(Moment.ASKED, lambda scene: scene.repair_in(0.0))
 
 
-def _cut_off_the_taker(scene: Scene) -> None:
-    scene.links.partition([scene.leader.name], [TAKER])
+def _cut_off_the_takers(scene: Scene) -> None:
+    scene.links.partition([scene.leader.name], scene.takers)
 
 
 def _only_some_hear(scene: Scene) -> None:
     def strike(scene: Scene) -> None:
-        _cut_off_the_taker(scene)
+        _cut_off_the_takers(scene)
         scene.repair_in(OUTAGE_S)
 
     scene.when(scene.protocol.halfway, strike)
@@ -83,7 +83,7 @@ def _cut_off(scene: Scene) -> None:
 
 
 def _all_who_know_die(scene: Scene) -> None:
-    """The coordinator, and the giver as soon as it has done its part; nothing had reached the taker."""
+    """The coordinator, and the giver as soon as it has done its part; nothing of it had reached a taker."""
 
     def strike(scene: Scene) -> None:
         leader, giver = scene.leader, scene.machines[GIVER]
@@ -93,7 +93,7 @@ def _all_who_know_die(scene: Scene) -> None:
         scene.repair_in(OUTAGE_S)
 
     decides_first = scene.protocol.heard is Moment.FIRST_TOLD
-    scene.when(Moment.DECIDED if decides_first else scene.protocol.halfway, _cut_off_the_taker)
+    scene.when(Moment.DECIDED if decides_first else scene.protocol.halfway, _cut_off_the_takers)
     scene.when(scene.protocol.heard, strike)
 
 
