@@ -1,6 +1,6 @@
 """The protocols of the table: over how many replicas, what their participants can do, and what a client asks for.
 
-The next protocol is one more row. Each moves an amount from the giver to every taker.
+The next protocol is one more row. Each moves an amount from the giver to every taker: to one, or to two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from coordinator.client.client import Client
 from coordinator.client.outcomes import Branch, Ended
 from coordinator.failures.moments import Moment
-from coordinator.failures.participants import AMOUNT, GIVER, TAKER
+from coordinator.failures.participants import AMOUNT, GIVER, OTHER_TAKER, TAKER
 from coordinator.simulation.servers import Kind
 from coordinator.wire import CommitProtocol
 
@@ -122,7 +122,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     ),
     Protocol(
         "3pc-quorum-alone",
-        "three phases, a majority of participants, one coordinator",
+        "three phases, a majority of two participants, one coordinator",
         1,
         _CLASSIC,
         _three_phase,
@@ -132,8 +132,20 @@ PROTOCOLS: tuple[Protocol, ...] = (
         phases=3,
     ),
     Protocol(
+        "3pc-quorum-of-3-alone",
+        "three phases, a majority of three participants, one coordinator",
+        1,
+        _CLASSIC,
+        _three_phase,
+        votes=3,
+        told=3,
+        halfway=Moment.PRECOMMITTED,
+        phases=3,
+        moves={GIVER: -2 * AMOUNT, TAKER: +AMOUNT, OTHER_TAKER: +AMOUNT},
+    ),
+    Protocol(
         "3pc-quorum",
-        "three phases, a majority of participants",
+        "three phases, a majority of two participants",
         3,
         _CLASSIC,
         _three_phase,

@@ -87,7 +87,10 @@ def page(cells: Sequence[Cell]) -> str:
     scenarios = [row for row in SCENARIOS if any(cell.scenario == row.key for cell in cells)]
     parts = (
         f"{runs} seeds for each cell; p50 / max where there are two numbers.",
-        _rows("| protocol | is | coordinators |", (f"{row.key} | {row.title} | {row.replicas}" for row in protocols)),
+        _rows(
+            "| protocol | is | coordinators | participants |",
+            (f"{row.key} | {row.title} | {row.replicas} | {len(row.moves)}" for row in protocols),
+        ),
         _rows(
             "| scenario | what breaks | problem |",
             (f"{row.key} | {row.title} | {row.problem or ''}" for row in scenarios),

@@ -147,7 +147,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("dies-telling", "the coordinator dies while it tells", _leader_dies(Moment.FIRST_TOLD), 2),
     Scenario("dies-after", "the coordinator dies when all are told", _leader_dies(Moment.LAST_TOLD), 2),
     Scenario("some-hear", "what is decided reaches only one participant", _only_some_hear, 3),
-    Scenario("cut-off", "the other participant is cut off from everybody", _cut_off, 3),
+    Scenario("cut-off", "a participant that has not heard is cut off from everybody", _cut_off, 3),
     Scenario("all-who-know-die", "the coordinator and the only one that heard die", _all_who_know_die, 4),
     Scenario("refused", "one refuses, and the coordinator dies", _leader_dies(Moment.DECIDED, 0.0), refuses=True),
     Scenario("split", "the coordinator is cut off", _at_any_moment(_split)),

@@ -48,6 +48,7 @@ def test_a_claim_that_is_broken_is_named() -> None:
 
 
 def test_the_page_shows_numbers_as_people_read_them_and_what_is_broken() -> None:
+    assert "| 2pc | two-phase commit, the classic path | 3 | 2 |" in page([CELL])
     assert "| split | yes |" in page([CELL])
     assert "| split | 80 ms / 1.2 s |" in page([CELL])
     assert "| split | 0 / 2 ms |" in page([CELL])
