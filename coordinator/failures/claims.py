@@ -55,6 +55,8 @@ _ALONE = _ALL - _REPLICATED
 _TWO_PHASE = frozenset(protocol.key for protocol in PROTOCOLS if protocol.phases == 2) - _STEPWISE
 _THREE_PHASE = _ALL - _TWO_PHASE - _STEPWISE
 _TEXTBOOK = frozenset(("3pc-textbook-alone",))
+_QUORUM = _THREE_PHASE - _TEXTBOOK
+_OF_THREE = frozenset(protocol.key for protocol in PROTOCOLS if len(protocol.moves) > 2)
 _WAITING = _ALL - _STEPWISE - _TEXTBOOK
 
 _EVERYWHERE = frozenset(scenario.key for scenario in SCENARIOS)
@@ -117,6 +119,29 @@ CLAIMS: tuple[Claim, ...] = (
         lambda cell: cell.locks_held_ms.max <= TERMINATED_MAX_MS,
     ),
     Claim(
+        f"those that are left end it by themselves within {TERMINATED_MAX_MS / 1_000:g} s, though the only one that "
+        "heard is gone with the coordinator",
+        _TEXTBOOK | _OF_THREE,
+        frozenset(("all-who-know-die",)),
+        "Skeen 1981; by a majority: Keidar & Dolev 1998: one that can talk goes on, whatever failed before",
+        lambda cell: cell.locks_held_ms.max <= TERMINATED_MAX_MS,
+    ),
+    Claim(
+        "of two, a majority is both: the one that is left holds its rows until another is back",
+        (_QUORUM & _ALONE) - _OF_THREE,
+        frozenset(("all-who-know-die",)),
+        "Skeen 1982: without a quorum, whoever is in doubt waits",
+        lambda cell: cell.locks_held_ms.p50 >= _OUTAGE_MS,
+    ),
+    Claim(
+        f"participants end it by themselves within {TERMINATED_MAX_MS / 1_000:g} s, if all can talk but to the "
+        "coordinator",
+        _QUORUM & _ALONE,
+        frozenset(("some-hear",)),
+        "Skeen 1982; Keidar & Dolev 1998",
+        lambda cell: cell.locks_held_ms.max <= TERMINATED_MAX_MS,
+    ),
+    Claim(
         "the client knows nothing until the coordinator is back",
         _ALONE,
         _SPEECHLESS,
@@ -145,6 +170,20 @@ CLAIMS: tuple[Claim, ...] = (
         "Skeen & Stonebraker, *A Formal Model of Crash Recovery in a Distributed System*, IEEE TSE 9(3), 1983: no "
         "protocol goes on in every part of a divided network",
         lambda cell: cell.locks_held_ms.p50 >= _OUTAGE_MS,
+    ),
+    Claim(
+        f"the client knows, and all but the one that is cut off are free, within {HELD_MAX_MS / 1_000:g} s",
+        _TWO_PHASE | _OF_THREE,
+        frozenset(("cut-off",)),
+        "Gray 1978, section 5.8.3: what is decided waits for nobody; before it is, by a majority: Skeen 1982",
+        lambda cell: max(cell.unknown_ms.max, cell.others_held_ms.max) <= HELD_MAX_MS,
+    ),
+    Claim(
+        "of two, nobody goes on without the one that is cut off: the other holds its rows as long",
+        _QUORUM - _OF_THREE,
+        frozenset(("cut-off",)),
+        "Skeen 1982: without a quorum, whoever is in doubt waits",
+        lambda cell: cell.others_held_ms.p50 >= _OUTAGE_MS,
     ),
     Claim(
         f"a participant that nobody can tell asks another replica, and is done within {PULLED_MAX_MS / 1_000:g} s",

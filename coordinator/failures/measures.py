@@ -10,16 +10,18 @@ __all__ = ["Cell", "Run", "Spread", "cell_of"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`atomic`: at rest, both participants hold what the client was told, once. `locks_held_s`: the longest time for
-    which a branch was prepared, so that nobody else could change its rows. `unknown_s`: from the client's first request
-    to its answer. `half_done_s`: how long, all together, the part of one participant could be seen there without
-    that of the other. `needless_abort`: it was aborted, though no participant had anything against it."""
+    """`atomic`: at rest, every participant holds what the client was told, once. `locks_held_s`: the longest time for
+    which a branch was prepared, so that nobody else could change its rows; `others_held_s`: the same, of all
+    participants but the one that held them longest. `unknown_s`: from the client's first request to its answer.
+    `half_done_s`: how long, all together, the part of one participant could be seen there without that of another.
+    `needless_abort`: it was aborted, though no participant had anything against it."""
 
     atomic: bool
     committed: bool
     needless_abort: bool
     recorded: bool
     locks_held_s: float
+    others_held_s: float
     unknown_s: float
     half_done_s: float
 
@@ -51,6 +53,7 @@ class Cell:
     needless_aborts: int
     dropped: int
     locks_held_ms: Spread
+    others_held_ms: Spread
     unknown_ms: Spread
     half_done_ms: Spread
 
@@ -71,6 +74,7 @@ def cell_of(protocol: str, scenario: str, runs: Sequence[Run]) -> Cell:
         sum(run.needless_abort for run in runs),
         sum(run.needless_abort and run.recorded for run in runs),
         Spread.of([run.locks_held_s for run in runs]),
+        Spread.of([run.others_held_s for run in runs]),
         Spread.of([run.unknown_s for run in runs]),
         Spread.of([run.half_done_s for run in runs]),
     )

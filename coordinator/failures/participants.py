@@ -1,4 +1,4 @@
-"""The two participants: an account each, on the memory resource manager, and how long their branches hold rows."""
+"""The participants: an account each, on the memory resource manager, and how long their branches hold rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from participant.resource import Action, Call
 from participant.rm.memory import Memory, Transaction
 from participant.wire import Answer, BranchState
 
-__all__ = ["ACTIONS", "AMOUNT", "GIVER", "TAKER", "Books", "WatchedMemory", "books_of"]
+__all__ = ["ACTIONS", "AMOUNT", "GIVER", "OTHER_TAKER", "TAKER", "Books", "WatchedMemory", "books_of"]
 
 GIVER = "bank-a"
 TAKER = "bank-b"
+OTHER_TAKER = "bank-c"
 AMOUNT = 10
 
 Books = tuple[int, int]

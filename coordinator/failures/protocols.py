@@ -1,6 +1,6 @@
 """The protocols of the table: over how many replicas, what their participants can do, and what a client asks for.
 
-The next protocol is one more row. Each moves the same amount between the same two participants.
+The next protocol is one more row. Each moves an amount from the giver to every taker: to one, or to two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from coordinator.client.client import Client
 from coordinator.client.outcomes import Branch, Ended
 from coordinator.failures.moments import Moment
-from coordinator.failures.participants import AMOUNT, GIVER, TAKER
+from coordinator.failures.participants import AMOUNT, GIVER, OTHER_TAKER, TAKER
 from coordinator.simulation.servers import Kind
 from coordinator.wire import CommitProtocol
 
@@ -21,20 +21,20 @@ __all__ = ["PROTOCOLS", "Protocol", "Request"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for: under which gid, and whether the taker is going to refuse."""
+    """What a client asks for: under which gid, what it moves at each participant, and whether the taker refuses."""
 
     gid: str
+    moves: Mapping[str, int]
     refuses: bool
 
-    @property
-    def take(self) -> dict[str, Any]:
-        """What the giver does."""
-        return {"amount": -AMOUNT}
+    def at(self, participant: str) -> dict[str, Any]:
+        """What this one is asked to do. Raises KeyError."""
+        return {"amount": self.moves[participant], "refuses": self.refuses and participant == TAKER}
 
     @property
-    def give(self) -> dict[str, Any]:
-        """What the taker does."""
-        return {"amount": AMOUNT, "refuses": self.refuses}
+    def branches(self) -> list[Branch]:
+        """One for each participant."""
+        return [Branch(participant, "change", self.at(participant)) for participant in self.moves]
 
 
 Transact: TypeAlias = Callable[[Client, Request], Awaitable[Ended]]
@@ -44,8 +44,8 @@ Transact: TypeAlias = Callable[[Client, Request], Awaitable[Ended]]
 class Protocol:
     """One row. `votes` of the participants are asked before the decision, `told` of them behind it, if that is to
     commit. `shows`: what a branch that has committed changes for everybody to see, by what its name has behind the
-    colon. `heard`: the giver has done its part for good. `halfway`: it has, or will next; the taker has not, and will
-    not if it is cut off now.
+    colon. `heard`: the giver has done its part for good. `halfway`: it has, or will next; a taker has not, and will
+    not if it is cut off now. `moves`: what each participant's account changes by, if it is to commit.
     """
 
     key: str
@@ -59,6 +59,7 @@ class Protocol:
     halfway: Moment = Moment.DECIDED
     heard: Moment = Moment.FIRST_TOLD
     phases: int = 2
+    moves: Mapping[str, int] = field(default_factory=lambda: {GIVER: -AMOUNT, TAKER: +AMOUNT})
 
     @property
     def is_stepwise(self) -> bool:
@@ -72,38 +73,35 @@ _STEPS = Kind("steps", prevent=True, one_phase=True)
 
 
 def _two_phase(client: Client, request: Request) -> Awaitable[Ended]:
-    branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
-    return client.commit(branches, gid=request.gid)
+    return client.commit(request.branches, gid=request.gid)
 
 
 def _three_phase(client: Client, request: Request) -> Awaitable[Ended]:
-    branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
-    return client.commit(branches, gid=request.gid, protocol=CommitProtocol.THREE_PHASE)
+    return client.commit(request.branches, gid=request.gid, protocol=CommitProtocol.THREE_PHASE)
 
 
 def _commit_on_silence(client: Client, request: Request) -> Awaitable[Ended]:
-    branches = [Branch(GIVER, "change", request.take), Branch(TAKER, "change", request.give)]
-    return client.commit(branches, gid=request.gid, protocol=CommitProtocol.UNSAFE_COMMIT_ON_SILENCE)
+    return client.commit(request.branches, gid=request.gid, protocol=CommitProtocol.UNSAFE_COMMIT_ON_SILENCE)
 
 
 def _tcc(client: Client, request: Request) -> Awaitable[Ended]:
     tcc = client.tcc()
-    tcc.reserve(GIVER, request.take, attempt="hold", confirm="settle", cancel="release")
-    tcc.reserve(TAKER, request.give, attempt="hold", confirm="settle", cancel="release")
+    tcc.reserve(GIVER, request.at(GIVER), attempt="hold", confirm="settle", cancel="release")
+    tcc.reserve(TAKER, request.at(TAKER), attempt="hold", confirm="settle", cancel="release")
     return tcc.run(gid=request.gid)
 
 
 def _saga(client: Client, request: Request) -> Awaitable[Ended]:
     saga = client.saga()
-    saga.step(GIVER, "change", request.take, undo="change_back")
-    saga.step(TAKER, "change", request.give, undo="change_back")
+    saga.step(GIVER, "change", request.at(GIVER), undo="change_back")
+    saga.step(TAKER, "change", request.at(TAKER), undo="change_back")
     return saga.run(gid=request.gid)
 
 
 def _message(client: Client, request: Request) -> Awaitable[Ended]:
     message = client.message()
-    message.when(GIVER, "change", request.take | {"refuses": request.refuses})  # nobody refuses a message
-    message.send(TAKER, "change", request.give | {"refuses": False})
+    message.when(GIVER, "change", request.at(GIVER) | {"refuses": request.refuses})  # nobody refuses a message
+    message.send(TAKER, "change", request.at(TAKER) | {"refuses": False})
     return message.run(gid=request.gid)
 
 
@@ -124,7 +122,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     ),
     Protocol(
         "3pc-quorum-alone",
-        "three phases, a majority of participants, one coordinator",
+        "three phases, a majority of two participants, one coordinator",
         1,
         _CLASSIC,
         _three_phase,
@@ -134,8 +132,20 @@ PROTOCOLS: tuple[Protocol, ...] = (
         phases=3,
     ),
     Protocol(
+        "3pc-quorum-of-3-alone",
+        "three phases, a majority of three participants, one coordinator",
+        1,
+        _CLASSIC,
+        _three_phase,
+        votes=3,
+        told=3,
+        halfway=Moment.PRECOMMITTED,
+        phases=3,
+        moves={GIVER: -2 * AMOUNT, TAKER: +AMOUNT, OTHER_TAKER: +AMOUNT},
+    ),
+    Protocol(
         "3pc-quorum",
-        "three phases, a majority of participants",
+        "three phases, a majority of two participants",
         3,
         _CLASSIC,
         _three_phase,

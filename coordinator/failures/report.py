@@ -25,6 +25,7 @@ def document(cells: Sequence[Cell]) -> dict[str, Any]:
                 "runs": cell.runs,
                 "atomic": cell.atomic,
                 "locks_held_ms": _spread(cell.locks_held_ms),
+                "others_held_ms": _spread(cell.others_held_ms),
                 "unknown_ms": _spread(cell.unknown_ms),
                 "half_done_ms": _spread(cell.half_done_ms),
                 "needless_aborts": cell.needless_aborts,
@@ -86,7 +87,10 @@ def page(cells: Sequence[Cell]) -> str:
     scenarios = [row for row in SCENARIOS if any(cell.scenario == row.key for cell in cells)]
     parts = (
         f"{runs} seeds for each cell; p50 / max where there are two numbers.",
-        _rows("| protocol | is | coordinators |", (f"{row.key} | {row.title} | {row.replicas}" for row in protocols)),
+        _rows(
+            "| protocol | is | coordinators | participants |",
+            (f"{row.key} | {row.title} | {row.replicas} | {len(row.moves)}" for row in protocols),
+        ),
         _rows(
             "| scenario | what breaks | problem |",
             (f"{row.key} | {row.title} | {row.problem or ''}" for row in scenarios),

@@ -61,13 +61,13 @@ def _nothing_breaks(scene: Scene) -> None:
     scene.when(Moment.ASKED, lambda scene: scene.repair_in(0.0))
 
 
-def _cut_off_the_taker(scene: Scene) -> None:
-    scene.links.partition([scene.leader.name], [TAKER])
+def _cut_off_the_takers(scene: Scene) -> None:
+    scene.links.partition([scene.leader.name], scene.takers)
 
 
 def _only_some_hear(scene: Scene) -> None:
     def strike(scene: Scene) -> None:
-        _cut_off_the_taker(scene)
+        _cut_off_the_takers(scene)
         scene.repair_in(OUTAGE_S)
 
     scene.when(scene.protocol.halfway, strike)
@@ -83,7 +83,7 @@ def _cut_off(scene: Scene) -> None:
 
 
 def _all_who_know_die(scene: Scene) -> None:
-    """The coordinator, and the giver as soon as it has done its part; nothing had reached the taker."""
+    """The coordinator, and the giver as soon as it has done its part; nothing of it had reached a taker."""
 
     def strike(scene: Scene) -> None:
         leader, giver = scene.leader, scene.machines[GIVER]
@@ -93,7 +93,7 @@ def _all_who_know_die(scene: Scene) -> None:
         scene.repair_in(OUTAGE_S)
 
     decides_first = scene.protocol.heard is Moment.FIRST_TOLD
-    scene.when(Moment.DECIDED if decides_first else scene.protocol.halfway, _cut_off_the_taker)
+    scene.when(Moment.DECIDED if decides_first else scene.protocol.halfway, _cut_off_the_takers)
     scene.when(scene.protocol.heard, strike)
 
 
@@ -147,7 +147,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("dies-telling", "the coordinator dies while it tells", _leader_dies(Moment.FIRST_TOLD), 2),
     Scenario("dies-after", "the coordinator dies when all are told", _leader_dies(Moment.LAST_TOLD), 2),
     Scenario("some-hear", "what is decided reaches only one participant", _only_some_hear, 3),
-    Scenario("cut-off", "the other participant is cut off from everybody", _cut_off, 3),
+    Scenario("cut-off", "a participant that has not heard is cut off from everybody", _cut_off, 3),
     Scenario("all-who-know-die", "the coordinator and the only one that heard die", _all_who_know_die, 4),
     Scenario("refused", "one refuses, and the coordinator dies", _leader_dies(Moment.DECIDED, 0.0), refuses=True),
     Scenario("split", "the coordinator is cut off", _at_any_moment(_split)),

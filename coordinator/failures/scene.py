@@ -23,11 +23,11 @@ from coordinator.driver.replica import Replica, Tunables
 from coordinator.errors import OutcomeUnknown, Unavailable
 from coordinator.failures.measures import Run
 from coordinator.failures.moments import Moment
-from coordinator.failures.participants import ACTIONS, AMOUNT, GIVER, TAKER, Books, WatchedMemory, books_of
+from coordinator.failures.participants import ACTIONS, GIVER, Books, WatchedMemory, books_of
 from coordinator.failures.protocols import Protocol, Request
+from coordinator.failures.sight import Sight
 from coordinator.ledger.records import Phase, TransactionRecord
 from coordinator.ledger.table import Ledger
-from coordinator.protocols.modes import SEPARATOR
 from coordinator.simulation.links import Links
 from coordinator.simulation.loop import SimLoop
 from coordinator.simulation.machines import Machine
@@ -54,7 +54,6 @@ __all__ = ["CLIENT", "Scene", "SceneFailed"]
 CLIENT = "client"
 REST_S = 90.0  # after the repair, so long at most until everything is decided and told (virtual seconds)
 
-_BANKS = (GIVER, TAKER)
 _RAFT_PORT = 7_000
 _LOOK_EVERY_S = 0.05
 _SECRET = b"only for the simulation"
@@ -79,9 +78,10 @@ class Scene:
         self.rng = Random(f"{seed}/{protocol.key}/{name}/scenario")  # noqa: S311  # a seed, no secret
         self.protocol = protocol
         self.replicas = [f"r{number + 1}" for number in range(protocol.replicas)]
+        self.banks = list(protocol.moves)
         self.machines: dict[str, Machine] = {}
         self.ahead_ms: dict[str, int] = {}  # how far the wall clock of a machine is ahead
-        self._request = Request(_GID, refuses)
+        self._request = Request(_GID, protocol.moves, refuses)
         self._rpc = Rpc(self.loop, self.links)
         self._trace = Trace(self.loop.time)
         self._running: dict[str, Replica] = {}
@@ -95,15 +95,10 @@ class Scene:
         self._asked_at = 0.0
         self._answered_at = 0.0
         self._ended: Ended | None = None
-        self._held: dict[BranchKey, float] = {}
-        self._longest_held_s = 0.0
-        self._seen: dict[str, int] = dict.fromkeys(_BANKS, 0)  # what each bank shows to everybody
-        self._committed: set[tuple[str, BranchKey]] = set()
-        self._half_since: float | None = None
-        self._half_done_s = 0.0
+        self._sight = Sight(self.banks, protocol.shows)
         self._failure: BaseException | None = None
         Network(self.loop, self.links)
-        mains = ((self.replicas, self._run_replica), (_BANKS, self._run_bank), ([CLIENT], self._run_client))
+        mains = ((self.replicas, self._run_replica), (self.banks, self._run_bank), ([CLIENT], self._run_client))
         for each, main in ((each, main) for names, main in mains for each in names):
             self.machines[each] = self._machine(each, main)
             self.ahead_ms[each] = 0
@@ -154,6 +149,11 @@ class Scene:
         leading = [name for name, replica in self._running.items() if replica.log.leadership.role is Role.LEADER]
         return self.machines[leading[0] if leading else self.replicas[0]]
 
+    @property
+    def takers(self) -> list[str]:
+        """The names of all banks but the giver."""
+        return [name for name in self.banks if name != GIVER]
+
     def others(self, machine: Machine) -> list[str]:
         """The names of all other machines."""
         return [name for name in self.machines if name != machine.name]
@@ -161,7 +161,7 @@ class Scene:
     # The play ------------------------------------------------------------------------------------------------------
 
     async def _play(self) -> Run:
-        for name in (*self.replicas, *_BANKS):
+        for name in (*self.replicas, *self.banks):
             self.machines[name].start()
         await self._until(self._is_ready, REST_S, "no coordinator leads")
         self.machines[CLIENT].start()
@@ -171,24 +171,25 @@ class Scene:
         finally:
             if self._failure is not None:
                 raise SceneFailed(f"a process ended by itself: {self._failure!r}") from self._failure
-        giver, taker = [await self._books(name) for name in _BANKS]
-        self._compare(self.loop.time())
+        now = self.loop.time()
+        books = {name: await self._books(name) for name in self.banks}
         committed = isinstance(self._ended, Committed)
-        should = (AMOUNT if committed else 0, 0)
-        whole = giver == (-should[0], 0) and taker == should
+        whole = all(books[name] == (moved if committed else 0, 0) for name, moved in self.protocol.moves.items())
+        longest_s, second_s, *_ = self._sight.held_s(now)
         return Run(
             atomic=at_rest and self._ended is not None and whole,
             committed=committed,
             needless_abort=not committed and not self._request.refuses,
             recorded=self._is_recorded,
-            locks_held_s=max([self._longest_held_s, *(self.loop.time() - since for since in self._held.values())]),
-            unknown_s=(self._answered_at if self._ended is not None else self.loop.time()) - self._asked_at,
-            half_done_s=self._half_done_s,
+            locks_held_s=longest_s,
+            others_held_s=second_s,
+            unknown_s=(self._answered_at if self._ended is not None else now) - self._asked_at,
+            half_done_s=self._sight.half_done_s(now),
         )
 
     def _is_ready(self) -> bool:
         leads = any(replica.log.leadership.role is Role.LEADER for replica in self._running.values())
-        return leads and len(self._running) == len(self.replicas) and len(self._memories) == len(_BANKS)
+        return leads and len(self._running) == len(self.replicas) and len(self._memories) == len(self.banks)
 
     async def _until(self, holds: Callable[[], bool], seconds: float, failure: str) -> None:
         deadline = self.loop.time() + seconds
@@ -199,7 +200,7 @@ class Scene:
 
     async def _rests(self, deadline: float) -> bool:
         """Whether all comes to rest in time: the client has its answer, and nothing is owed to anybody."""
-        while self._ended is None or self._held or not self._is_ready() or not self._is_finished():
+        while self._ended is None or self._sight.is_holding or not self._is_ready() or not self._is_finished():
             if self.loop.time() > deadline:
                 return False
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -207,7 +208,7 @@ class Scene:
 
     def _is_done_without(self) -> bool:
         """Whether those that the fault has left have nothing more to do."""
-        if self._ended is None or self._held:
+        if self._ended is None or self._sight.is_holding:
             return False
         terms = {replica.log.leadership.term for replica in self._running.values()}
         return any(
@@ -270,7 +271,7 @@ class Scene:
         replica = Replica(
             log,
             ledger,
-            SimParticipants(self._rpc, list(_BANKS), _TUNABLES.call_timeout_s),
+            SimParticipants(self._rpc, self.banks, _TUNABLES.call_timeout_s),
             wall_ms=partial(self._wall_ms, name),
             chance=machine.chance(),
             admission=Admission(),
@@ -280,7 +281,7 @@ class Scene:
         ledger.subscribe(self._recorded)
         await replica.start()
         self._running[name] = replica
-        ReplicaApi(self._rpc, name, replica, list(_BANKS), _never)
+        ReplicaApi(self._rpc, name, replica, self.banks, _never)
         await log.stopped()
 
     async def _run_bank(self, machine: Machine) -> None:
@@ -334,6 +335,8 @@ class Scene:
         if answer is None or answer.state is BranchState.UNKNOWN:
             return
         if Moment.DECIDED in self._reached:
+            if answer.state is BranchState.PREPARED:
+                return  # a vote or a precommit that comes late: a majority has decided without it
             self._told.add(name)
             self._reach(Moment.FIRST_TOLD)
             if len(self._told) >= self.protocol.told:
@@ -346,22 +349,7 @@ class Scene:
 
     def _came_to(self, name: str, key: BranchKey, state: BranchState) -> None:
         """What a branch has come to, durably."""
-        now = self.loop.time()
-        if state is BranchState.PREPARED:
-            self._held.setdefault(key, now)
-            return
-        if (since := self._held.pop(key, None)) is not None:
-            self._longest_held_s = max(self._longest_held_s, now - since)
-        if state is BranchState.COMMITTED and (name, key) not in self._committed:
-            self._committed.add((name, key))
-            self._seen[name] += self.protocol.shows.get(key.branch.partition(SEPARATOR)[2], 0)
-            self._compare(now)
-
-    def _compare(self, now: float) -> None:
-        """Whether the banks show halves of one transfer, and for how long they did."""
-        if self._half_since is not None:
-            self._half_done_s += now - self._half_since
-        self._half_since = now if self._seen[GIVER] != self._seen[TAKER] else None
+        self._sight.came_to(name, key, state, self.loop.time())
 
 
 def _nobody(_notice: NoticeView) -> None:

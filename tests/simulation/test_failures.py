@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from coordinator.failures.moments import Moment
 from coordinator.failures.play import all_cells, cell, places
 from coordinator.failures.protocols import PROTOCOLS
 from coordinator.failures.report import failed, page
-from coordinator.failures.scenarios import SCENARIOS
+from coordinator.failures.scenarios import OUTAGE_S, SCENARIOS
 from coordinator.failures.scene import Scene, SceneFailed
+from participant import termination
 from participant.recovery import Recovery
 
 SEEDS = 3
@@ -103,6 +105,31 @@ def test_a_leader_that_takes_nothing_over_is_found(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Driver, "wake", only_for_its_own)
     assert cell(("message", "dies-decided"), 1).broken == 1
+
+
+def test_of_three_the_other_two_end_what_the_dead_one_has_heard() -> None:
+    """Goal: who dies with the coordinator has heard the decision, and nobody else. Seen red where the answer to a
+    precommit that comes after the decision was taken for hearing it: then the dead one holds its rows, too."""
+    assert list(failed([cell(("3pc-quorum-of-3-alone", "all-who-know-die"), 5)])) == []
+
+
+def test_a_majority_that_is_everybody_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Canary: two of three that wait for the third are blocked by one machine, as in two phases."""
+    monkeypatch.setattr(termination, "majority", lambda count: count)
+    blocked = cell(("3pc-quorum-of-3-alone", "all-who-know-die"), 2)
+    assert blocked.locks_held_ms.p50 >= OUTAGE_S * 1_000
+    assert ["those that are left end it" in line for line in failed([blocked])] == [True]
+
+
+def test_a_part_that_only_the_third_leaves_undone_is_found() -> None:
+    """Canary: of three participants, all are looked at."""
+    of_three = next(protocol for protocol in PROTOCOLS if len(protocol.moves) == 3)
+    forgetful = replace(of_three, transact=lambda client, asked: client.commit(asked.branches[:-1], gid=asked.gid))
+    scene = Scene(forgetful, "nothing", 0)
+    scene.when(Moment.ASKED, lambda scene: scene.repair_in(0.0))
+    run = scene.run()
+    assert run.committed
+    assert not run.atomic
 
 
 def test_a_fault_that_never_strikes_is_no_result() -> None:

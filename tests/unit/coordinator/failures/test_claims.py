@@ -23,6 +23,7 @@ CELLS = [
         needless_aborts=2 - committed,
         dropped=2 - committed,
         locks_held_ms=spread,
+        others_held_ms=spread,
         unknown_ms=spread,
         half_done_ms=spread,
     )
@@ -54,7 +55,7 @@ def test_every_cell_is_claimed_to_be_atomic() -> None:
 
 
 def test_a_cell_that_breaks_a_claim_is_not_as_claimed() -> None:
-    well = Cell("2pc", "refused", 2, 0, 0, 0, 0, SHORT, SHORT, SHORT)
+    well = Cell("2pc", "refused", 2, 0, 0, 0, 0, SHORT, SHORT, SHORT, SHORT)
     held_for_long = replace(well, locks_held_ms=LONG)
     assert as_claimed(well)
     assert not as_claimed(held_for_long)
@@ -63,6 +64,6 @@ def test_a_cell_that_breaks_a_claim_is_not_as_claimed() -> None:
 
 def test_a_textbook_failure_that_does_not_appear_is_not_as_claimed() -> None:
     """Goal: a group of one that does not block is as suspicious as three that do."""
-    blocks = Cell("2pc-alone", "dies-voted", 2, 0, 2, 0, 0, LONG, LONG, SHORT)
+    blocks = Cell("2pc-alone", "dies-voted", 2, 0, 2, 0, 0, LONG, LONG, LONG, SHORT)
     assert as_claimed(blocks)
     assert not as_claimed(replace(blocks, locks_held_ms=SHORT))

@@ -7,7 +7,14 @@ from dataclasses import replace
 from coordinator.failures.measures import Run, Spread, cell_of
 
 WELL = Run(
-    atomic=True, committed=True, needless_abort=False, recorded=True, locks_held_s=0.5, unknown_s=1.0, half_done_s=0.0
+    atomic=True,
+    committed=True,
+    needless_abort=False,
+    recorded=True,
+    locks_held_s=0.5,
+    others_held_s=0.25,
+    unknown_s=1.0,
+    half_done_s=0.0,
 )
 
 
@@ -24,4 +31,5 @@ def test_a_cell_counts_what_went_wrong() -> None:
     assert cell.dropped == 1
     assert cell_of("2pc", "split", [replace(broken, recorded=False)]).dropped == 0
     assert cell.locks_held_ms == Spread(p50=500.0, max=2_000.0)
+    assert cell.others_held_ms == Spread(p50=250.0, max=250.0)
     assert cell_of("2pc", "split", [WELL]).atomic

@@ -7,7 +7,19 @@ from dataclasses import replace
 from coordinator.failures.measures import Cell, Spread
 from coordinator.failures.report import document, failed, page
 
-CELL = Cell("2pc", "split", 3, 0, 3, 0, 0, Spread(80.0, 1_240.0), Spread(3_050.0, 6_100.0), Spread(0.0, 2.0))
+CELL = Cell(
+    protocol="2pc",
+    scenario="split",
+    runs=3,
+    broken=0,
+    committed=3,
+    needless_aborts=0,
+    dropped=0,
+    locks_held_ms=Spread(80.0, 1_240.0),
+    others_held_ms=Spread(70.0, 1_230.0),
+    unknown_ms=Spread(3_050.0, 6_100.0),
+    half_done_ms=Spread(0.0, 2.0),
+)
 BROKEN = replace(CELL, broken=1)
 
 
@@ -20,6 +32,7 @@ def test_a_program_gets_every_measure() -> None:
                 "runs": 3,
                 "atomic": True,
                 "locks_held_ms": {"p50": 80.0, "max": 1_240.0},
+                "others_held_ms": {"p50": 70.0, "max": 1_230.0},
                 "unknown_ms": {"p50": 3_050.0, "max": 6_100.0},
                 "half_done_ms": {"p50": 0.0, "max": 2.0},
                 "needless_aborts": 0,
@@ -35,6 +48,7 @@ def test_a_claim_that_is_broken_is_named() -> None:
 
 
 def test_the_page_shows_numbers_as_people_read_them_and_what_is_broken() -> None:
+    assert "| 2pc | two-phase commit, the classic path | 3 | 2 |" in page([CELL])
     assert "| split | yes |" in page([CELL])
     assert "| split | 80 ms / 1.2 s |" in page([CELL])
     assert "| split | 0 / 2 ms |" in page([CELL])
