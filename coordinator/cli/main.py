@@ -56,12 +56,10 @@ class _Commands(TyperGroup):
 
 @cache
 def _load(name: str) -> Any:
-    gc.disable()  # nothing that an import makes is garbage; looking for some takes a fifth of the time
-    try:
-        found = resolve_name(_COMMANDS[name])
-    finally:
+    found = resolve_name(_COMMANDS[name])
+    if not gc.isenabled():  # `main` has stopped it: the process is ours
+        gc.freeze()  # nor does it ever become garbage
         gc.enable()
-    gc.freeze()  # nor does it ever become garbage
     tree = typer.Typer(add_completion=False)
     if isinstance(found, typer.Typer):
         tree.add_typer(found, name=name)
@@ -87,4 +85,5 @@ def _all() -> None:
 
 def main() -> None:
     """The entry point of the `commitd` command."""
+    gc.disable()  # nothing that an import makes is garbage, and looking for some takes a fifth of its time
     app()

@@ -164,8 +164,8 @@ def drop_notice(
 ) -> None:
     """Give up telling an application of a decided transaction: it is sent no more notices."""
     who = operator or _login_name()
-    ask(url, lambda client: client.drop_notice(gid, operator=who, reason=reason))
-    _print(ask(url, lambda client: _shown(client, gid)), as_json)
+    view = ask(url, lambda client: client.drop_notice(gid, operator=who, reason=reason))
+    _print(ShownView.model_validate(view.model_dump()), as_json)  # not asked for again: it may be forgotten at once
 
 
 def _decision(commit: bool, abort: bool) -> Decision:

@@ -173,7 +173,12 @@ class Driver:
             case Call():
                 self._call(effect, record)
             case Tell(notice=notice) if record is not None:
-                self._shared.performer.tell(record, notice, self._heard)
+                self._shared.performer.tell(record, notice, self._heard, self._may_tell)
+
+    def _may_tell(self) -> bool:
+        """Not what an operator has dropped while it waited for its turn."""
+        record = self._shared.ledger.get(self.gid)
+        return record is not None and not record.notice_dropped
 
     def _call(self, call: Call, record: TransactionRecord | None) -> None:
         begun = record if record is not None and record.branches else self.plan

@@ -72,7 +72,7 @@ class _Line:
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.waiting: deque[tuple[str, Notice, Letter, Told]] = deque()
+        self.waiting: deque[tuple[str, Notice, Letter, Told, Callable[[], bool]]] = deque()
 
 
 class Notices:
@@ -83,11 +83,11 @@ class Notices:
         self._under_way = Overdue(timeout_s)
         self._lines: dict[str, _Line] = {}
 
-    def tell(self, record: TransactionRecord, notice: Notice, told: Told) -> None:
-        """Send it, as soon as there is room; `told` hears whether it was taken."""
+    def tell(self, record: TransactionRecord, notice: Notice, told: Told, is_wanted: Callable[[], bool]) -> None:
+        """Send it, as soon as there is room, if it is wanted then; `told` hears whether it was taken."""
         host = host_of(record.notify)
         line = self._lines.setdefault(host, _Line())
-        line.waiting.append((record.gid, notice, letter_of(record, notice), told))
+        line.waiting.append((record.gid, notice, letter_of(record, notice), told, is_wanted))
         self._pass(host, line)
 
     def forget_all(self) -> list[asyncio.Future[Any]]:
@@ -97,7 +97,9 @@ class Notices:
 
     def _pass(self, host: str, line: _Line) -> None:
         while line.waiting and line.under_way < AT_ONCE_MAX:
-            gid, notice, letter, told = line.waiting.popleft()
+            gid, notice, letter, told, is_wanted = line.waiting.popleft()
+            if not is_wanted():
+                continue
             line.under_way += 1
             ended = partial(self._ended, host, line, gid, notice, told)
             self._under_way.watch(self._notifier.send(letter), ended)

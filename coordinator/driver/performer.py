@@ -91,9 +91,10 @@ class Performer:
         """Ask a participant, as soon as its gate lets us; `done` hears its answer, or that there was none."""
         self._gate(participant).call(operation, done)
 
-    def tell(self, record: TransactionRecord, notice: Notice, done: Done) -> None:
-        """Tell the application of its transaction; `done` hears whether it took the notice."""
-        self._notices.tell(record, notice, done)
+    def tell(self, record: TransactionRecord, notice: Notice, done: Done, is_wanted: Callable[[], bool]) -> None:
+        """Tell the application of its transaction, if that is wanted when it can be sent; `done` hears whether it took
+        the notice."""
+        self._notices.tell(record, notice, done, is_wanted)
 
     def _gate(self, participant: str) -> Gate:
         gate = self._gates.get(participant)

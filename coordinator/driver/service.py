@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
+import structlog
+
 from coordinator.driver.examination import Examination, examine
 from coordinator.driver.intake import branches_of, check_deadline, check_notify, digest_of, path_of, report_of
 from coordinator.driver.listening import Listener
@@ -42,6 +44,8 @@ from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.traceparent import read_trace
 
 __all__ = ["Begun", "Transactions"]
+
+_log = structlog.get_logger(__name__)
 
 STAGED_PATIENCE_S = 2.0  # how long a reader waits for a decision that may have been told before
 
@@ -318,6 +322,7 @@ class Transactions:
         word = clean(f"dropped by {request.operator}: {request.reason}")
         match await self._scribe.propose(DropNotice(gid, word)):
             case Accepted(record=TransactionRecord() as record) if record.notice_dropped == word:
+                _log.warning("notice.dropped", gid=gid, word=word)  # the record may be past its retention at once
                 return record
             case Accepted(record=TransactionRecord() as record):
                 raise Contradiction(f"{gid}: what its application is to be told was {record.notice_dropped}")

@@ -89,8 +89,9 @@ async def _letters(request: web.Request, heard: Heard) -> web.Response:
 async def drop_notice(request: web.Request) -> web.Response:
     gid = gid_of(request)
     message = await read_message(request, DropNoticeRequest)
-    record = await request.app[CONTEXT].replica.transactions.drop_notice(gid, message)
-    return respond(request, transaction_view(record))
+    replica = request.app[CONTEXT].replica
+    record = await replica.transactions.drop_notice(gid, message)
+    return respond(request, transaction_view(record, replica.watch.stuck))
 
 
 async def resolve(request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from coordinator.client import Aborted, Client, Committed, Worker
+from coordinator.client import Client, Committed, Ended, Worker
 from coordinator.demo.cluster import Cluster
 from participant import Participant
 from tests.takeovers.plays import OLD, PARTICIPANTS, PLAYS, trip
@@ -44,9 +44,9 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """`done`: by participant, the lines that it holds, sorted: what has no order may come in any."""
+    """`told`: how it ended, without the gid. `done`: by participant, what was done there, in its order."""
 
-    decision: type[Committed | Aborted] | None
+    told: Ended
     done: Mapping[str, list[str]]
 
 
@@ -66,6 +66,10 @@ class Stage:
         """
         gid = self._gid(play)
         usual = await self._play(play, gid)
+        record = await self._client.record(gid)
+        expected = (PLAYS[play].path, PLAYS[play].is_committed)
+        if (record.path, isinstance(usual.told, Committed)) != expected:
+            raise AssertionError(f"{play} went by {record.path} and ended as {usual.told}, before anybody was killed")
         sides = cycle((side,) for side in Side) if one_side else repeat(tuple(Side))
         for step, here in zip(list(self._steps.taken[gid]), sides, strict=False):
             for side in here:
@@ -88,14 +92,13 @@ class Stage:
 
     async def _play(self, play: str, gid: str) -> _End:
         loop = asyncio.get_running_loop()
-        ended = await PLAYS[play](self._client, self._participants, gid)
+        told = await PLAYS[play].run(self._client, self._participants, gid)
         self._known_at = loop.time()
         async with asyncio.timeout(_SETTLED_WITHIN_S):
             await self._client.settled(gid)
         self._ended_at = loop.time()
-        done = {name: sorted(await self._done(name, gid)) for name in PARTICIPANTS}
-        decision = type(ended) if isinstance(ended, Committed | Aborted) else None
-        return _End(decision, {name: lines for name, lines in done.items() if lines})
+        done = {name: await self._done(name, gid) for name in PARTICIPANTS}
+        return _End(replace(told, gid=""), {name: lines for name, lines in done.items() if lines})
 
     async def _done(self, name: str, gid: str) -> list[str]:
         url = URL(self._cluster.banks[name]) / "v1/done" % {"tag": gid}

@@ -153,8 +153,13 @@ class Slow:
         return future
 
 
-def telling(notices: Notices, events: list[TellEnded]) -> Callable[[str, str], None]:
-    return lambda gid, url: notices.tell(RECORD._replace(gid=gid, notify=url), Notice.DECIDED, events.append)
+def telling(
+    notices: Notices, events: list[TellEnded], is_wanted: Callable[[], bool] = lambda: True
+) -> Callable[[str, str], None]:
+    def tell(gid: str, url: str) -> None:
+        notices.tell(RECORD._replace(gid=gid, notify=url), Notice.DECIDED, events.append, is_wanted)
+
+    return tell
 
 
 async def test_a_slow_host_has_a_line_of_its_own() -> None:
@@ -169,6 +174,19 @@ async def test_a_slow_host_has_a_line_of_its_own() -> None:
     await asyncio.sleep(0)
     assert (len(slow.under_way), events) == (AT_ONCE_MAX + 2, [TellEnded(Notice.DECIDED)])
     assert slow.under_way[-1][0].url == "http://slow/"
+
+
+async def test_what_is_dropped_while_it_waits_is_not_sent() -> None:
+    """Seen red without the question when its turn has come."""
+    slow, events, dropped = Slow(), list[TellEnded](), set[str]()
+    notices = Notices(slow, 600.0)
+    for gid in [*map(str, range(AT_ONCE_MAX)), "unwanted", "wanted"]:
+        telling(notices, events, lambda gid=gid: gid not in dropped)(gid, "http://slow/")
+    dropped.add("unwanted")
+    slow.under_way[0][1].set_result(None)
+    await asyncio.sleep(0)
+    assert b'"wanted"' in slow.under_way[-1][0].body
+    assert len(slow.under_way) == AT_ONCE_MAX + 1
 
 
 def test_silence_is_no_answer_and_makes_room() -> None:
