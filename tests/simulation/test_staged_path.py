@@ -27,7 +27,8 @@ from tests.simulation.canaries import is_found
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.hasty import act_before_it_is_logged
 from tests.simulation.seeds import runs_of
-from tests.simulation.system_world import SystemWorld, pressed
+from tests.simulation.settings import pressed
+from tests.simulation.system_world import SystemWorld
 
 _PATHS = {"classic", "classic alone", "mixed", "one-phase", "staged", "staged alone", "steps"}
 _World = partial(SystemWorld, harder=pressed)

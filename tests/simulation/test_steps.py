@@ -10,7 +10,8 @@ import pytest
 from coordinator.ledger.records import Decision, Mode
 from tests.simulation.canaries import is_found
 from tests.simulation.seeds import runs_of
-from tests.simulation.system_world import SystemWorld, stepwise
+from tests.simulation.settings import stepwise
+from tests.simulation.system_world import SystemWorld
 from tests.support.broken_steps import BREAKS
 
 _World = partial(SystemWorld, harder=stepwise)
