@@ -46,10 +46,14 @@ from raftlog.port import Role
 from tests.simulation.bank import ACTIONS, INITIAL
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.checkers.decisions import Decisions
+from tests.simulation.checkers.letters import Letters
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.notices import Notices
+from tests.simulation.checkers.order import Order
+from tests.simulation.checkers.reports import Reports
 from tests.simulation.checkers.steps import Effect, Steps
 from tests.simulation.errands import EFFECTS, errands
+from tests.simulation.office import Office, Tray
 from tests.simulation.settings import Settings
 from tests.simulation.tally import Tally
 from tests.simulation.teller import Teller
@@ -81,13 +85,23 @@ class SystemWorld(World):
         self.notices = Notices(self.findings, self.decisions)
         self.branches = Branches(self.findings, self.decisions, self.steps)
         self.money = Money(self.findings, INITIAL)
+        self.reports = Reports(self.findings)
+        self.letters = Letters(self.findings)
+        self.order = Order(self.findings)
+        self._tray = Tray(self.loop.time)
+        self._newest: dict[str, int] = {}  # by gid: the revision of the newest record of it
         self.tally = Tally(self.decisions, self.settings.kinds)
         self._banks = list(self.settings.kinds)
         self._clients = _CLIENTS[: self.settings.clients]
         self._replicas: dict[str, Replica] = {}
         self._resources: dict[str, Memory] = {}
         self._skew_ms: dict[str, int] = {}
-        kinds = ((_REPLICAS, self._run_replica), (self._banks, self._run_bank), (self._clients, self._run_client))
+        kinds = (
+            (_REPLICAS, self._run_replica),
+            (self._banks, self._run_bank),
+            (self._clients, self._run_client),
+            (["office"], self._run_office),
+        )
         for name, main in ((name, main) for names, main in kinds for name in names):
             self.add_machine(name, main, kept_up=name not in self._clients)
             self._skew_ms[name] = self.rng.randint(-_SKEW_MS, _SKEW_MS)
@@ -98,7 +112,7 @@ class SystemWorld(World):
         return (
             f"{len(self._banks)} banks, {self.faults.done} faults, {len(self.decisions.committed)} committed; "
             f"clients heard: {answers}, {self.decisions.ahead} of them ahead of every ledger; "
-            f"{self.notices}; {self.tally}"
+            f"{self.notices}; {self.reports}; {self.order}; {self.letters}; {self.tally}"
         )
 
     # Rounds ------------------------------------------------------------------------------------------------------
@@ -149,7 +163,7 @@ class SystemWorld(World):
                     effects[gid, branch, what] = tuple(msgpack.unpackb(packed))
                 else:
                     balances[f"{name}/{row}"] = msgpack.unpackb(packed)
-        self.steps.check(effects)
+        self.steps.check(effects, self.reports.effects_due, self.letters.dropped)
         self.money.check(self._committed(), balances)
 
     def _committed(self) -> list[str]:
@@ -225,7 +239,7 @@ class SystemWorld(World):
         self._watch(name, memory)
         self._resources[name] = memory
         part = ThreePhase(name, memory, _SEAL, SimPeers(self.rpc), _RECOVERY.peers_after_s)
-        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time), three_phase=part)
+        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time, self._tray.put), three_phase=part)
         kind = self.settings.kinds[name]
         ParticipantApi(self.rpc, service, kind, partial(self._said, name), self.notices.heard, self._struck(name))
         source = SimOutcomeSource(self.rpc, name, _REPLICAS)
@@ -241,6 +255,10 @@ class SystemWorld(World):
         self.tally.recorded(record)
         self.steps.recorded(record)
         self.notices.recorded(record)
+        if record.revision > self._newest.get(record.gid, 0):
+            self._newest[record.gid] = record.revision
+            for checker in (self.reports, self.letters, self.order):
+                checker.recorded(record)
         if log.leadership.role is Role.LEADER and record.branches:
             if record.decision is not None:
                 self.faults.moment("decided", name)
@@ -278,9 +296,16 @@ class SystemWorld(World):
 
         def watched(branch: Branch, effects: Effects = NOTHING) -> None:
             self.branches.moves(name, store.load(branch.key), branch)
+            if self.steps.owns(branch.key):
+                for checker in (self.reports, self.letters, self.order):
+                    checker.moves(branch)
             save(branch, effects)
 
         store.save = watched
+
+    async def _run_office(self, machine: Machine) -> None:
+        checkers = (self.findings, self.reports, self.letters, self.order)
+        await Office(machine.chance(), self.rpc, _REPLICAS, self._tray, checkers).run()
 
     async def _run_client(self, machine: Machine) -> None:
         if machine.process is None or not self.working:

@@ -42,7 +42,7 @@ __all__ = ["Teller"]
 
 _ACCOUNTS = 6
 _GIVES_UP = 0.1
-
+_DEADLINES_MS = (500, 3_000, 10_000)  # of what is reported, six times as long
 
 
 class Teller:
@@ -192,7 +192,9 @@ class Teller:
 
     async def _commit(self, gid: str, branches: list[Branch], *, contested: bool = False) -> Ended | None:
         """Until it knows how it ended, or gives up. `contested`: something else is asked for under the same gid."""
-        deadline_ms = self._rng.choice((500, 3_000, 10_000))
+        deadline_ms = self._rng.choice(_DEADLINES_MS)
+        if any("reported" in (branch.step or {}) for branch in branches):
+            deadline_ms *= 6
         is_stepwise = any(branch.step is not None for branch in branches)
         protocol = CommitProtocol.TWO_PHASE if is_stepwise else self._protocol_of(gid)
         ambiguous = False  # an earlier call may have begun it
@@ -297,7 +299,7 @@ def _branches(legs: list[Leg]) -> list[Branch]:
 def _changes(legs: list[Leg]) -> dict[str, int]:
     changes: dict[str, int] = {}
     for bank, action, account, amount in legs:
-        sign = {"debit": -1, "credit": 1, "look": 0}[action]
+        sign = {"debit": -1, "credit": 1}.get(action, 0)
         key = f"{bank}/{account}"
         changes[key] = changes.get(key, 0) + sign * amount
     return changes
