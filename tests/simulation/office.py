@@ -30,7 +30,7 @@ _REPEATS = 0.3
 _CONTRADICTS = 0.2
 _DROPS_PERCENT = 50
 _PATIENT_PERCENT = 30
-_DECIDES = 0.1  # about a letter, whenever it is seen
+_DECIDES = 0.2  # about a letter, whenever it is seen
 
 _OTHER = {Report.DONE: Report.REFUSED, Report.REFUSED: Report.DONE}
 

@@ -35,7 +35,8 @@ class Letters:
         self.become: Counter[Heard] = Counter()
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} letters {what}" for what, count in sorted(self.become.items()))
+        letters = ", ".join(f"{count} {what}" for what, count in sorted(self.become.items()))
+        return f"letters: {letters or 'none set aside'}"
 
     # Whoever decides about them
 

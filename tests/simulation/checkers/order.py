@@ -33,7 +33,7 @@ class Order:
         self.waited = 0
 
     def __str__(self) -> str:
-        return f"{self.delivered} messages in order, {self.waited} begun behind others"
+        return f"in order: {self.delivered} delivered, {self.waited} begun behind others"
 
     def recorded(self, record: TransactionRecord) -> None:
         """The newest record of a transaction."""

@@ -36,7 +36,7 @@ class Reports:
         self.refused = 0
 
     def __str__(self) -> str:
-        return f"{self.heard.total()} reports, {self.refused} too late"
+        return f"reports: {self.heard.total()} taken, {self.refused} too late"
 
     # Whoever reports
 
