@@ -20,7 +20,8 @@ from coordinator.driver.waiters import Known
 from coordinator.errors import NoLeader, NotFound, NotLeader, RequestError
 from coordinator.http import arrays
 from coordinator.http.context import Context
-from coordinator.http.views import outcome_view, transaction_view
+from coordinator.http.views import branch_view, outcome_view, transaction_view
+from coordinator.ledger.commands import Heard
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.web import ARRAYS, HTTP, url_of
 from coordinator.webhooks import NoticeView
@@ -34,11 +35,14 @@ from coordinator.wire import (
     ResolveRequest,
     TransactionRequest,
 )
+from coordinator.wire_steps import LettersRequest, ReportRequest
 from participant.errors import BranchConflict, ResourceError, WireError
 from participant.service import ParticipantService
 from participant.wire import ENLIST_HEADER, Answer, Operation, Verb
 
 __all__ = ["Kind", "ParticipantApi", "ReplicaApi"]
+
+_LETTERS = {"redeliver": Heard.REDELIVERED, "drop": Heard.DROPPED}
 
 Reply = tuple[int, dict[str, str], Any]
 Struck: TypeAlias = "Callable[[str], bool]"
@@ -143,6 +147,13 @@ class ReplicaApi(_Api):
                 return _viewed(await self._inquired(gid, InquiryRequest.model_validate(body)))
             case "POST", ["transactions", gid, "resolve"]:
                 record = await self._transactions.resolve(gid, ResolveRequest.model_validate(body))
+                return 200, {}, transaction_view(record).model_dump(mode="json")
+            case "POST", ["transactions", gid, "steps", name]:
+                branch = await self._transactions.report(gid, name, ReportRequest.model_validate(body))
+                return 200, {}, branch_view(branch).model_dump(mode="json")
+            case "POST", ["transactions", gid, ("redeliver" | "drop") as what]:
+                request_ = LettersRequest.model_validate(body)
+                record = await self._transactions.letters(gid, _LETTERS[what], request_)
                 return 200, {}, transaction_view(record).model_dump(mode="json")
             case "GET", ["participants"]:
                 known = [ParticipantView(name=name, url=url_of(name)) for name in self._participants]

@@ -1,7 +1,9 @@
 """Transactions of steps in the system world: what the banks do for them, and how a teller mixes them.
 
 Each action leaves a row that says how often it has taken effect, and when it did last, in the same local transaction as
-the money that it moves. What it is given of the results of others it compares with what they gave.
+the money that it moves. What it is given of the results of others it compares with what they gave. Some actions only
+begin their work, and hand the token on with which somebody else reports it. What is only told moves no money: it may be
+told in the order of a key, be set aside, or be told anew.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from participant.resource import Action
 from participant.rm.memory import Transaction
 from tests.simulation.bank import INITIAL, Kind
 
-__all__ = ["EFFECTS", "Leg", "draw_errand", "errands", "takes_steps"]
+__all__ = ["EFFECTS", "Leg", "draw_errand", "errands", "result_of", "takes_steps"]
 
 EFFECTS = "effect of "
 """How the names of those rows begin; `gid/branch/what` follows, where what is "", "confirm" or "undo"."""
@@ -29,6 +31,9 @@ Leg = tuple[str, str, str, int]  # bank, action, account, amount
 
 _MOODY_PERCENT = 40  # how often a moody step refuses before the decision
 _RELUCTANT_PERCENT = 8  # and behind it; so rarely five times in a row that nobody has to be told
+_STUBBORN_PERCENT = 70  # a message that is set aside after so many refusals
+_KEYS = 3
+_REPORTED = 0.3
 _HELD = "held of "
 
 
@@ -52,19 +57,21 @@ async def _do(tx: Transaction, body: Any, what: str, now: float, refusals_percen
     gid, name = body["gid"], body["name"]
     if crc32(f"{gid}/{name}/{what}/{now}".encode()) % 100 < refusals_percent:
         raise Reject("not in the mood")
-    expected = {f"from_{source}": _result(gid, source) for source in body["sources"]}
-    if what and body["own"]:
-        expected["own"] = _result(gid, name)
+    expected = {f"from_{source}": result_of(gid, source) for source in body["sources"]}
+    is_reported = "token" in body
+    if what and body["own"] and not (is_reported and what == "undo" and body["own"] is None):  # nobody had reported
+        expected["own"] = result_of(gid, name)
     given = {field: body.get(field) for field in expected}
     if given != expected:
         raise AssertionError(f"{what or 'run'} of {name} of {gid} was given {given}, not {expected}")
     key = f"{EFFECTS}{gid}/{name}/{what}"
     before = await tx.get(key)
     await tx.put(key, [1 if before is None else before[0] + 1, now])
-    return _result(gid, name)
+    return "only begun" if is_reported else result_of(gid, name)
 
 
-def _result(gid: str, name: str) -> str:
+def result_of(gid: str, name: str) -> str:
+    """What a step gives, be it by its action or by a report."""
     return f"result of {name} of {gid}"
 
 
@@ -78,7 +85,7 @@ class _Deed:
 
     async def do(self, tx: Transaction, body: Any, now: float) -> str:
         """Raises Reject."""
-        refusals = _RELUCTANT_PERCENT if self.what or body["behind"] else body["moody"]
+        refusals = _RELUCTANT_PERCENT if self.what else body["moody"]
         result = await _do(tx, body, self.what, now, refusals)
         changes = ((body["account"], self.account), (_HELD + body["account"], self.held))
         for account, times in changes:
@@ -100,14 +107,17 @@ _DEEDS: Mapping[str, _Deed] = {
     "announce": _Deed(""),
     "receive": _Deed("confirm", account=+1),
     "withdraw": _Deed("undo"),
+    "tell": _Deed(""),
 }
 
 
-def errands(now: Callable[[], float]) -> dict[str, Action]:
-    """The actions of a bank, by the clock of the world."""
+def errands(now: Callable[[], float], hand_on: Callable[[str], None]) -> dict[str, Action]:
+    """The actions of a bank, by the clock of the world; `hand_on` takes the token of work that is begun."""
 
     def action(deed: _Deed) -> Action:
         async def act(tx: Transaction, body: Any) -> str:
+            if "token" in body and not deed.what:
+                hand_on(body["token"])
             return await deed.do(tx, body, now())
 
         return act
@@ -125,6 +135,7 @@ _ACTIONS: Mapping[tuple[str, Mode], tuple[str, str | None, str | None]] = {  # a
     ("credit", Mode.SAGA): ("give", None, "ungive"),
     ("credit", Mode.FORWARD): ("give", None, None),
     ("look", Mode.TWO_PHASE): ("look", None, None),
+    ("tell", Mode.FORWARD): ("tell", None, None),
 }
 _ORDER = (Mode.PIVOT, Mode.FORWARD)  # behind all others
 
@@ -133,10 +144,11 @@ _ORDER = (Mode.PIVOT, Mode.FORWARD)  # behind all others
 
 
 def draw_errand(rng: Random, gid: str, legs: list[Leg], able: list[str]) -> tuple[list[Leg], list[Branch]]:
-    """The same transfer in steps of any mixture, and its legs with the banks that take them.
+    """The same transfer in steps of any mixture, with some that only tell; and its legs with the banks that take them.
 
     `able`: the banks that take steps.
     """
+    legs = legs + [(able[0], "tell", legs[0][2], 0)] * rng.choice((0, 0, 1, 1, 2))
     modes: list[Mode] = []
     for _, action, _, _ in legs:
         choice = [mode for known, mode in _ACTIONS if known == action and not (mode is Mode.PIVOT and mode in modes)]
@@ -149,8 +161,33 @@ def draw_errand(rng: Random, gid: str, legs: list[Leg], able: list[str]) -> tupl
     order.sort(key=lambda place: _ORDER.index(modes[place]) if modes[place] in _ORDER else -1)
     branches: list[Branch] = []
     for place in order:
-        branches.append(_branch(rng, gid, legs[place], modes[place], branches))
+        branch = _branch(rng, gid, legs[place], modes[place], branches)
+        if legs[place][1] == "tell":
+            branch = _told(rng, branch)
+        elif modes[place] in (Mode.TCC, Mode.SAGA) and Mode.TWO_PHASE not in modes and rng.random() < _REPORTED:
+            branch = _with(branch, reported="token")
+        branches.append(branch)
     return legs, branches
+
+
+def _told(rng: Random, branch: Branch) -> Branch:
+    """A message that is reported, or stands in line, or may be set aside, or both."""
+    how = rng.choice(("reported", "ordered", "ordered", "mortal", "both"))
+    if how == "reported":
+        return _with(branch, reported="token")
+    if how != "mortal":
+        branch = _with(branch, order_key=f"line {rng.randrange(_KEYS)}")
+    if how != "ordered":
+        limit = rng.choice(({"attempts_max": 1}, {"attempts_max": 2}, {"age_max_ms": 2_000}))
+        branch = _with(branch, dead_after=limit)
+        if "attempts_max" in limit:
+            branch = replace(branch, body={**branch.body, "moody": _STUBBORN_PERCENT})
+    return branch
+
+
+def _with(branch: Branch, **more: Any) -> Branch:
+    """The same, with more in its step."""
+    return replace(branch, step={**(branch.step or {}), **more})
 
 
 def _branch(rng: Random, gid: str, leg: Leg, mode: Mode, earlier: list[Branch]) -> Branch:
@@ -171,14 +208,17 @@ def _branch(rng: Random, gid: str, leg: Leg, mode: Mode, earlier: list[Branch]) 
     body: dict[str, Any] = {"account": account, "amount": amount}
     if action != "look":
         moody = rng.choice((0, _MOODY_PERCENT)) if attempts > 1 else rng.choice((0, 0, 10))
+        moody = _RELUCTANT_PERCENT if mode is Mode.FORWARD else moody
         body |= {"gid": gid, "name": name, "sources": sources, "own": own, "moody": moody}
-        body["behind"] = mode is Mode.FORWARD
     return replace(Branch(bank, action, body), name=name, step=step)
 
 
 def _may_follow(mode: Mode, other: Branch) -> bool:
-    """Whether a branch may come after that one: what is before the decision, not after what is behind it."""
+    """Whether a branch may come after that one: what is before the decision, not after what is behind it; and none
+    after what may be set aside."""
     other_mode = _mode(other)
+    if "dead_after" in (other.step or {}):
+        return False
     is_before = MODES[mode].before is not None
     return not is_before or (MODES[other_mode].before is not None and other_mode is not Mode.PIVOT)
 

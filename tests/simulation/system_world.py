@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -43,22 +43,25 @@ from raftlog.config import LogConfig, Security
 from raftlog.errors import DiskFailed
 from raftlog.node import RaftLog
 from raftlog.port import Role
-from tests.simulation.bank import ACTIONS, INITIAL, Kind, draw_kinds
+from tests.simulation.bank import ACTIONS, INITIAL
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.checkers.decisions import Decisions
+from tests.simulation.checkers.letters import Letters
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.notices import Notices
+from tests.simulation.checkers.order import Order
+from tests.simulation.checkers.reports import Reports
 from tests.simulation.checkers.steps import Effect, Steps
 from tests.simulation.errands import EFFECTS, errands
-from tests.simulation.faults import FaultPlan
+from tests.simulation.office import Office, Tray
+from tests.simulation.settings import Settings
 from tests.simulation.tally import Tally
 from tests.simulation.teller import Teller
 from tests.simulation.world import PROGRESS_S, SECRET, TIMING, World, members_of
 
-__all__ = ["Settings", "SystemWorld", "pressed", "stepwise", "three_phased"]
+__all__ = ["SystemWorld"]
 
 _REPLICAS = ["r1", "r2", "r3"]
-_BANKS = ["bank-a", "bank-b", "bank-c", "bank-d"]
 _CLIENTS = ["c1", "c2", "c3"]
 
 _EPOCH_MS = 1_760_000_000_000
@@ -68,62 +71,6 @@ _LIMITS = ResourceLimits(lock_wait_s=3.0, unprepared_limit_s=20.0, retention_s=7
 _MOMENTS = ("begun", "begun", "begun", "implied", "implied", "telling", "decided", "asked", "answering", "answering")
 _RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0, peers_after_s=1.0)
 _SEAL = Seal(SECRET)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the seed chose for one world."""
-
-    kinds: dict[str, Kind]
-    clients: int
-    tellers: int  # at once, at each client
-    think_s: float
-    snapshot_entries: int
-    flaws: Flaws
-    faults: FaultPlan
-    steps_only: bool = False
-    three_phase: bool = False
-
-    @classmethod
-    def draw(cls, rng: Random) -> Settings:
-        flaws = Flaws(
-            loss=rng.choice((0.0, 0.01, 0.05)),
-            duplicate=rng.choice((0.0, 0.02, 0.1)),
-            late=rng.choice((0.0, 0.02, 0.1)),
-            late_mean_s=rng.choice((1.0, 5.0)),
-        )
-        return cls(
-            kinds=draw_kinds(rng, _BANKS),
-            clients=rng.randint(1, 3),
-            tellers=rng.choice((1, 1, 2)),
-            think_s=rng.choice((2.0, 5.0, 15.0)),
-            snapshot_entries=rng.choice((30, 100, 400)),
-            flaws=flaws,
-            faults=FaultPlan.draw(rng, ambushes=rng.choice((6, 15, 40))),
-        )
-
-
-def pressed(settings: Settings) -> Settings:
-    """Much work, messages that come late and twice, and ambushes above all: for what only takeovers can show."""
-    weights = (("ambush", 20), ("isolate", 2), ("kill_working", 1), ("pause", 1))
-    faults = replace(settings.faults, every_s=4.0, lasts_s=4.0, weights=weights)
-    flaws = Flaws(loss=0.02, duplicate=0.1, late=0.1, late_mean_s=2.0)
-    return replace(settings, clients=3, tellers=4, think_s=1.0, flaws=flaws, faults=faults)
-
-
-def stepwise(settings: Settings) -> Settings:
-    """As `pressed`, with transactions of steps only."""
-    return replace(pressed(settings), steps_only=True)
-
-
-def three_phased(settings: Settings) -> Settings:
-    """Transactions in three phases only, and coordinators that are gone for longer than the banks wait. No disk takes
-    seconds for each of its jobs: an operation in three phases has several, one after the other.
-    """
-    weights = (("ambush", 20), ("isolate", 4), ("split", 4), ("kill_all", 2), ("kill_working", 2), ("pause", 2))
-    faults = replace(settings.faults, every_s=6.0, lasts_s=8.0, slowest_disk=1.0, weights=weights)
-    flaws = Flaws(loss=0.02, duplicate=0.1, late=0.1, late_mean_s=2.0)
-    return replace(settings, clients=3, tellers=2, think_s=1.0, flaws=flaws, faults=faults, three_phase=True)
 
 
 class SystemWorld(World):
@@ -138,13 +85,23 @@ class SystemWorld(World):
         self.notices = Notices(self.findings, self.decisions)
         self.branches = Branches(self.findings, self.decisions, self.steps)
         self.money = Money(self.findings, INITIAL)
+        self.reports = Reports(self.findings)
+        self.letters = Letters(self.findings)
+        self.order = Order(self.findings)
+        self._tray = Tray(self.loop.time)
+        self._newest: dict[str, int] = {}  # by gid: the revision of the newest record of it
         self.tally = Tally(self.decisions, self.settings.kinds)
         self._banks = list(self.settings.kinds)
         self._clients = _CLIENTS[: self.settings.clients]
         self._replicas: dict[str, Replica] = {}
         self._resources: dict[str, Memory] = {}
         self._skew_ms: dict[str, int] = {}
-        kinds = ((_REPLICAS, self._run_replica), (self._banks, self._run_bank), (self._clients, self._run_client))
+        kinds = (
+            (_REPLICAS, self._run_replica),
+            (self._banks, self._run_bank),
+            (self._clients, self._run_client),
+            (["office"], self._run_office),
+        )
         for name, main in ((name, main) for names, main in kinds for name in names):
             self.add_machine(name, main, kept_up=name not in self._clients)
             self._skew_ms[name] = self.rng.randint(-_SKEW_MS, _SKEW_MS)
@@ -155,7 +112,7 @@ class SystemWorld(World):
         return (
             f"{len(self._banks)} banks, {self.faults.done} faults, {len(self.decisions.committed)} committed; "
             f"clients heard: {answers}, {self.decisions.ahead} of them ahead of every ledger; "
-            f"{self.notices}; {self.tally}"
+            f"{self.notices}; {self.reports}; {self.order}; {self.letters}; {self.tally}"
         )
 
     # Rounds ------------------------------------------------------------------------------------------------------
@@ -206,7 +163,7 @@ class SystemWorld(World):
                     effects[gid, branch, what] = tuple(msgpack.unpackb(packed))
                 else:
                     balances[f"{name}/{row}"] = msgpack.unpackb(packed)
-        self.steps.check(effects)
+        self.steps.check(effects, self.reports.effects_due, self.letters.dropped)
         self.money.check(self._committed(), balances)
 
     def _committed(self) -> list[str]:
@@ -266,7 +223,7 @@ class SystemWorld(World):
             admission=Admission(),
             tunables=_TUNABLES,
             notifier=SimNotifier(self.rpc, _TUNABLES.call_timeout_s),
-            seal=_SEAL if self.settings.three_phase else None,
+            seal=_SEAL,
         )
         self._listen(name, replica)
         await replica.start()
@@ -281,14 +238,12 @@ class SystemWorld(World):
         await memory.open()
         self._watch(name, memory)
         self._resources[name] = memory
-        part = None
-        if self.settings.three_phase:
-            part = ThreePhase(name, memory, _SEAL, SimPeers(self.rpc), _RECOVERY.peers_after_s)
-        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time), three_phase=part)
+        part = ThreePhase(name, memory, _SEAL, SimPeers(self.rpc), _RECOVERY.peers_after_s)
+        service = ParticipantService(name, memory, ACTIONS | errands(self.loop.time, self._tray.put), three_phase=part)
         kind = self.settings.kinds[name]
         ParticipantApi(self.rpc, service, kind, partial(self._said, name), self.notices.heard, self._struck(name))
         source = SimOutcomeSource(self.rpc, name, _REPLICAS)
-        finisher = Recovery(part or memory, source, _RECOVERY, machine.chance(), silent=part)
+        finisher = Recovery(part, source, _RECOVERY, machine.chance(), silent=part)
         recovery = asyncio.ensure_future(finisher.run())
         failure = await memory.failed()
         recovery.cancel()
@@ -300,6 +255,10 @@ class SystemWorld(World):
         self.tally.recorded(record)
         self.steps.recorded(record)
         self.notices.recorded(record)
+        if record.revision > self._newest.get(record.gid, 0):
+            self._newest[record.gid] = record.revision
+            for checker in (self.reports, self.letters, self.order):
+                checker.recorded(record)
         if log.leadership.role is Role.LEADER and record.branches:
             if record.decision is not None:
                 self.faults.moment("decided", name)
@@ -337,9 +296,16 @@ class SystemWorld(World):
 
         def watched(branch: Branch, effects: Effects = NOTHING) -> None:
             self.branches.moves(name, store.load(branch.key), branch)
+            if self.steps.owns(branch.key):
+                for checker in (self.reports, self.letters, self.order):
+                    checker.moves(branch)
             save(branch, effects)
 
         store.save = watched
+
+    async def _run_office(self, machine: Machine) -> None:
+        checkers = (self.findings, self.reports, self.letters, self.order)
+        await Office(machine.chance(), self.rpc, _REPLICAS, self._tray, checkers).run()
 
     async def _run_client(self, machine: Machine) -> None:
         if machine.process is None or not self.working:
@@ -357,6 +323,6 @@ class SystemWorld(World):
                     (self.findings, self.decisions, self.money, self.steps),
                     self.trace,
                     steps_only=self.settings.steps_only,
-                    three_phase=self.settings.three_phase,
+                    three_percent=self.settings.three_percent,
                 )
                 group.create_task(teller.run(self.settings.think_s))

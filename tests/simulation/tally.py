@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from coordinator.ledger.records import Path, TransactionRecord
 from coordinator.ledger.table import Ledger
@@ -17,22 +17,25 @@ __all__ = ["Tally"]
 
 class Tally:
     """`paths` by name: *mixed* is classic with a branch that could be prevented, *alone* is one branch. `taken_over`
-    holds undecided records that a new leader found, by path; `after_telling` those of them that may have been told."""
+    holds undecided records that a new leader found, by path; `after_telling` those of them that may have been told;
+    `open_steps` what such a leader found to be reported, to be sent in order, or set aside."""
 
     def __init__(self, decisions: Decisions, kinds: Mapping[str, Kind]) -> None:
         self.paths: Counter[str] = Counter()
         self.taken_over: Counter[str] = Counter()
+        self.open_steps: Counter[str] = Counter()
         self.after_telling = 0
         self._decisions = decisions
         self._kinds = kinds
         self._seen: set[str] = set()
 
     def __str__(self) -> str:
-        paths, taken_over = (
-            ", ".join(f"{count} {path}" for path, count in sorted(counts.items()))
-            for counts in (self.paths, self.taken_over)
+        paths, taken_over, steps = (
+            ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+            for counts in (self.paths, self.taken_over, self.open_steps)
         )
-        return f"begun: {paths}; taken over undecided: {taken_over}, {self.after_telling} after telling"
+        told = f"{self.after_telling} after telling"
+        return f"begun: {paths}; taken over undecided: {taken_over}, {told}; steps taken over: {steps}"
 
     def recorded(self, record: TransactionRecord) -> None:
         """Some replica holds this record now."""
@@ -54,6 +57,7 @@ class Tally:
 
     def _take_over(self, ledger: Ledger) -> None:
         for record in ledger.unfinished():
+            self.open_steps.update(_open_steps(record))
             if record.decision is None:
                 self.taken_over[record.path.value] += 1
                 if record.path.is_implied:
@@ -65,3 +69,17 @@ class Tally:
             return "mixed"
         alone = len(record.branches) == 1 and record.path not in (Path.ONE_PHASE, Path.STEPS)
         return f"{record.path.value} alone" if alone else record.path.value
+
+
+def _open_steps(record: TransactionRecord) -> Iterator[str]:
+    """What somebody or something else is waited for, of the branches of a record."""
+    for branch in record.branches:
+        if branch.ended or branch.step is None:
+            continue
+        reporting, delivery = branch.step.reporting, branch.step.delivery
+        if reporting is not None and reporting.begun and reporting.heard is None:
+            yield "to be reported"
+        if delivery is not None and delivery.dead and not delivery.dropped:
+            yield "set aside"
+        elif delivery is not None and delivery.key:
+            yield "at its turn" if delivery.turn else "in line"

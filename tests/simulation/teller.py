@@ -13,8 +13,7 @@ from random import Random
 from unittest import mock
 from zlib import crc32
 
-from coordinator.client.client import Client
-from coordinator.client.outcomes import Aborted, Branch, Committed, Ended
+from coordinator.client.outcomes import Branch, Committed, Ended
 from coordinator.errors import (
     Contradiction,
     GidReused,
@@ -29,23 +28,21 @@ from coordinator.ledger.records import Decision, Path
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.trace import Trace
 from coordinator.simulation.web import SimClient, url_of
-from coordinator.wire import CommitProtocol, Outcome
+from coordinator.wire import CommitProtocol
 from tests.simulation.bank import Kind, path_over
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.steps import Steps
 from tests.simulation.errands import Leg, draw_errand, takes_steps
+from tests.simulation.onlooker import DECIDED, VIEWED, Onlooker
 from tests.simulation.world import THINK_MAX_S
 
 __all__ = ["Teller"]
 
 _ACCOUNTS = 6
-_REMEMBERED_S = 600.0  # how long after its begin a transaction is asked for; well within every retention
 _GIVES_UP = 0.1
-
-_Decided = {Committed: Decision.COMMIT, Aborted: Decision.ABORT}
-_Viewed = {Outcome.COMMITTED: Decision.COMMIT, Outcome.ABORTED: Decision.ABORT}
+_DEADLINES_MS = (500, 3_000, 10_000)  # of what is reported, six times as long
 
 
 class Teller:
@@ -63,7 +60,7 @@ class Teller:
         trace: Trace,
         *,
         steps_only: bool = False,
-        three_phase: bool = False,
+        three_percent: int,
     ) -> None:
         self._name = name
         self._rng = rng
@@ -72,16 +69,17 @@ class Teller:
         self._working = working
         self._findings, self._decisions, self._money, self._steps = checkers
         self._steps_only = steps_only
-        self._protocol = CommitProtocol.THREE_PHASE if three_phase else CommitProtocol.TWO_PHASE
+        self._three_percent = three_percent
         self._trace = trace
         self._count = 0
         self._loop = asyncio.get_running_loop()
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
         self._client = SimClient(rpc, urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
-        self._readers = [
+        readers = [
             SimClient(rpc, [url], timeout_s=8.0, attempt_timeout_s=4.0, chance=rng, routed=False) for url in urls
         ]
+        self._onlooker = Onlooker(rng, readers, self._decisions)
 
     async def run(self, think_s: float) -> None:
         """Work until it is enough, then end what is open."""
@@ -91,7 +89,7 @@ class Teller:
                 case 14 | 15 | 16:
                     await asyncio.gather(*(self._errand() for _ in range(self._rng.choice((1, 1, 3)))))
                 case 0 | 1:
-                    await self._look()
+                    await self._onlooker.look()
                 case 2 | 3 | 9:
                     await self._move()
                 case 4:
@@ -103,14 +101,14 @@ class Teller:
                 case 7:
                     await self._contest()
                 case 8:
-                    await asyncio.gather(self._transfer(), self._peep())
+                    await asyncio.gather(self._transfer(), self._onlooker.peep())
                 case _:
                     await self._transfer()
 
     @property
     def _does(self) -> range | tuple[int, ...]:
-        """What `run` chooses from: in three phases, what needs no other path."""
-        return range(17) if self._protocol is CommitProtocol.TWO_PHASE else (0, 4, 5, 6, 7, 8, 10, 11, 12, 13)
+        """What `run` chooses from: in three phases only, what needs no other path."""
+        return range(17) if self._three_percent < 100 else (0, 4, 5, 6, 7, 8, 10, 11, 12, 13)
 
     # What it does ------------------------------------------------------------------------------------------------
 
@@ -137,14 +135,19 @@ class Teller:
         prevent = self._rng.choice((True, True, None, None, False))
         return [name for name, kind in self._kinds.items() if prevent in (None, kind.prevent)]
 
-    def _path_over(self, banks: Iterable[str]) -> Path:
-        is_asked_for = self._protocol is not CommitProtocol.TWO_PHASE
-        return Path(self._protocol.value) if is_asked_for else path_over(banks, self._kinds)
+    def _protocol_of(self, gid: str) -> CommitProtocol:
+        """The same whenever it is asked for."""
+        is_in_three = crc32(f"phases of {gid}".encode()) % 100 < self._three_percent
+        return CommitProtocol.THREE_PHASE if is_in_three else CommitProtocol.TWO_PHASE
+
+    def _path_over(self, gid: str, banks: Iterable[str]) -> Path:
+        protocol = self._protocol_of(gid)
+        return path_over(banks, self._kinds) if protocol is CommitProtocol.TWO_PHASE else Path(protocol.value)
 
     def _intend(self, gid: str, legs: list[Leg], *more: list[Leg]) -> None:
         """Tell the checkers what is going to be asked for under `gid`, maybe in several ways with the same changes."""
         self._money.intended(gid, _changes(legs))
-        paths = [self._path_over(bank for bank, *_ in request) for request in (legs, *more)]
+        paths = [self._path_over(gid, (bank for bank, *_ in request)) for request in (legs, *more)]
         self._decisions.intended(gid, self._loop.time(), *paths)
 
     async def _transfer(self) -> None:
@@ -156,7 +159,7 @@ class Teller:
             case 0:
                 await self._reuse(gid)
             case 1 | 2 | 3:
-                await self._read(gid)
+                await self._onlooker.read(gid)
             case 4:  # it has ended, and must not begin again
                 await self._commit(gid, _branches(legs))
 
@@ -175,7 +178,7 @@ class Teller:
                 case 0:
                     await self._reuse(gid)
                 case 1 | 2:
-                    await self._read(gid)
+                    await self._onlooker.read(gid)
                 case 3:  # it has ended, and must not begin again
                     await self._commit(gid, branches)
 
@@ -184,17 +187,21 @@ class Teller:
         gid, bank, amount = self._gid(), self._rng.choice(self._around()), self._rng.choice((1, 50, 5_000))
         source, target = self._account(), self._account()
         self._money.intended(gid, _changes([(bank, "debit", source, amount), (bank, "credit", target, amount)]))
-        self._decisions.intended(gid, self._loop.time(), path_over([bank], self._kinds))
+        self._decisions.intended(gid, self._loop.time(), self._path_over(gid, [bank]))
         await self._commit(gid, [Branch(bank, "move", {"from": source, "to": target, "amount": amount})])
 
     async def _commit(self, gid: str, branches: list[Branch], *, contested: bool = False) -> Ended | None:
         """Until it knows how it ended, or gives up. `contested`: something else is asked for under the same gid."""
-        deadline_ms = self._rng.choice((500, 3_000, 10_000))
+        deadline_ms = self._rng.choice(_DEADLINES_MS)
+        if any("reported" in (branch.step or {}) for branch in branches):
+            deadline_ms *= 6
+        is_stepwise = any(branch.step is not None for branch in branches)
+        protocol = CommitProtocol.TWO_PHASE if is_stepwise else self._protocol_of(gid)
         ambiguous = False  # an earlier call may have begun it
         while True:
             try:
                 ended = await self._client.commit(
-                    branches, gid=gid, deadline_ms=deadline_ms, notify=self._notify(gid), protocol=self._protocol
+                    branches, gid=gid, deadline_ms=deadline_ms, notify=self._notify(gid), protocol=protocol
                 )
             except OutcomeUnknown as error:
                 self._trace.note("unknown", gid, error.why)
@@ -235,26 +242,20 @@ class Teller:
         self._intend(gid, legs)
         await asyncio.gather(self._commit(gid, _branches(legs)), self._resolve(gid))
 
-    async def _peep(self) -> None:
-        """Ask, a few times, how the latest transactions go on."""
-        for _ in range(self._rng.randint(1, 6)):
-            await asyncio.sleep(self._rng.expovariate(10.0))
-            await self._look(among=4)
-
     async def _resolve(self, gid: str) -> None:
         await asyncio.sleep(self._rng.expovariate(20.0))
         try:
             view = await self._client.resolve(gid, Decision.ABORT, operator="teller", reason="changed our mind")
         except (Contradiction, NotFound, OutcomeUnknown, Unavailable):
             return
-        self._decisions.answered(gid, _Viewed[view.outcome])
+        self._decisions.answered(gid, VIEWED[view.outcome])
 
     async def _interactively(self) -> None:
         gid, legs = self._gid(), self._legs()[:2]
         self._money.intended(gid, _changes(legs))
-        self._decisions.intended(gid, self._loop.time(), self._path_over({bank: None for bank, *_ in legs}))
+        self._decisions.intended(gid, self._loop.time(), self._path_over(gid, {bank: None for bank, *_ in legs}))
         with mock.patch.object(self._client, "new_gid", return_value=gid):
-            transaction = self._client.transaction(call_timeout_s=5.0, protocol=self._protocol)
+            transaction = self._client.transaction(call_timeout_s=5.0, protocol=self._protocol_of(gid))
         try:
             async with transaction as tx:
                 for bank, action, account, amount in legs:
@@ -276,34 +277,6 @@ class Teller:
                 continue
             return
 
-    async def _look(self, among: int = 0) -> None:
-        """A transaction of anybody, begun lately: nobody may know less of it than somebody knew before."""
-        recent = self._decisions.recent(self._loop.time() - _REMEMBERED_S)[-among:]
-        if not recent:
-            return
-        await self._read(self._rng.choice(recent))
-
-    async def _read(self, gid: str) -> None:
-        """Ask any replica, not only the one that leads."""
-        reader = self._rng.choice(self._readers)
-        before = self._decisions.heard(gid)
-        try:
-            decision = await self._ask(reader, gid)
-        except NotFound:
-            self._decisions.read(gid, before, None)
-        except Unavailable:
-            return
-        else:
-            self._decisions.read(gid, before, "deciding" if decision is None else decision.value)
-            if decision is not None:
-                self._decisions.answered(gid, decision)
-
-    async def _ask(self, reader: Client, gid: str) -> Decision | None:
-        """In one of the two ways. Raises: NotFound, Unavailable."""
-        if self._rng.random() < 0.7:
-            return _Decided.get(type(await reader.outcome(gid)))
-        return _Viewed.get((await reader.record(gid)).outcome)
-
     async def _reuse(self, gid: str) -> None:
         """The same gid for something else must be refused."""
         others = [Branch(self._rng.choice(self._banks), "look", {"account": "other"}) for _ in range(2)]
@@ -316,7 +289,7 @@ class Teller:
 
     def _heard(self, gid: str, ended: Ended) -> None:
         self._trace.note("heard", gid, type(ended).__name__)
-        self._decisions.answered(gid, _Decided[type(ended)])
+        self._decisions.answered(gid, DECIDED[type(ended)])
 
 
 def _branches(legs: list[Leg]) -> list[Branch]:
@@ -326,7 +299,7 @@ def _branches(legs: list[Leg]) -> list[Branch]:
 def _changes(legs: list[Leg]) -> dict[str, int]:
     changes: dict[str, int] = {}
     for bank, action, account, amount in legs:
-        sign = {"debit": -1, "credit": 1, "look": 0}[action]
+        sign = {"debit": -1, "credit": 1}.get(action, 0)
         key = f"{bank}/{account}"
         changes[key] = changes.get(key, 0) + sign * amount
     return changes

@@ -7,13 +7,16 @@ from functools import partial
 
 import pytest
 
-from coordinator.ledger.records import Decision, Mode
+from coordinator.ledger.commands import Heard
+from coordinator.ledger.records import Decision, Mode, Report
 from tests.simulation.canaries import is_found
 from tests.simulation.seeds import runs_of
-from tests.simulation.system_world import SystemWorld, stepwise
+from tests.simulation.settings import stepwise
+from tests.simulation.system_world import SystemWorld
 from tests.support.broken_steps import BREAKS
 
 _World = partial(SystemWorld, harder=stepwise)
+_REPORTED = (Mode.TCC, Mode.SAGA, Mode.FORWARD)
 # What is found here within minutes; `exhaustive/test_steps.py` finds all of them.
 _PROMISES = {
     "undo without preventing": "all steps or none",
@@ -31,12 +34,16 @@ def test_every_step_takes_effect_once_or_is_undone(seed: int, hours: float) -> N
 
 
 def test_every_mode_is_committed_undone_and_taken_over() -> None:
-    """Otherwise the tests of this file would show nothing."""
+    """Otherwise the tests of this file would show nothing; with what is reported, stands in line, or is set aside."""
     world = _World(3)
-    world.run(0.25)
+    world.run(0.15)
     assert {mode for mode, decision in world.steps.ends if decision is Decision.COMMIT} == set(Mode) - {Mode.SOURCE}
     assert {mode for mode, decision in world.steps.ends if decision is Decision.ABORT} == {Mode.SAGA, Mode.TCC}
     assert world.tally.taken_over["steps"] > 50
+    assert set(world.reports.heard) == {(mode, report) for mode in _REPORTED for report in Report}
+    assert set(world.letters.become) == {Heard.SET_ASIDE, Heard.REDELIVERED, Heard.DROPPED}
+    assert world.order.delivered > 20
+    assert set(world.tally.open_steps) == {"to be reported", "in line", "at its turn", "set aside"}
 
 
 @pytest.mark.parametrize("name", _PROMISES)

@@ -14,7 +14,8 @@ from participant import three_phase
 from participant.termination import Ballot, Ending, Heard, Leaning, after_canvass
 from tests.simulation.canaries import is_found
 from tests.simulation.seeds import runs_of
-from tests.simulation.system_world import SystemWorld, three_phased
+from tests.simulation.settings import three_phased
+from tests.simulation.system_world import SystemWorld
 
 _World = partial(SystemWorld, harder=three_phased)
 

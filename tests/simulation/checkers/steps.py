@@ -11,7 +11,7 @@ The modes are those of `coordinator.protocols.modes`, but what they mean is writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.client.outcomes import Branch as Asked
@@ -22,7 +22,7 @@ from participant.wire import BranchState
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
 
-__all__ = ["Effect", "Steps"]
+__all__ = ["Effect", "Steps", "split"]
 
 Effect = tuple[int, float]  # how often, and when last
 
@@ -68,14 +68,14 @@ class Steps:
 
     def owns(self, key: BranchKey) -> bool:
         """Whether this branch of a participant is an attempt of a step, which ends otherwise than its transaction."""
-        step = self._intended.get(key.gid, {}).get(_split(key.branch)[0])
+        step = self._intended.get(key.gid, {}).get(split(key.branch)[0])
         return step is not None and step.mode is not Mode.TWO_PHASE
 
     def moves(self, participant: str, after: Branch) -> None:
         """A step is about to have run, well or not; its row is durable a moment later."""
         if after.state is not BranchState.COMMITTED:
             return
-        name, what, attempt = _split(after.key.branch)
+        name, what, attempt = split(after.key.branch)
         step = self._intended[after.key.gid][name]
         who = f"{after.key} at {participant}"
         decided = self._decisions.of(after.key.gid)
@@ -88,17 +88,23 @@ class Steps:
         elif (what == "confirm" or step.mode is Mode.FORWARD) and decided is not Decision.COMMIT:
             self._findings.report("what is behind the decision waits for it", f"{who}, recorded is {decided}")
 
-    def check(self, effects: Mapping[tuple[str, str, str], Effect]) -> None:
-        """At rest; effects by gid, branch and what: "", "confirm" or "undo"."""
+    def check(
+        self,
+        effects: Mapping[tuple[str, str, str], Effect],
+        effects_due: Callable[[str, str], int],
+        dropped: Container[tuple[str, str]],
+    ) -> None:
+        """At rest; effects by gid, branch and what: "", "confirm" or "undo". `effects_due`: how often the action of a
+        branch is to take effect, if it is; `dropped`: the branches of which nobody knows whether they did."""
         for gid in self._unchecked:
             mine = {(name, what): effect for (of, name, what), effect in effects.items() if of == gid}
             decision = self._decisions.of(gid)
             for (name, what), (count, _) in sorted(mine.items()):
-                if count != 1:
+                if count != (1 if what else effects_due(gid, name)):
                     self._findings.report("each step takes effect once", f"{gid}: {name} {what}, {count} times")
             times = {key: at for key, (_, at) in mine.items()}
             for name, step in self._intended[gid].items():
-                if step.is_seen:
+                if step.is_seen and (gid, name) not in dropped:
                     self._check_end(gid, name, step, decision, times)
                     self._check_order(gid, name, step, times)
         self._unchecked.clear()
@@ -133,7 +139,7 @@ class Steps:
                 self._findings.report("steps are undone in the opposite order", f"{gid}: {other} before {name}")
 
 
-def _split(attempt: str) -> tuple[str, str, int]:
+def split(attempt: str) -> tuple[str, str, int]:
     """The branch, what of it, and how often it was begun, from what an attempt is called."""
     name, *more = attempt.split(":")
     what = next((word for word in more if not word.isdigit()), "")
