@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from coordinator.client.client import Client
@@ -37,6 +38,9 @@ class Request:
         return [Branch(participant, "change", self.at(participant)) for participant in self.moves]
 
 
+_TO_ONE: Mapping[str, int] = MappingProxyType({GIVER: -AMOUNT, TAKER: +AMOUNT})
+_TO_TWO: Mapping[str, int] = MappingProxyType({GIVER: -2 * AMOUNT, TAKER: +AMOUNT, OTHER_TAKER: +AMOUNT})
+
 Transact: TypeAlias = Callable[[Client, Request], Awaitable[Ended]]
 
 
@@ -59,7 +63,7 @@ class Protocol:
     halfway: Moment = Moment.DECIDED
     heard: Moment = Moment.FIRST_TOLD
     phases: int = 2
-    moves: Mapping[str, int] = field(default_factory=lambda: {GIVER: -AMOUNT, TAKER: +AMOUNT})
+    moves: Mapping[str, int] = field(default_factory=lambda: _TO_ONE)
 
     @property
     def is_stepwise(self) -> bool:
@@ -105,55 +109,34 @@ def _message(client: Client, request: Request) -> Awaitable[Ended]:
     return message.run(gid=request.gid)
 
 
+def _in_three_phases(
+    key: str, title: str, replicas: int, transact: Transact, moves: Mapping[str, int] = _TO_ONE
+) -> Protocol:
+    return Protocol(
+        key,
+        f"three phases, {title}",
+        replicas,
+        _CLASSIC,
+        transact,
+        votes=len(moves),
+        told=len(moves),
+        halfway=Moment.PRECOMMITTED,
+        phases=3,
+        moves=moves,
+    )
+
+
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol("2pc-alone", "two-phase commit, one coordinator", 1, _CLASSIC, _two_phase, votes=2, told=2),
     Protocol("2pc", "two-phase commit, the classic path", 3, _CLASSIC, _two_phase, votes=2, told=2),
     Protocol("2pc-staged", "two-phase commit, the staged path", 3, _STAGED, _two_phase, votes=2, told=2),
-    Protocol(
-        "3pc-textbook-alone",
-        "three phases, commit on silence, one coordinator",
-        1,
-        _CLASSIC,
-        _commit_on_silence,
-        votes=2,
-        told=2,
-        halfway=Moment.PRECOMMITTED,
-        phases=3,
+    _in_three_phases("3pc-textbook-alone", "commit on silence, one coordinator", 1, _commit_on_silence),
+    _in_three_phases("3pc-quorum-alone", "a majority of two participants, one coordinator", 1, _three_phase),
+    _in_three_phases(
+        "3pc-quorum-of-3-alone", "a majority of three participants, one coordinator", 1, _three_phase, _TO_TWO
     ),
-    Protocol(
-        "3pc-quorum-alone",
-        "three phases, a majority of two participants, one coordinator",
-        1,
-        _CLASSIC,
-        _three_phase,
-        votes=2,
-        told=2,
-        halfway=Moment.PRECOMMITTED,
-        phases=3,
-    ),
-    Protocol(
-        "3pc-quorum-of-3-alone",
-        "three phases, a majority of three participants, one coordinator",
-        1,
-        _CLASSIC,
-        _three_phase,
-        votes=3,
-        told=3,
-        halfway=Moment.PRECOMMITTED,
-        phases=3,
-        moves={GIVER: -2 * AMOUNT, TAKER: +AMOUNT, OTHER_TAKER: +AMOUNT},
-    ),
-    Protocol(
-        "3pc-quorum",
-        "three phases, a majority of two participants",
-        3,
-        _CLASSIC,
-        _three_phase,
-        votes=2,
-        told=2,
-        halfway=Moment.PRECOMMITTED,
-        phases=3,
-    ),
+    _in_three_phases("3pc-quorum", "a majority of two participants", 3, _three_phase),
+    _in_three_phases("3pc-quorum-of-3", "a majority of three participants", 3, _three_phase, _TO_TWO),
     Protocol("tcc", "try, confirm, cancel", 3, _STEPS, _tcc, votes=2, told=2, shows={"confirm": +1}),
     Protocol(
         "saga",
