@@ -54,6 +54,7 @@ __all__ = ["Participant", "Serving"]
 SHUTDOWN_TIMEOUT_S = 5.0  # for requests under way when the service ends
 HEADER_BYTES_MAX = 16_384
 KEEPALIVE_S = 75.0
+CANCEL_AGAIN_S = 1.0
 
 _LOG = structlog.get_logger(__name__)
 _Registered = TypeVar("_Registered", bound=Action)
@@ -308,12 +309,18 @@ class Participant:
 
 @asynccontextmanager
 async def _background(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    """A task that lives as long as the block."""
+    """A task that lives as long as the block.
+
+    It is told to end more than once: until Python 3.12 `asyncio.wait_for`, with which drivers of brokers bound what
+    they ask, forgets a cancellation that comes when what it waits for is just done.
+    """
     task = asyncio.ensure_future(work)
     try:
         yield task
     finally:
-        task.cancel()
+        while not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
         await asyncio.gather(task, return_exceptions=True)
 
 
