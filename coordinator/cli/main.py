@@ -58,7 +58,7 @@ class _Commands(TyperGroup):
 def _load(name: str) -> Any:
     found = resolve_name(_COMMANDS[name])
     if not gc.isenabled():  # `main` has stopped it: the process is ours
-        gc.freeze()  # nor does it ever become garbage
+        gc.freeze()  # what was imported is needed to the end
         gc.enable()
     tree = typer.Typer(add_completion=False)
     if isinstance(found, typer.Typer):

@@ -16,6 +16,7 @@ from coordinator.ledger.commands import (
     Forget,
     Heard,
     Notified,
+    Precommit,
     Progress,
     Return,
     decode,
@@ -128,6 +129,7 @@ any_command = st.one_of(
     st.builds(End, texts, st.lists(texts).map(tuple)),
     st.builds(Notified, texts, st.sampled_from((Notice.DECIDED, Notice.ENDED))),
     st.builds(DropNotice, texts, texts),
+    st.builds(Precommit, texts),
     st.builds(Forget, st.lists(texts).map(tuple)),
 )
 

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle, repeat
 from pathlib import Path
 
@@ -44,10 +44,13 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """`told`: how it ended, without the gid. `done`: by participant, what was done there, in its order."""
+    """`told`: how it ended, without the gid. `done`: by participant, what was done there, in its order. When the client
+    knew and when all had ended, by the clock of the loop, makes no difference between two of them."""
 
     told: Ended
     done: Mapping[str, list[str]]
+    known_at: float = field(compare=False)
+    ended_at: float = field(compare=False)
 
 
 class Stage:
@@ -87,18 +90,18 @@ class Stage:
             raise AssertionError(f"{play}: {step} was not reached")
         await self._cluster.restart(leader)
         wrong = "" if end == usual else f"{end} instead of {usual}"
-        known_s, ended_s = (max(0.0, at - struck_at) for at in (self._known_at, self._ended_at))
+        known_s, ended_s = (max(0.0, at - struck_at) for at in (end.known_at, end.ended_at))
         return Takeover(play, step, side, known_s, ended_s, wrong)
 
     async def _play(self, play: str, gid: str) -> _End:
         loop = asyncio.get_running_loop()
         told = await PLAYS[play].run(self._client, self._participants, gid)
-        self._known_at = loop.time()
+        known_at = loop.time()
         async with asyncio.timeout(_SETTLED_WITHIN_S):
             await self._client.settled(gid)
-        self._ended_at = loop.time()
+        ended_at = loop.time()
         done = {name: await self._done(name, gid) for name in PARTICIPANTS}
-        return _End(replace(told, gid=""), {name: lines for name, lines in done.items() if lines})
+        return _End(replace(told, gid=""), {name: lines for name, lines in done.items() if lines}, known_at, ended_at)
 
     async def _done(self, name: str, gid: str) -> list[str]:
         url = URL(self._cluster.banks[name]) / "v1/done" % {"tag": gid}
@@ -129,15 +132,5 @@ async def staged(directory: Path) -> AsyncIterator[Stage]:
                 serving.service.capabilities = lambda able=able: able  # type: ignore[method-assign]
         await stack.enter_async_context(cluster)
         client = await stack.enter_async_context(Client(replicas))
-        await stack.enter_async_context(_working(Worker(client, [trip])))
+        await stack.enter_async_context(Worker(client, [trip]))
         yield Stage(cluster, client, steps, participants)
-
-
-@asynccontextmanager
-async def _working(worker: Worker) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(worker.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
