@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --no-header
 # Tests in several processes, of which none waits for the next test while another has more than one.
 PARALLEL := -n 2 --dist worksteal
 # Those with real processes wait more than they work.
-PARALLEL_WAITING := -n 3 --dist worksteal
+PARALLEL_WAITING := -n 4 --dist worksteal
 
 # The stages of `make test`, in this order; each is a verb of its own.
 STAGES := servers lint types house unit pythons sim integration chaos
@@ -125,7 +125,7 @@ pythons: $(VENV)/.ready-test ## tests/unit on every other supported Python at ha
 	    if [ -z "$$found" ]; then echo "Python $$version: no interpreter here, skipped"; continue; fi
 	    echo "Python $$version: $$found"
 	    UV_PROJECT_ENVIRONMENT=$(VENV)-$$version $(SYNC) --python "$$found"
-	    $(VENV)-$$version/bin/python -m pytest --no-header $(PARALLEL) tests/unit
+	    $(VENV)-$$version/bin/python -m pytest --no-header $(PARALLEL_WAITING) tests/unit
 	done
 
 # ── By hand ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from participant.testing.servers import MariaDB, Nats, Postgres, Redis
 from tests.support.databases import for_the_run, mariadb_database, packaged_postgres, postgres_database
+
+# No test talks to anybody whom the authorities of this machine vouch for, and every process of Python that can speak
+# HTTP reads all of their certificates before it does anything.
+os.environ["SSL_CERT_FILE"] = os.devnull
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -27,14 +28,13 @@ def build_app(context: Context, chance: Random) -> web.Application:
     app[CONTEXT] = context
     for endpoint in ENDPOINTS:
         app.router.add_route(endpoint.method, endpoint.path, endpoint.handler)
-    described = openapi.text()
-
-    async def describe(_: web.Request) -> web.Response:
-        return web.Response(text=described, content_type="application/json")
-
-    app.router.add_route("GET", "/v1/openapi.json", describe)
+    app.router.add_route("GET", "/v1/openapi.json", _describe)
     app.router.add_route("GET", "/metrics", metrics)
     return app
+
+
+async def _describe(_: web.Request) -> web.Response:
+    return web.Response(text=await asyncio.to_thread(openapi.text), content_type="application/json")
 
 
 @asynccontextmanager

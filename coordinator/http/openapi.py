@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -42,8 +43,9 @@ def document() -> dict[str, Any]:
     }
 
 
+@cache
 def text() -> str:
-    """The document as it is kept in a file."""
+    """The document as it is kept in a file; making it takes as long as many requests."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 

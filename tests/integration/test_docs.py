@@ -99,6 +99,7 @@ async def test_a_page_shows_what_happens(name: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     variables = {"HOME": str(home), "PATH": f"{home}:/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "olivia"}
+    variables["SSL_CERT_FILE"] = os.environ["SSL_CERT_FILE"]
     async with terminal(_clone(tmp_path), variables) as shell:
         assert await shell.run(_STAND_INS) == (0, "")
         await _run_page(name, shell)
