@@ -31,6 +31,7 @@ from yarl import URL
 
 from participant import logs
 from participant.asgi import Application, build_application
+from participant.ending import ended
 from participant.endpoints import Endpoints
 from participant.errors import ConfigError, NotRunning, ParticipantError
 from participant.http import build_app
@@ -54,7 +55,6 @@ __all__ = ["Participant", "Serving"]
 SHUTDOWN_TIMEOUT_S = 5.0  # for requests under way when the service ends
 HEADER_BYTES_MAX = 16_384
 KEEPALIVE_S = 75.0
-CANCEL_AGAIN_S = 1.0
 
 _LOG = structlog.get_logger(__name__)
 _Registered = TypeVar("_Registered", bound=Action)
@@ -309,19 +309,12 @@ class Participant:
 
 @asynccontextmanager
 async def _background(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    """A task that lives as long as the block.
-
-    It is told to end more than once: until Python 3.12 `asyncio.wait_for`, with which drivers of brokers bound what
-    they ask, forgets a cancellation that comes when what it waits for is just done.
-    """
+    """A task that lives as long as the block."""
     task = asyncio.ensure_future(work)
     try:
         yield task
     finally:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
-        await asyncio.gather(task, return_exceptions=True)
+        await ended((task,))
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ class StepScene:
         self.rows: dict[str, Branch] = {}
         self.ran: list[str] = []  # the attempts whose action has taken effect, in order
         self.bodies: dict[str, object] = {}
-        self.asked = Counter[str]()
+        self.asked: dict[str, int] = {}  # how often each action
         self.tokens: dict[str, str] = {}  # what attempts that are reported were given, whether they were refused or not
         self.reports: dict[str, Report] = {}  # what whoever was given the token of an attempt has reported
 
@@ -49,7 +49,7 @@ class StepScene:
         """Another one that may go on otherwise."""
         other = copy(self)
         other.rows, other.ran = dict(self.rows), list(self.ran)
-        other.bodies, other.asked = dict(self.bodies), Counter(self.asked)
+        other.bodies, other.asked = dict(self.bodies), dict(self.asked)
         other.tokens, other.reports = dict(self.tokens), dict(self.reports)
         return other
 
@@ -71,7 +71,7 @@ class StepScene:
             if self._is_reported(name) and _what(name)[1] == "":
                 assert isinstance(body, dict)
                 self.tokens[name] = body["token"]
-            self.asked[action] += 1
+            self.asked[action] = self.asked.get(action, 0) + 1
             if self.asked[action] <= self.refusals.get(action, 0):
                 state = BranchState.ABORTED
             else:

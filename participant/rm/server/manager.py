@@ -19,6 +19,7 @@ from typing import Any
 from structlog import get_logger
 
 from participant.branch import Ask, Branch, Verdict, judge
+from participant.ending import ended
 from participant.errors import (
     ActionError,
     BranchConflict,
@@ -85,13 +86,11 @@ class ServerManager:
         if not self._is_open:
             return
         self._is_open = False
-        for task in self._tasks:
-            task.cancel()
         for run in self._runs.values():
             run.interrupt(ResourceClosed("the resource manager was closed"))
-        under_way = {*self._tasks, *(run.task for run in self._runs.values())}
-        if under_way:
-            await asyncio.wait(under_way)
+        await ended(self._tasks)
+        if self._runs:
+            await asyncio.wait({run.task for run in self._runs.values()})
         for key in tuple(self._known.open):
             await self._known.drop(key)
         await self._backend.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 import participant
 from coordinator.simulation.disk import SimDisk
-from participant import Participant, kit
+from participant import Participant
 from participant.config import ParticipantConfig
 from participant.errors import ConfigError, NotRunning
 from participant.ids import BranchKey
@@ -101,22 +100,3 @@ async def test_a_service_commits_a_branch_by_itself_once_and_not_after_it_was_pr
         await service.perform(Operation(Verb.PREVENT, BranchKey("g2", "b1")))
         assert (await shop.commit("g2", "b1", "put")).state is BranchState.ABORTED
         assert (await shop.commit("g3", "b1", "put")).result == 2
-
-
-async def test_what_forgets_that_it_was_told_to_end_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a reader of Redis did, whose library waits with `asyncio.wait_for`. Seen red: the service never ended."""
-    monkeypatch.setattr(kit, "CANCEL_AGAIN_S", 0.01)
-    told = 0
-
-    async def forgetful() -> None:
-        nonlocal told
-        while told < 3:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                told += 1
-
-    async with asyncio.timeout(5.0):
-        async with kit._background(forgetful()):
-            await asyncio.sleep(0)
-    assert told == 3
