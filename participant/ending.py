@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ended"]
+__all__ = ["CANCEL_AGAIN_S", "ended"]
 
 CANCEL_AGAIN_S = 1.0
 

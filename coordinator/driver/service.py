@@ -315,14 +315,18 @@ class Transactions:
         return record
 
     async def drop_notice(self, gid: str, request: DropNoticeRequest) -> TransactionRecord:
-        """An operator has the application told no more of a decided transaction. The same again is harmless.
+        """An operator has the application told no more of a decided transaction.
+
+        The same again is harmless; it finds nothing if the transaction was past its retention. So it is written into
+        the log of this process before it is asked for: whether it happened or not, who wanted it can be found there.
 
         Raises: NotFound; Contradiction, if it is to be told nothing, or somebody else has said so; Undetermined.
         """
         word = clean(f"dropped by {request.operator}: {request.reason}")
+        _log.warning("notice.drop_asked", gid=gid, word=word)
         match await self._scribe.propose(DropNotice(gid, word)):
             case Accepted(record=TransactionRecord() as record) if record.notice_dropped == word:
-                _log.warning("notice.dropped", gid=gid, word=word)  # the record may be past its retention at once
+                _log.warning("notice.dropped", gid=gid, word=word)
                 return record
             case Accepted(record=TransactionRecord() as record):
                 raise Contradiction(f"{gid}: what its application is to be told was {record.notice_dropped}")

@@ -194,6 +194,13 @@ CLAIMS: tuple[Claim, ...] = (
         lambda cell: max(cell.locks_held_ms.max, cell.half_done_ms.max) <= PULLED_MAX_MS,
     ),
     Claim(
+        "a replica that says *deciding* keeps waiting those that it cannot tell: rows are held until it can",
+        _QUORUM & _REPLICATED,
+        frozenset(("some-hear",)),
+        "[decision 0026](../adr/0026-three-phases-are-one-register.md)",
+        lambda cell: cell.locks_held_ms.p50 >= _OUTAGE_MS and cell.locks_held_ms.max <= _OUTAGE_MS + HELD_MAX_MS,
+    ),
+    Claim(
         f"rows are free within {PULLED_MAX_MS / 1_000:g} s: of what nobody has recorded, when a participant asks",
         _REPLICATED - _STEPWISE,
         _AT_ANY_MOMENT,

@@ -58,6 +58,7 @@ REPORTED = {
     "saga and pivot": steps("a=saga!", "b=pivot<a"),
     "saga": steps("a=saga", "b=saga<a!"),
     "tcc": steps("a=tcc!", "b=tcc<a"),
+    "saga after it": steps("a=saga!", "b=saga>a"),
     "message": steps("a=pivot", "b=forward<a!"),
 }
 THROUGH_ANOTHER = steps("a=saga", "b=two-phase>a", "c=saga>b")
@@ -138,9 +139,11 @@ WHERE = {
     ),
     "the decision before the results": (MIXTURES["message"], Budget(crashes=1, losses=1), {}),
     "a call before the record": (MIXTURES["saga"], Budget(crashes=1), {}),
+    "steps in any order": (THROUGH_ANOTHER, Budget(), {}),
     "undo in any order": (MIXTURES["saga"], Budget(), {}),
     "undo in the order of neighbours only": (THROUGH_ANOTHER, Budget(), {}),
     "a report counts before its action has run": (steps("a=saga!", attempts=2), Budget(), {"do-a": 1}),
+    "a step does not wait for the report of the one before it": (REPORTED["saga after it"], Budget(declines=1), {}),
     "what was reported as refused is not undone": (REPORTED["saga"], Budget(declines=1), {}),
 }
 

@@ -141,6 +141,27 @@ def believes_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps._Before, "is_done", property(believing))
 
 
+def runs_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is called whether the one that it comes after is done or not."""
+    is_due = steps._is_due
+
+    def hasty(each: Any, of: Any, todo: Todo) -> bool:
+        return is_due(each._replace(step=each.step._replace(after=())), of, todo)
+
+    monkeypatch.setattr(steps, "_is_due", hasty)
+
+
+def waits_for_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after a step is called as soon as its action has run, though somebody has yet to report it."""
+    is_due = steps._is_due
+
+    def hasty(each: Any, of: Any, todo: Todo) -> bool:
+        begun = {name: other._replace(step=other.step._replace(reporting=None)) for name, other in of.items()}
+        return is_due(each, begun, todo)
+
+    monkeypatch.setattr(steps, "_is_due", hasty)
+
+
 def forgets_what_was_declined(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is reported as refused is taken for what has never run."""
     settled_by_abort = steps._settled_by_abort
@@ -158,9 +179,11 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
         "the next attempt before the record of the last": begins_anew_before_it_is_recorded,
         "the decision before the results": decides_before_the_results_are_recorded,
         "a call before the record": calls_before_the_record_is_there,
+        "steps in any order": runs_in_any_order,
         "undo in any order": undoes_in_any_order,
         "undo in the order of neighbours only": undoes_before_what_comes_later_through_others,
         "a report counts before its action has run": believes_reports,
+        "a step does not wait for the report of the one before it": waits_for_no_report,
         "what was reported as refused is not undone": forgets_what_was_declined,
     }
 )

@@ -81,6 +81,7 @@ class Stage:
     async def _kill(self, play: str, step: str, side: Side, usual: _End) -> Takeover:
         gid = self._gid(play)
         leader = await self._cluster.leader()
+        term = await self._term(leader)
         process = self._cluster.processes[leader]
         process._may_end = True
         self._steps.strike_once(Blow(gid, step, side), lambda: os.kill(process.pid, signal.SIGKILL))
@@ -88,10 +89,16 @@ class Stage:
         struck_at = self._steps.struck_at
         if struck_at is None:
             raise AssertionError(f"{play}: {step} was not reached")
+        if await self._term(await self._cluster.leader(other_than=leader)) <= term:
+            raise AssertionError(f"{play}: {leader} was killed, and did not lead any more")
         await self._cluster.restart(leader)
         wrong = "" if end == usual else f"{end} instead of {usual}"
         known_s, ended_s = (max(0.0, at - struck_at) for at in (end.known_at, end.ended_at))
         return Takeover(play, step, side, known_s, ended_s, wrong)
+
+    async def _term(self, name: str) -> int:
+        view = await self._cluster._view(self._cluster.url(name))
+        return 0 if view is None else view.term
 
     async def _play(self, play: str, gid: str) -> _End:
         loop = asyncio.get_running_loop()

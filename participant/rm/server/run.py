@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from participant.ending import CANCEL_AGAIN_S
 from participant.errors import Reject, ResourceError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
@@ -64,8 +65,13 @@ class Run:
         """Let `end` be raised instead of a vote, unless the vote is under way already."""
         if self._end is None:
             self._end = end
-            if self.unit is not None:
-                self.task.cancel()  # see `act`
+            self._stop()
+
+    def _stop(self) -> None:
+        """Cancel an action, see `act`, until it has heard: see `participant.ending`."""
+        if self.unit is not None:
+            self.task.cancel()
+            asyncio.get_running_loop().call_later(CANCEL_AGAIN_S, self._stop)
 
     def check(self) -> None:
         """Raise what `interrupt` was given."""
@@ -91,7 +97,8 @@ class Run:
             return await _result_of(unit, call)
         except asyncio.CancelledError:
             if self._end is not None:
-                self.task.uncancel()
+                while self.task.cancelling():
+                    self.task.uncancel()
             elif self.task.cancelling():
                 raise
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
@@ -187,6 +188,23 @@ async def test_what_is_dropped_while_it_waits_is_not_sent() -> None:
     await asyncio.sleep(0)
     assert b'"wanted"' in slow.under_way[-1][0].body
     assert len(slow.under_way) == AT_ONCE_MAX + 1
+
+
+async def test_what_an_operator_drops_while_it_waits_is_not_sent() -> None:
+    """Seen red with a driver that sends what it has asked for, whatever the record says by then."""
+    slow = Slow()
+    async with cluster(notifier=slow) as made:
+        leader = made.replicas["n1"]
+        gids = [f"g{number}" for number in range(AT_ONCE_MAX + 2)]
+        for gid in gids:
+            await leader.transactions.begin(asked(gid), WAIT_S)
+            await recorded(leader, gid, lambda record: record.ended)
+        *_, unwanted, wanted = gids
+        await leader.transactions.drop_notice(unwanted, DropNoticeRequest(operator="ann", reason="gone"))
+        slow.under_way[0][1].set_result(None)
+        await asyncio.sleep(0)
+        told = [json.loads(letter.body)["data"]["gid"] for letter, _ in slow.under_way]
+    assert told == [*gids[:AT_ONCE_MAX], wanted]
 
 
 def test_silence_is_no_answer_and_makes_room() -> None:
