@@ -60,15 +60,16 @@ class Subject(Cluster):
         server: str = "coordinator",
         limits: Mapping[str, int] = MappingProxyType({}),
         proof_secret: str | None = None,
+        retention_s: float = RETENTION_S,
     ) -> None:
-        """`server`: the module that runs a replica. `limits`: keys of that section of the configuration. The rest: see
-        `Cluster`."""
+        """`server`: the module that runs a replica. `limits`: keys of that section of the configuration. `retention_s`:
+        of the coordinators. The rest: see `Cluster`."""
         self._kinds = PARTICIPANTS if kinds is None else kinds
         self._server = server
         self.children: dict[str, Child] = {}
         super().__init__(directory, NODES, tuple(self._kinds), proof_secret=proof_secret)
         with (directory / "cluster.toml").open("a", encoding="utf-8") as config:
-            config.write(f"\n[timing]\nretention_s = {RETENTION_S}\n\n[limits]\n")
+            config.write(f"\n[timing]\nretention_s = {retention_s}\n\n[limits]\n")
             config.writelines(f"{key} = {limit}\n" for key, limit in limits.items())
         for name, kind in self._kinds.items():
             if kind == "bank":
