@@ -73,6 +73,7 @@ class Teller:
         self._trace = trace
         self._count = 0
         self._loop = asyncio.get_running_loop()
+        self._doubles = rpc.flaws.duplicate > 0
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
         self._client = SimClient(rpc, urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
@@ -211,7 +212,7 @@ class Teller:
             except Unavailable:
                 if not ambiguous and (not self._working() or self._rng.random() < 0.5):
                     if not contested and self._decisions.heard(gid) is None:
-                        self._decisions.not_begun(gid)
+                        self._decisions.not_begun(gid, surely=not self._doubles)
                     return None
             except RequestError as error:
                 if not (contested and isinstance(error, GidReused)):
@@ -263,7 +264,7 @@ class Teller:
         except OutcomeUnknown:
             await self._wait(gid)
         except (TransactionAborted, WorkFailed, Unavailable):
-            self._decisions.not_begun(gid)
+            self._decisions.not_begun(gid, surely=not self._doubles)
         else:
             self._heard(gid, Committed(gid))
 

@@ -127,10 +127,12 @@ class Decisions:
         if before is not None and now != before.value:
             self._findings.report("no read is older than an answer", f"{gid}: {now} after {before.value} was heard")
 
-    def not_begun(self, gid: str) -> None:
-        """A caller heard that nothing was begun, and will not ask again."""
+    def not_begun(self, gid: str, *, surely: bool) -> None:
+        """A caller heard that nothing was begun, and will not ask again. `surely`: no request of his may have been
+        doubled on its way, so that it comes once more after it was answered."""
         self.answers["not begun"] += 1
-        self._never_begun.add(gid)
+        if surely:
+            self._never_begun.add(gid)
 
     def check(self) -> None:
         """At rest."""
