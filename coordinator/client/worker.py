@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from secrets import token_hex
+from random import Random, SystemRandom
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -41,6 +41,7 @@ __all__ = ["AT_ONCE_MAX", "POLL_MS", "Worker"]
 AT_ONCE_MAX = 64  # workflows of one shard, unless the worker is told otherwise
 POLL_MS = 1_000  # how long a leader may wait for something to run; at most CLAIM_WAIT_MAX_MS
 LETTING_GO_S = 1.0
+NAME_BITS = 64
 
 _GONE = NotClaimed | NotFound | NotDeterministic | Contradiction
 _M = TypeVar("_M", StepAnswer, OutcomeView)
@@ -66,13 +67,21 @@ class Cluster(Protocol):
 
 class Worker:
     """Runs these workflows, at most `at_once_max` of each shard at once: in `run`, until that is cancelled, or from
-    entering `async with` until it is left. What it is running then is left to other workers."""
+    entering `async with` until it is left. What it is running then is left to other workers. `chance` is for its
+    name."""
 
-    def __init__(self, client: Cluster, workflows: Iterable[Workflow], *, at_once_max: int = AT_ONCE_MAX) -> None:
+    def __init__(
+        self,
+        client: Cluster,
+        workflows: Iterable[Workflow],
+        *,
+        at_once_max: int = AT_ONCE_MAX,
+        chance: Random | None = None,
+    ) -> None:
         self._client = client
         self._workflows: Mapping[str, Workflow] = MappingProxyType({each.name: each for each in workflows})
         self._at_once_max = at_once_max
-        self.name = f"w-{token_hex(8)}"
+        self.name = f"w-{(chance or SystemRandom()).getrandbits(NAME_BITS):016x}"
         self._task: asyncio.Task[None] | None = None
         if not self._workflows or at_once_max < 1:
             raise ValueError("a worker needs a workflow, and room for one at least")

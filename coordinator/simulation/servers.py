@@ -1,7 +1,8 @@
 """HTTP without HTTP, the side that answers.
 
-It is entered right beneath the HTTP handlers, at `driver.service.Transactions` and `participant.service`; only for an
-array of transactions, production's collecting of the answers (`coordinator.http.arrays`) is used too. See `web.py`.
+It is entered right beneath the HTTP handlers, at `driver.service.Transactions`, `driver.workflows.Workflows` and
+`participant.service`; only for an array of transactions, production's collecting of the answers
+(`coordinator.http.arrays`) is used too. See `web.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from coordinator.driver.waiters import Known
 from coordinator.errors import NoLeader, NotFound, NotLeader, RequestError
 from coordinator.http import arrays
 from coordinator.http.context import Context
-from coordinator.http.views import branch_view, outcome_view, transaction_view
+from coordinator.http.views import branch_view, claim_view, outcome_view, step_view, transaction_view
 from coordinator.ledger.commands import Heard
 from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.web import ARRAYS, HTTP, url_of
@@ -36,6 +37,7 @@ from coordinator.wire import (
     TransactionRequest,
 )
 from coordinator.wire_steps import LettersRequest, ReportRequest
+from coordinator.wire_workflows import ClaimRequest, RunEndRequest, StepAsk, WorkflowRequest
 from participant.errors import BranchConflict, ResourceError, WireError
 from participant.service import ParticipantService
 from participant.wire import ENLIST_HEADER, Answer, Operation, Verb
@@ -82,13 +84,14 @@ class _Api(ABC):
 
 
 class ReplicaApi(_Api):
-    """The part of a replica's API that clients and participants use; errors as its HTTP border gives them."""
+    """The part of a replica's API that clients, workers and participants use; errors as its HTTP border gives them."""
 
     def __init__(self, rpc: Rpc, name: str, replica: Replica, participants: list[str], struck: Struck) -> None:
         super().__init__(rpc, struck)
         self._name = name
         self._context = Context(replica, "simulated", name)
         self._transactions = replica.transactions
+        self._workflows = replica.workflows
         self._participants = participants
         rpc.serve_pieces(ARRAYS, self._serve_array)
 
@@ -158,7 +161,26 @@ class ReplicaApi(_Api):
             case "GET", ["participants"]:
                 known = [ParticipantView(name=name, url=url_of(name)) for name in self._participants]
                 return 200, {}, ParticipantsView(participants=known).model_dump(mode="json")
+            case "POST", [("workflows" | "workers") as what, *rest]:
+                return await self._route_workflows(what, rest, body, wait_s)
         return _problem(NotFound(f"there is no {method} {path}"))
+
+    async def _route_workflows(self, what: str, path: list[str], body: Any, wait_s: float) -> Reply:
+        match what, path:
+            case "workflows", []:
+                view = outcome_view(Known.of(await self._workflows.start(WorkflowRequest.model_validate(body))))
+                return 200 if view.handle is None else 202, {}, view.model_dump(mode="json")
+            case "workers", []:
+                claimed = await self._workflows.claim(ClaimRequest.model_validate(body), wait_s)
+                return 200, {}, claim_view(claimed).model_dump(mode="json")
+            case "workflows", [gid, "steps"]:
+                ask = StepAsk.model_validate(body)
+                record, answer = await self._workflows.step(gid, ask, wait_s)
+                return 200, {}, step_view(record, ask.number, answer).model_dump(mode="json")
+            case "workflows", [gid, "end"]:
+                known = await self._workflows.end(gid, RunEndRequest.model_validate(body), wait_s)
+                return _viewed(outcome_view(known))
+        return _problem(NotFound(f"there is no POST {what} {path}"))
 
     async def _inquired(self, gid: str, inquiry: InquiryRequest) -> OutcomeView:
         record = await self._transactions.inquire(gid, inquiry)

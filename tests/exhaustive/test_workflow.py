@@ -8,20 +8,16 @@ rule each, and the search must find it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 
-from coordinator.ledger import transitions, workflows
-from coordinator.ledger.commands import Extend
-from coordinator.ledger.records import BranchRecord, Mode, Retry, StepRecord, TransactionRecord
+from coordinator.ledger.records import BranchRecord, Mode, Retry, StepRecord
 from coordinator.ledger.workflows import StepState
-from coordinator.protocols import steps
-from coordinator.protocols import workflow as protocol
 from tests.exhaustive import workflow_world
 from tests.exhaustive.step_world import Budget, Found, explored
 from tests.exhaustive.workflow_world import FAILS, RETURNS, Code, WorkflowWorld
+from tests.support.broken_workflows import BREAKS
 
 BOTH_ENDS = {"committed", "aborted"}
 
@@ -105,73 +101,24 @@ def test_a_pivot_that_has_succeeded_outlives_the_failure_of_the_code() -> None:
 # Canaries
 
 
-def takes_what_there_is_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine decides as of a transaction that was declared."""
-    advance = steps._advance
-
-    def hasty(record: TransactionRecord, todo: Any) -> Any:
-        done = record.branches and all(each.step and each.step.done for each in record.branches)
-        return advance(record._replace(workflow=None) if done else record, todo)
-
-    monkeypatch.setattr(steps, "_advance", hasty)
-
-
-def takes_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log does not look whether a step is the next one."""
-
-    def blind(record: TransactionRecord, command: Extend) -> bool:
-        return record.workflow is not None
-
-    monkeypatch.setitem(transitions._HOLDS, transitions.Guard.NEXT_STEP, blind)
-    grown = workflows.grown
-
-    def longer(record: TransactionRecord, command: Any) -> Any:
-        if isinstance(command, Extend):
-            command = command._replace(number=len(record.branches) + 1)
-        return grown(record, command)
-
-    monkeypatch.setattr(workflows, "grown", longer)
-
-
 def places_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step comes after another."""
     monkeypatch.setattr(workflow_world, "placed", lambda _, branch: branch)
 
 
-def answers_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code hears of a step as soon as that is recorded, not when its answer is."""
-    monkeypatch.setattr(protocol, "step_is_answered", lambda _: True)
-    monkeypatch.setattr(workflows, "step_is_answered", lambda _: True)
-
-
-def leaves_open_what_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was recorded between the abort's proposal and the abort is not ended."""
-    settle = steps.settle
-
-    def careless(record: TransactionRecord, todo: Any) -> Any:
-        commits = record.phase is steps.Phase.COMMITTING
-        asked = [
-            each
-            for each in record.branches
-            if (steps.rules_of(each).on_commit if commits else steps.rules_of(each).on_abort) is not None
-        ]
-        return settle(record._replace(branches=tuple(asked)), todo)
-
-    monkeypatch.setattr(steps, "settle", careless)
-
-
-CANARIES: Mapping[Callable[[pytest.MonkeyPatch], None], tuple[Code, Budget, dict[str, int]]] = {
-    takes_what_there_is_for_all: (CODES["two sagas"], Budget(), {}),
-    takes_any_number: (CODES["two sagas"], Budget(twins=1), {}),
-    places_nothing: (code(Mode.SAGA, Mode.SAGA, end=FAILS), Budget(), {}),
-    answers_before_it_is_recorded: (CODES["two sagas"], Budget(), {}),
-    leaves_open_what_is_asked_for_nothing: (CODES["saga and message"], Budget(), {}),
+CANARIES: Mapping[str, tuple[Code, Budget]] = {
+    "what there is, is taken for all": (CODES["two sagas"], Budget()),
+    "a step of any number": (CODES["two sagas"], Budget(twins=1)),
+    "no step comes after another": (code(Mode.SAGA, Mode.SAGA, end=FAILS), Budget()),
+    "an answer before it is recorded": (CODES["two sagas"], Budget()),
+    "what is asked for nothing stays open": (CODES["saga and message"], Budget()),
 }
+_BREAKS = {**BREAKS, "no step comes after another": places_nothing}
 
 
-@pytest.mark.parametrize("broken", CANARIES, ids=lambda canary: canary.__name__)
-def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None]) -> None:
-    broken(monkeypatch)
-    world_of, budget, refusals = CANARIES[broken]
+@pytest.mark.parametrize("name", CANARIES)
+def test_a_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _BREAKS[name](monkeypatch)
+    its_code, budget = CANARIES[name]
     with pytest.raises(Found):
-        explored(WorkflowWorld(world_of, refusals, budget))
+        explored(WorkflowWorld(its_code, {}, budget))

@@ -19,7 +19,7 @@ from itertools import cycle
 from tests.simulation.checkers.findings import Violation
 from tests.simulation.raft_world import RaftWorld
 from tests.simulation.seeds import remember
-from tests.simulation.settings import pressed, stepwise, three_phased
+from tests.simulation.settings import coded, pressed, stepwise, three_phased
 from tests.simulation.system_world import SystemWorld
 from tests.simulation.world import World
 
@@ -28,6 +28,7 @@ _WORLDS: dict[str, Callable[[int], World]] = {
     "system": SystemWorld,
     "pressed": partial(SystemWorld, harder=pressed),
     "steps": partial(SystemWorld, harder=stepwise),
+    "workflows": partial(SystemWorld, harder=coded),
     "three": partial(SystemWorld, harder=three_phased),
 }
 _EVENTS_SHOWN = 30

@@ -22,7 +22,16 @@ from participant.resource import Action
 from participant.rm.memory import Transaction
 from tests.simulation.bank import INITIAL, Kind
 
-__all__ = ["EFFECTS", "Leg", "draw_errand", "errands", "result_of", "takes_steps"]
+__all__ = [
+    "EFFECTS",
+    "RELUCTANT_PERCENT",
+    "WAYS",
+    "Leg",
+    "draw_errand",
+    "errands",
+    "result_of",
+    "takes_steps",
+]
 
 EFFECTS = "effect of "
 """How the names of those rows begin; `gid/branch/what` follows, where what is "", "confirm" or "undo"."""
@@ -30,7 +39,7 @@ EFFECTS = "effect of "
 Leg = tuple[str, str, str, int]  # bank, action, account, amount
 
 _MOODY_PERCENT = 40  # how often a moody step refuses before the decision
-_RELUCTANT_PERCENT = 8  # and behind it; so rarely five times in a row that nobody has to be told
+RELUCTANT_PERCENT = 8  # and behind it; so rarely five times in a row that nobody has to be told
 _STUBBORN_PERCENT = 70  # a message that is set aside after so many refusals
 _KEYS = 3
 _REPORTED = 0.3
@@ -85,7 +94,7 @@ class _Deed:
 
     async def do(self, tx: Transaction, body: Any, now: float) -> str:
         """Raises Reject."""
-        refusals = _RELUCTANT_PERCENT if self.what else body["moody"]
+        refusals = RELUCTANT_PERCENT if self.what else body["moody"]
         result = await _do(tx, body, self.what, now, refusals)
         changes = ((body["account"], self.account), (_HELD + body["account"], self.held))
         for account, times in changes:
@@ -125,7 +134,7 @@ def errands(now: Callable[[], float], hand_on: Callable[[str], None]) -> dict[st
     return {name: action(deed) for name, deed in _DEEDS.items()}
 
 
-_ACTIONS: Mapping[tuple[str, Mode], tuple[str, str | None, str | None]] = {  # action, confirm, undo
+WAYS: Mapping[tuple[str, Mode], tuple[str, str | None, str | None]] = {  # action, confirm, undo
     ("debit", Mode.TWO_PHASE): ("take", None, None),
     ("debit", Mode.TCC): ("reserve", "settle", "release"),
     ("debit", Mode.SAGA): ("take", None, "untake"),
@@ -151,7 +160,7 @@ def draw_errand(rng: Random, gid: str, legs: list[Leg], able: list[str]) -> tupl
     legs = legs + [(able[0], "tell", legs[0][2], 0)] * rng.choice((0, 0, 1, 1, 2))
     modes: list[Mode] = []
     for _, action, _, _ in legs:
-        choice = [mode for known, mode in _ACTIONS if known == action and not (mode is Mode.PIVOT and mode in modes)]
+        choice = [mode for known, mode in WAYS if known == action and not (mode is Mode.PIVOT and mode in modes)]
         modes.append(rng.choice(choice))
     legs = [
         leg if mode is Mode.TWO_PHASE else (rng.choice(able), *leg[1:]) for leg, mode in zip(legs, modes, strict=True)
@@ -192,7 +201,7 @@ def _with(branch: Branch, **more: Any) -> Branch:
 
 def _branch(rng: Random, gid: str, leg: Leg, mode: Mode, earlier: list[Branch]) -> Branch:
     bank, kind, account, amount = leg
-    action, confirm, undo = _ACTIONS[kind, mode]
+    action, confirm, undo = WAYS[kind, mode]
     name = f"s{len(earlier) + 1}"
     others = [other for other in earlier if _may_follow(mode, other)]
     after = rng.sample(others, min(len(others), rng.choice((0, 1, 1, 2))))
@@ -208,7 +217,7 @@ def _branch(rng: Random, gid: str, leg: Leg, mode: Mode, earlier: list[Branch]) 
     body: dict[str, Any] = {"account": account, "amount": amount}
     if action != "look":
         moody = rng.choice((0, _MOODY_PERCENT)) if attempts > 1 else rng.choice((0, 0, 10))
-        moody = _RELUCTANT_PERCENT if mode is Mode.FORWARD else moody
+        moody = RELUCTANT_PERCENT if mode is Mode.FORWARD else moody
         body |= {"gid": gid, "name": name, "sources": sources, "own": own, "moody": moody}
     return replace(Branch(bank, action, body), name=name, step=step)
 

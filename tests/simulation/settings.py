@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from random import Random
 
 from coordinator.simulation.rpc import Flaws
 from tests.simulation.bank import Kind, draw_kinds
 from tests.simulation.faults import FaultPlan
 
-__all__ = ["BANKS", "Settings", "pressed", "stepwise", "three_phased"]
+__all__ = ["BANKS", "Only", "Settings", "coded", "declared", "pressed", "stepwise", "three_phased", "workless"]
 
 BANKS = ("bank-a", "bank-b", "bank-c", "bank-d")
+
+
+class Only(Enum):
+    """All that is done in a world that is about one thing."""
+
+    STEPS = auto()  # and workflows among them
+    WORKFLOWS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,8 @@ class Settings:
     flaws: Flaws
     faults: FaultPlan
     three_percent: int
-    steps_only: bool = False
+    workers: int = 2
+    only: Only | None = None
 
     @classmethod
     def draw(cls, rng: Random) -> Settings:
@@ -56,21 +65,40 @@ def _takes_seconds(faults: FaultPlan) -> bool:
 
 
 def pressed(settings: Settings) -> Settings:
-    """Much work, messages that come late and twice, and ambushes above all: for what only takeovers can show."""
+    """Much work, messages that come late and twice, and ambushes above all: for what only takeovers can show. Nobody
+    has work for a worker."""
     weights = (("ambush", 20), ("isolate", 2), ("kill_working", 1), ("pause", 1))
     faults = replace(settings.faults, every_s=4.0, lasts_s=4.0, weights=weights)
     flaws = Flaws(loss=0.02, duplicate=0.1, late=0.1, late_mean_s=2.0)
-    return replace(settings, clients=3, tellers=4, think_s=1.0, flaws=flaws, faults=faults)
+    return replace(settings, clients=3, tellers=4, think_s=1.0, flaws=flaws, faults=faults, workers=0)
 
 
 def stepwise(settings: Settings) -> Settings:
-    """As `pressed`, with transactions of steps only."""
-    return replace(pressed(settings), steps_only=True)
+    """As `pressed`, with transactions of steps only, of which some are workflows."""
+    return replace(pressed(settings), workers=settings.workers, only=Only.STEPS)
+
+
+def declared(settings: Settings) -> Settings:
+    """As `stepwise`, without workflows and workers."""
+    return stepwise(workless(settings))
+
+
+def coded(settings: Settings) -> Settings:
+    """As `pressed`, with workflows only."""
+    return replace(pressed(settings), workers=settings.workers, only=Only.WORKFLOWS)
+
+
+def workless(settings: Settings) -> Settings:
+    """As it is, without workers: for what has nothing to do with workflows."""
+    return replace(settings, workers=0)
 
 
 def three_phased(settings: Settings) -> Settings:
-    """Transactions in three phases only, and coordinators that are gone for longer than the banks wait."""
+    """Transactions in three phases only, and coordinators that are gone for longer than the banks wait. Nobody has
+    work for a worker."""
     weights = (("ambush", 20), ("isolate", 4), ("split", 4), ("kill_all", 2), ("kill_working", 2), ("pause", 2))
     faults = replace(settings.faults, every_s=6.0, lasts_s=8.0, slowest_disk=1.0, weights=weights)
     flaws = Flaws(loss=0.02, duplicate=0.1, late=0.1, late_mean_s=2.0)
-    return replace(settings, clients=3, tellers=2, think_s=1.0, flaws=flaws, faults=faults, three_percent=100)
+    return replace(
+        settings, clients=3, tellers=2, think_s=1.0, flaws=flaws, faults=faults, three_percent=100, workers=0
+    )

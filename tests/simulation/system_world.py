@@ -1,11 +1,11 @@
 """The system world: replicas on a real replicated log, banks on simulated disks, clients; and faults over all of them.
 
 What runs is production code: `RaftLog`, `Ledger`, `Replica` with its supervisor and drivers, `ParticipantService` over
-the memory resource manager, `Recovery`, `Client`. Only time, network, disks and HTTP's bytes are simulated.
+the memory resource manager, `Recovery`, `Client`, `Worker`. Only time, network, disks and HTTP's bytes are simulated.
 
 The banks of a run are of three kinds (`bank.Kind`), so that transactions take every path. Faults lie in wait for the
 moments between two steps of a commit: a leader that holds the branches but no decision, or has just told a caller; a
-participant whose vote is durable but not said.
+participant whose vote is durable but not said; a worker whose code has just heard what a step has given.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import msgpack
 
+from coordinator.client.worker import Worker
 from coordinator.driver.admission import Admission
 from coordinator.driver.replica import Replica, Tunables
 from coordinator.ledger.commands import Decide
@@ -27,7 +28,7 @@ from coordinator.ledger.table import Ledger
 from coordinator.simulation.machines import Machine
 from coordinator.simulation.rpc import Flaws, Rpc
 from coordinator.simulation.servers import ParticipantApi, ReplicaApi
-from coordinator.simulation.web import SimNotifier, SimOutcomeSource, SimParticipants, SimPeers
+from coordinator.simulation.web import SimClient, SimNotifier, SimOutcomeSource, SimParticipants, SimPeers, url_of
 from coordinator.simulation.worker import SimWorker
 from participant.branch import Branch
 from participant.errors import ResourceFailed
@@ -46,6 +47,7 @@ from raftlog.port import Role
 from tests.simulation.bank import ACTIONS, INITIAL
 from tests.simulation.checkers.branches import Branches
 from tests.simulation.checkers.decisions import Decisions
+from tests.simulation.checkers.flows import Flows
 from tests.simulation.checkers.letters import Letters
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.notices import Notices
@@ -53,6 +55,7 @@ from tests.simulation.checkers.order import Order
 from tests.simulation.checkers.reports import Reports
 from tests.simulation.checkers.steps import Effect, Steps
 from tests.simulation.errands import EFFECTS, errands
+from tests.simulation.flows import transfer
 from tests.simulation.office import Office, Tray
 from tests.simulation.settings import Settings
 from tests.simulation.tally import Tally
@@ -63,12 +66,16 @@ __all__ = ["SystemWorld"]
 
 _REPLICAS = ["r1", "r2", "r3"]
 _CLIENTS = ["c1", "c2", "c3"]
+_WORKERS = ["w1", "w2"]
 
 _EPOCH_MS = 1_760_000_000_000
 _SKEW_MS = 30_000  # two machines' wall clocks differ by up to twice this
 _TUNABLES = Tunables(retention_s=1_200.0)
 _LIMITS = ResourceLimits(lock_wait_s=3.0, unprepared_limit_s=20.0, retention_s=7_200.0)
 _MOMENTS = ("begun", "begun", "begun", "implied", "implied", "telling", "decided", "asked", "answering", "answering")
+_MOMENTS_OF_WORKERS = ("heard", "heard")
+_AT_ONCE = (4, 64)  # workflows of one worker
+_WORKER_LIVES_S = 120.0  # before it makes room for another one, in good order
 _RECOVERY = RecoverySettings(grace_s=3.0, interval_s=1.0, interval_max_s=8.0, peers_after_s=1.0)
 _SEAL = Seal(SECRET)
 
@@ -88,6 +95,7 @@ class SystemWorld(World):
         self.reports = Reports(self.findings)
         self.letters = Letters(self.findings)
         self.order = Order(self.findings)
+        self.flows = Flows(self.findings, self.decisions, self.steps)
         self._tray = Tray(self.loop.time)
         self._newest: dict[str, int] = {}  # by gid: the revision of the newest record of it
         self.tally = Tally(self.decisions, self.settings.kinds)
@@ -101,18 +109,20 @@ class SystemWorld(World):
             (self._banks, self._run_bank),
             (self._clients, self._run_client),
             (["office"], self._run_office),
+            (_WORKERS[: self.settings.workers], self._run_worker),
         )
         for name, main in ((name, main) for names, main in kinds for name in names):
             self.add_machine(name, main, kept_up=name not in self._clients)
             self._skew_ms[name] = self.rng.randint(-_SKEW_MS, _SKEW_MS)
-        self.plan_faults(self.settings.faults, _MOMENTS)
+        moments = _MOMENTS_OF_WORKERS if self.settings.workers else ()
+        self.plan_faults(self.settings.faults, _MOMENTS + moments)
 
     def summary(self) -> str:
         answers = ", ".join(f"{count} {what}" for what, count in sorted(self.decisions.answers.items()))
         return (
             f"{len(self._banks)} banks, {self.faults.done} faults, {len(self.decisions.committed)} committed; "
             f"clients heard: {answers}, {self.decisions.ahead} of them ahead of every ledger; "
-            f"{self.notices}; {self.reports}; {self.order}; {self.letters}; {self.tally}"
+            f"{self.notices}; {self.reports}; {self.order}; {self.letters}; {self.flows}; {self.tally}"
         )
 
     # Rounds ------------------------------------------------------------------------------------------------------
@@ -152,6 +162,7 @@ class SystemWorld(World):
     def _check(self) -> None:
         self.decisions.check()
         self.notices.check()
+        self.flows.check()
         balances: dict[str, int] = {}
         effects: dict[tuple[str, str, str], Effect] = {}
         for name in self._banks:
@@ -257,7 +268,7 @@ class SystemWorld(World):
         self.notices.recorded(record)
         if record.revision > self._newest.get(record.gid, 0):
             self._newest[record.gid] = record.revision
-            for checker in (self.reports, self.letters, self.order):
+            for checker in (self.reports, self.letters, self.order, self.flows):
                 checker.recorded(record)
         if log.leadership.role is Role.LEADER and record.branches:
             if record.decision is not None:
@@ -307,6 +318,16 @@ class SystemWorld(World):
         checkers = (self.findings, self.reports, self.letters, self.order)
         await Office(machine.chance(), self.rpc, _REPLICAS, self._tray, checkers).run()
 
+    async def _run_worker(self, machine: Machine) -> None:
+        """One process of an application: a worker in it, and the next one when that has gone."""
+        chance = machine.chance()
+        urls = [url_of(name) for name in _REPLICAS]
+        workflow = transfer(self.flows, self.steps, lambda: self._struck(machine.name)("heard"))
+        while True:
+            client = SimClient(self.rpc, urls, timeout_s=8.0, attempt_timeout_s=4.0, chance=chance, routed=False)
+            async with client, Worker(client, [workflow], at_once_max=chance.choice(_AT_ONCE), chance=chance):
+                await asyncio.sleep(chance.expovariate(1.0) * _WORKER_LIVES_S)
+
     async def _run_client(self, machine: Machine) -> None:
         if machine.process is None or not self.working:
             return
@@ -317,12 +338,10 @@ class SystemWorld(World):
                     f"{machine.name}-{incarnation}-{number}",
                     Random(machine.chance().getrandbits(64) + number),
                     self.rpc,
-                    self.settings.kinds,
+                    self.settings,
                     _REPLICAS,
                     lambda: self.working,
-                    (self.findings, self.decisions, self.money, self.steps),
+                    (self.findings, self.decisions, self.money, self.steps, self.flows),
                     self.trace,
-                    steps_only=self.settings.steps_only,
-                    three_percent=self.settings.three_percent,
                 )
                 group.create_task(teller.run(self.settings.think_s))

@@ -59,7 +59,7 @@ class Tally:
         for record in ledger.unfinished():
             self.open_steps.update(_open_steps(record))
             if record.decision is None:
-                self.taken_over[record.path.value] += 1
+                self.taken_over["workflows" if record.workflow is not None else record.path.value] += 1
                 if record.path.is_implied:
                     self.after_telling += self._decisions.was_told(record.gid)
 
@@ -67,6 +67,8 @@ class Tally:
         preventable = any(self._kinds[branch.participant].prevent for branch in record.branches)
         if record.path is Path.CLASSIC and preventable:
             return "mixed"
+        if record.workflow is not None:
+            return "workflows"
         alone = len(record.branches) == 1 and record.path not in (Path.ONE_PHASE, Path.STEPS)
         return f"{record.path.value} alone" if alone else record.path.value
 

@@ -8,12 +8,13 @@ request. Its process may be killed at any point, as everything else may.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from random import Random
+from typing import Any
 from unittest import mock
 from zlib import crc32
 
-from coordinator.client.outcomes import Branch, Committed, Ended
+from coordinator.client.outcomes import Aborted, Branch, Committed, Ended
 from coordinator.errors import (
     Contradiction,
     GidReused,
@@ -29,13 +30,16 @@ from coordinator.simulation.rpc import Rpc
 from coordinator.simulation.trace import Trace
 from coordinator.simulation.web import SimClient, url_of
 from coordinator.wire import CommitProtocol
-from tests.simulation.bank import Kind, path_over
+from tests.simulation.bank import path_over
 from tests.simulation.checkers.decisions import Decisions
 from tests.simulation.checkers.findings import Findings
+from tests.simulation.checkers.flows import Flows
 from tests.simulation.checkers.money import Money
 from tests.simulation.checkers.steps import Steps
 from tests.simulation.errands import Leg, draw_errand, takes_steps
+from tests.simulation.flows import NAME, draw_plan
 from tests.simulation.onlooker import DECIDED, VIEWED, Onlooker
+from tests.simulation.settings import Only, Settings
 from tests.simulation.world import THINK_MAX_S
 
 __all__ = ["Teller"]
@@ -43,6 +47,7 @@ __all__ = ["Teller"]
 _ACCOUNTS = 6
 _GIVES_UP = 0.1
 _DEADLINES_MS = (500, 3_000, 10_000)  # of what is reported, six times as long
+_FLOW_DEADLINES_MS = (3_000, 20_000, 600_000)  # with the last one, it is for the workers to end it in time
 
 
 class Teller:
@@ -53,26 +58,23 @@ class Teller:
         name: str,
         rng: Random,
         rpc: Rpc,
-        banks: Mapping[str, Kind],
+        settings: Settings,
         replicas: list[str],
         working: Callable[[], bool],
-        checkers: tuple[Findings, Decisions, Money, Steps],
+        checkers: tuple[Findings, Decisions, Money, Steps, Flows],
         trace: Trace,
-        *,
-        steps_only: bool = False,
-        three_percent: int,
     ) -> None:
         self._name = name
         self._rng = rng
-        self._kinds = banks
-        self._banks = list(banks)
+        self._settings = settings
+        self._kinds = settings.kinds
+        self._banks = list(settings.kinds)
         self._working = working
-        self._findings, self._decisions, self._money, self._steps = checkers
-        self._steps_only = steps_only
-        self._three_percent = three_percent
+        self._findings, self._decisions, self._money, self._steps, self._flows = checkers
         self._trace = trace
         self._count = 0
         self._loop = asyncio.get_running_loop()
+        self._doubles = rpc.flaws.duplicate > 0
         urls = [url_of(name) for name in replicas]
         rng.shuffle(urls)
         self._client = SimClient(rpc, urls, timeout_s=20.0, attempt_timeout_s=4.0, chance=rng, routed=False)
@@ -85,7 +87,9 @@ class Teller:
         """Work until it is enough, then end what is open."""
         while self._working():
             await asyncio.sleep(min(self._rng.expovariate(1.0) * think_s, THINK_MAX_S))
-            match 14 if self._steps_only else self._rng.choice(self._does):
+            match self._does[0] if len(self._does) == 1 else self._rng.choice(self._does):
+                case 17:
+                    await asyncio.gather(*(self._flow() for _ in range(self._rng.choice((1, 1, 3)))))
                 case 14 | 15 | 16:
                     await asyncio.gather(*(self._errand() for _ in range(self._rng.choice((1, 1, 3)))))
                 case 0 | 1:
@@ -107,8 +111,15 @@ class Teller:
 
     @property
     def _does(self) -> range | tuple[int, ...]:
-        """What `run` chooses from: in three phases only, what needs no other path."""
-        return range(17) if self._three_percent < 100 else (0, 4, 5, 6, 7, 8, 10, 11, 12, 13)
+        """What `run` chooses from: in three phases only, what needs no other path; workflows, if there are workers."""
+        match self._settings.only:
+            case Only.STEPS:
+                return (14, 14, 14, 14, 14, 17) if self._settings.workers else (14,)
+            case Only.WORKFLOWS:
+                return (17,)
+        if self._settings.three_percent == 100:
+            return 0, 4, 5, 6, 7, 8, 10, 11, 12, 13
+        return range(18 if self._settings.workers else 17)
 
     # What it does ------------------------------------------------------------------------------------------------
 
@@ -137,7 +148,7 @@ class Teller:
 
     def _protocol_of(self, gid: str) -> CommitProtocol:
         """The same whenever it is asked for."""
-        is_in_three = crc32(f"phases of {gid}".encode()) % 100 < self._three_percent
+        is_in_three = crc32(f"phases of {gid}".encode()) % 100 < self._settings.three_percent
         return CommitProtocol.THREE_PHASE if is_in_three else CommitProtocol.TWO_PHASE
 
     def _path_over(self, gid: str, banks: Iterable[str]) -> Path:
@@ -182,6 +193,57 @@ class Teller:
                 case 3:  # it has ended, and must not begin again
                     await self._commit(gid, branches)
 
+    async def _flow(self) -> None:
+        """A transfer whose steps come from code that some worker runs; an operator may want it aborted meanwhile."""
+        gid = self._gid()
+        able = [name for name, kind in self._kinds.items() if takes_steps(kind)]
+        legs, plan = draw_plan(self._rng, self._legs(), able)
+        self._money.intended(gid, _changes(legs))
+        self._decisions.intended(gid, self._loop.time(), Path.STEPS)
+        self._steps.expected(gid)
+        if self._rng.random() < 0.1:
+            await asyncio.gather(self._follow(gid, plan), self._resolve(gid))
+        elif await self._follow(gid, plan) is not None:
+            match self._rng.randrange(8):
+                case 0:
+                    await self._reuse(gid)
+                case 1 | 2:
+                    await self._onlooker.read(gid)
+                case 3:  # it has ended, and must not begin again
+                    await self._follow(gid, plan)
+
+    async def _follow(self, gid: str, plan: dict[str, Any]) -> Ended | None:
+        """Begin a workflow, and wait until it knows how that ended, or gives up."""
+        deadline_ms = self._rng.choice(_FLOW_DEADLINES_MS)
+        ambiguous = False  # an earlier call may have begun it
+        while True:
+            try:
+                run = await self._client.start(NAME, plan, gid=gid, deadline_ms=deadline_ms, notify=self._notify(gid))
+                ambiguous = True
+                self._flows.begun(gid)
+                self._flows.told(gid, await run.result())
+            except TransactionAborted as error:
+                ended: Ended = Aborted(gid, error.reason, error.branch)
+            except OutcomeUnknown as error:
+                self._trace.note("unknown", gid, error.why)
+                ambiguous = True
+                if self._working() and self._rng.random() < _GIVES_UP:
+                    return None
+                continue
+            except Unavailable:
+                if ambiguous or (self._working() and self._rng.random() < 0.5):
+                    continue
+                if self._decisions.heard(gid) is None:
+                    self._decisions.not_begun(gid, surely=not self._doubles)
+                return None
+            except RequestError as error:
+                self._findings.report("a proper request is taken", f"{gid}: {error!r}")
+                return None
+            else:
+                ended = Committed(gid)
+            self._heard(gid, ended)
+            return ended
+
     async def _move(self) -> None:
         """One branch: if its bank can, it decides."""
         gid, bank, amount = self._gid(), self._rng.choice(self._around()), self._rng.choice((1, 50, 5_000))
@@ -211,7 +273,7 @@ class Teller:
             except Unavailable:
                 if not ambiguous and (not self._working() or self._rng.random() < 0.5):
                     if not contested and self._decisions.heard(gid) is None:
-                        self._decisions.not_begun(gid)
+                        self._decisions.not_begun(gid, surely=not self._doubles)
                     return None
             except RequestError as error:
                 if not (contested and isinstance(error, GidReused)):
@@ -263,7 +325,7 @@ class Teller:
         except OutcomeUnknown:
             await self._wait(gid)
         except (TransactionAborted, WorkFailed, Unavailable):
-            self._decisions.not_begun(gid)
+            self._decisions.not_begun(gid, surely=not self._doubles)
         else:
             self._heard(gid, Committed(gid))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from participant.rm.memory.journal import Journal
 from tests.simulation.canaries import is_found
 from tests.simulation.hasty import act_before_it_is_logged
 from tests.simulation.seeds import runs_of
+from tests.simulation.settings import workless
 from tests.simulation.system_world import SystemWorld
+
+_World = partial(SystemWorld, harder=workless)  # for canaries, none of which is about workflows
 
 
 @pytest.mark.parametrize(("seed", "hours"), runs_of("system"))
@@ -44,7 +48,7 @@ def test_the_same_seed_is_the_same_run_in_every_interpreter() -> None:
 def test_canary_acting_before_the_decision_is_logged_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver takes a decision that it has proposed for one that is recorded, and tells the branches."""
     act_before_it_is_logged(monkeypatch)
-    assert is_found(SystemWorld, "a prepared branch waits for the decision")
+    assert is_found(_World, "a prepared branch waits for the decision")
 
 
 def test_canary_a_notice_that_is_noted_before_it_is_taken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,13 +59,13 @@ def test_canary_a_notice_that_is_noted_before_it_is_taken_is_found(monkeypatch: 
         return with_notice(step, record, facts, now)
 
     monkeypatch.setattr(protocol, "with_notice", hasty)
-    assert is_found(SystemWorld, "an application that wants to be told is told")
+    assert is_found(_World, "an application that wants to be told is told")
 
 
 def test_canary_a_vote_before_it_is_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory bank answers without having written: a crash forgets what it promised."""
     monkeypatch.setattr(Journal, "write", lambda self, entries: None)
-    assert is_found(SystemWorld, "a participant was asked what contradicts its state", "all or nothing", "conservation")
+    assert is_found(_World, "a participant was asked what contradicts its state", "all or nothing", "conservation")
 
 
 def test_canary_an_abort_that_is_only_presumed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,4 +76,4 @@ def test_canary_an_abort_that_is_only_presumed_is_found(monkeypatch: pytest.Monk
         return self._ledger.get(gid)
 
     monkeypatch.setattr(Transactions, "inquire", presume)
-    assert is_found(SystemWorld, "a prepared branch waits for the decision", "all or nothing")
+    assert is_found(_World, "a prepared branch waits for the decision", "all or nothing")

@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 
 from tests.simulation.canaries import is_found
-from tests.simulation.settings import stepwise
+from tests.simulation.settings import declared
 from tests.simulation.system_world import SystemWorld
 from tests.support import broken_steps, broken_words
 
-_World = partial(SystemWorld, harder=stepwise)
+_World = partial(SystemWorld, harder=declared)
 _BREAKS = broken_steps.BREAKS | broken_words.BREAKS
 _PROMISES = {
     "no report is needed": "what is reported is done when that was said",

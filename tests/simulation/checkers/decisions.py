@@ -28,6 +28,7 @@ class Decisions:
         self._decided_at: dict[str, int] = {}  # the revision
         self._told: dict[str, Decision] = {}  # somebody was told, or may have been
         self._begun: dict[str, tuple[Path, dict[str, str]]] = {}  # by gid: the path, and participants by branch
+        self._refused: set[tuple[str, str]] = set()  # steps of workflows, by gid and branch
         self._revisions: dict[int, tuple[str, str]] = {}
         self._heard: dict[str, Decision] = {}
         self._intended: dict[str, frozenset[Path]] = {}
@@ -43,15 +44,12 @@ class Decisions:
         return self._decided.get(gid)
 
     def due(self, key: BranchKey, participant: str) -> Decision | None:
-        """What some ledger holds for one branch: of what is recorded without it, it can only be rolled back."""
+        """What some ledger holds for one branch: of what is recorded without it, or with its refusal, it can only be
+        rolled back."""
         begun = self._begun.get(key.gid)
-        if begun is not None and begun[1].get(key.branch) != participant:
+        if begun is not None and (begun[1].get(key.branch) != participant or (key.gid, key.branch) in self._refused):
             return Decision.ABORT
         return self._decided.get(key.gid)
-
-    def is_begun(self, gid: str) -> bool:
-        """Whether some ledger holds its branches."""
-        return gid in self._begun
 
     def was_told(self, gid: str) -> bool:
         """Whether somebody may have heard how it ended."""
@@ -89,11 +87,7 @@ class Decisions:
         """`replica` holds this record now."""
         self._check_revision(replica, record)
         if record.branches:
-            branches = {branch.branch: branch.participant for branch in record.branches}
-            begun = self._begun.setdefault(record.gid, (record.path, branches))
-            if begun != (record.path, branches):
-                what = f"{replica} holds {record.gid} as {record.path} {branches}, it was begun as {begun}"
-                self._findings.report("the branches are frozen", what)
+            self._check_branches(replica, record)
         if record.decision is None:
             if record.revision > self._decided_at.get(record.gid, record.revision):
                 self._findings.report("no decision is reversed", f"{replica} holds {record.gid} as undecided again")
@@ -127,10 +121,12 @@ class Decisions:
         if before is not None and now != before.value:
             self._findings.report("no read is older than an answer", f"{gid}: {now} after {before.value} was heard")
 
-    def not_begun(self, gid: str) -> None:
-        """A caller heard that nothing was begun, and will not ask again."""
+    def not_begun(self, gid: str, *, surely: bool) -> None:
+        """A caller heard that nothing was begun, and will not ask again. `surely`: no request of his may have been
+        doubled on its way, so that it comes once more after it was answered."""
         self.answers["not begun"] += 1
-        self._never_begun.add(gid)
+        if surely:
+            self._never_begun.add(gid)
 
     def check(self) -> None:
         """At rest."""
@@ -149,6 +145,20 @@ class Decisions:
         if known != seen:
             what = f"revision {record.revision} is {seen} at {replica}, and {known} elsewhere"
             self._findings.report("ledgers are equal", what)
+
+    def _check_branches(self, replica: str, record: TransactionRecord) -> None:
+        """All are there from the beginning; those of a workflow come one by one, and some replica may be behind."""
+        now = {branch.branch: branch.participant for branch in record.branches}
+        path, begun = self._begun.setdefault(record.gid, (record.path, now))
+        count = len(now) if record.workflow is None else min(len(now), len(begun))
+        if record.workflow is not None:
+            pairs = zip(record.branches, record.workflow.asked, strict=True)
+            self._refused.update((record.gid, branch.branch) for branch, asked in pairs if asked.refused is not None)
+        if path is not record.path or list(now.items())[:count] != list(begun.items())[:count]:
+            what = f"{replica} holds {record.gid} as {record.path} {now}, it was begun as {path} {begun}"
+            self._findings.report("the branches are frozen", what)
+        elif len(now) > len(begun):
+            self._begun[record.gid] = (path, now)
 
     def _check_implied(self, gid: str, what: str) -> None:
         """No ledger holds the decision: may it be known?"""

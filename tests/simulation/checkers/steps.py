@@ -11,7 +11,7 @@ The modes are those of `coordinator.protocols.modes`, but what they mean is writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.client.outcomes import Branch as Asked
@@ -40,6 +40,7 @@ class Steps:
         self._decisions = decisions
         self._intended: dict[str, dict[str, _Step]] = {}
         self._unchecked: list[str] = []
+        self._refused: set[tuple[str, str]] = set()  # for good, as the code of a workflow has heard
         self._begun: dict[tuple[str, str], tuple[int, int]] = {}  # the attempts before and behind the decision
         self.ends: dict[tuple[Mode, Decision], int] = {}  # steps that have run in a transaction that ended so
 
@@ -57,6 +58,19 @@ class Steps:
             steps[name] = _Step(mode, frozenset(earlier), branch.action != "look")
         self._intended[gid] = steps
         self._unchecked.append(gid)
+
+    def expected(self, gid: str) -> None:
+        """A caller is about to begin a workflow, whose steps are told one by one."""
+        self._intended[gid] = {}
+        self._unchecked.append(gid)
+
+    def asked(self, gid: str, name: str, mode: Mode, earlier: Iterable[str], *, is_seen: bool) -> None:
+        """The code of a workflow is about to ask for this, with what it knows to be done by then; maybe again."""
+        self._intended[gid].setdefault(name, _Step(mode, frozenset(earlier), is_seen))
+
+    def refused(self, gid: str, name: str) -> None:
+        """The code of a workflow has heard that this is not done."""
+        self._refused.add((gid, name))
 
     def recorded(self, record: TransactionRecord) -> None:
         """Some replica holds this record now."""
@@ -79,7 +93,7 @@ class Steps:
         step = self._intended[after.key.gid][name]
         who = f"{after.key} at {participant}"
         decided = self._decisions.of(after.key.gid)
-        if not self._decisions.is_begun(after.key.gid):
+        if (after.key.gid, name) not in self._begun:
             self._findings.report("nothing runs before it is recorded", who)
         elif attempt > self._begun[after.key.gid, name][bool(what) or step.mode is Mode.FORWARD]:
             self._findings.report("no attempt begins before the refusal of the last is recorded", who)
@@ -115,7 +129,9 @@ class Steps:
         ran, confirmed, undone = ((name, what) in times for what in ("", "confirm", "undo"))
         if ran and decision is not None:
             self.ends[step.mode, decision] = self.ends.get((step.mode, decision), 0) + 1
-        if decision is Decision.COMMIT:
+        if (gid, name) in self._refused:
+            is_right = not (ran or confirmed or undone)
+        elif decision is Decision.COMMIT:
             is_right = ran and not undone and confirmed is (step.mode is Mode.TCC)
         elif step.mode in (Mode.TCC, Mode.SAGA):
             is_right = undone is ran and not confirmed

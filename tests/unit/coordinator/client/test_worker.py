@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -57,6 +58,13 @@ TRIP = ["s1 book", "s2 reserve", "s3 send"]
 
 async def begun(client: Client, work: Workflow, given: Any = None, **options: Any) -> Run:
     return await client.start(work, given, gid="t", **options)
+
+
+async def test_a_worker_has_a_name_of_its_own_which_follows_from_its_dice(client: Client) -> None:
+    """A simulation repeats itself exactly. Seen red (the name came from the system's chance, whatever was given)."""
+    given = [Worker(client, [trip], chance=Random(seed)).name for seed in (7, 7, 8)]
+    assert given[0] == given[1] != given[2]
+    assert Worker(client, [trip]).name != Worker(client, [trip]).name
 
 
 async def test_what_the_code_asks_for_is_done_in_its_order_and_its_return_is_the_result(

@@ -1,0 +1,107 @@
+"""The rules of workflows broken on purpose, one at a time, at the log, the leader or the worker: whatever looks for
+defects must find each of these."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from coordinator.client.workflow import Tx
+from coordinator.driver.claims import Claims
+from coordinator.ledger import transitions, workflows
+from coordinator.ledger.commands import Extend
+from coordinator.ledger.records import Phase, TransactionRecord
+from coordinator.protocols import steps
+from coordinator.protocols import workflow as protocol
+from coordinator.protocols.modes import rules_of
+from coordinator.protocols.settle import settle
+
+__all__ = ["BREAKS"]
+
+
+def takes_what_there_is_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine decides as of a transaction that was declared."""
+    advance = steps._advance
+
+    def hasty(record: TransactionRecord, todo: Any) -> Any:
+        done = record.branches and all(each.step and each.step.done for each in record.branches)
+        return advance(record._replace(workflow=None) if done else record, todo)
+
+    monkeypatch.setattr(steps, "_advance", hasty)
+
+
+def takes_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log does not look whether a step is the next one."""
+
+    def blind(record: TransactionRecord, command: Extend) -> bool:
+        return record.workflow is not None
+
+    monkeypatch.setitem(transitions._HOLDS, transitions.Guard.NEXT_STEP, blind)
+    grown = workflows.grown
+
+    def longer(record: TransactionRecord, command: Any) -> Any:
+        if isinstance(command, Extend):
+            command = command._replace(number=len(record.branches) + 1)
+        return grown(record, command)
+
+    monkeypatch.setattr(workflows, "grown", longer)
+
+
+def answers_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code hears of a step as soon as that is recorded, not when its answer is."""
+    monkeypatch.setattr(protocol, "step_is_answered", lambda _: True)
+    monkeypatch.setattr(workflows, "step_is_answered", lambda _: True)
+
+
+def leaves_open_what_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded between the abort's proposal and the abort is not ended."""
+
+    def careless(record: TransactionRecord, todo: Any) -> Any:
+        commits = record.phase is Phase.COMMITTING
+        asked = [
+            each
+            for each in record.branches
+            if (rules_of(each).on_commit if commits else rules_of(each).on_abort) is not None
+        ]
+        return settle(record._replace(branches=tuple(asked)), todo)
+
+    monkeypatch.setattr(steps, "settle", careless)
+
+
+def begins_behind_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that takes over asks for everything again, as steps behind those that are recorded."""
+    begin = Tx.__init__
+
+    def forgetful(self: Tx, gid: str, begun_at_ms: int, recorded: int, *more: Any) -> None:
+        begin(self, gid, begun_at_ms, recorded, *more)
+        self.asked = recorded
+
+    monkeypatch.setattr(Tx, "__init__", forgetful)
+
+
+def tells_each_run_another_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the code takes for the time is that of its worker."""
+    monkeypatch.setattr(Tx, "now", lambda _: datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC))
+
+
+def waits_for_a_worker_that_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has once begun to run a workflow is the only one that ever may."""
+    monkeypatch.setattr(Claims, "is_free", lambda self, gid, _: gid not in self._claims)
+
+
+BREAKS: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = MappingProxyType(
+    {
+        "what there is, is taken for all": takes_what_there_is_for_all,
+        "a step of any number": takes_any_number,
+        "an answer before it is recorded": answers_before_it_is_recorded,
+        "what is asked for nothing stays open": leaves_open_what_is_asked_for_nothing,
+        "a worker begins behind the record": begins_behind_the_record,
+        "each run has another time": tells_each_run_another_time,
+        "a dead worker is waited for": waits_for_a_worker_that_is_dead,
+    }
+)
