@@ -227,8 +227,8 @@ def _run(chosen: Options) -> None:
         f"share the cores; others had {others:.0%} of them. Every branch writes one small row in the memory resource "
         "manager; of TCC, trying and confirming write one each. µs: CPU of all processes of a kind for each committed "
         "transaction. Syncs: forced writes of all replicas and participants for each. Log bytes: by how much the "
-        "leader's journal grows for each; no coordinator forgets anything meanwhile. A message is committed when its local "
-        "transaction is; it is delivered afterwards, which is in the cost and not in the p50."
+        "leader's journal grows for each; no coordinator forgets anything meanwhile. A message is committed when its "
+        "local transaction is; it is delivered afterwards, which is in the cost and not in the p50."
     )
     tell(report, rounds)
     report.end(

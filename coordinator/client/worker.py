@@ -35,6 +35,7 @@ from coordinator.errors import (
 from coordinator.ledger.workflows import StepState
 from coordinator.wire import Outcome, OutcomeView, handle_of
 from coordinator.wire_workflows import FAILURE_CHARS_MAX, OFFERS_MAX, ClaimAnswer, OfferView, StepAnswer
+from participant.ending import ended
 
 __all__ = ["AT_ONCE_MAX", "POLL_MS", "Worker"]
 
@@ -129,9 +130,7 @@ class Worker:
                 if room == 0 and running:
                     await asyncio.wait(running.values(), timeout=POLL_MS / 1_000, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in running.values():
-                task.cancel()
-            await asyncio.gather(*running.values(), return_exceptions=True)
+            await ended(running.values())
             await self._let_go(shard)
 
     async def _claim(self, shard: Shard, running: Iterable[str], room: int) -> ClaimAnswer:

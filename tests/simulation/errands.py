@@ -68,8 +68,9 @@ async def _do(tx: Transaction, body: Any, what: str, now: float, refusals_percen
         raise Reject("not in the mood")
     expected = {f"from_{source}": result_of(gid, source) for source in body["sources"]}
     is_reported = "token" in body
-    if what and body["own"] and not (is_reported and what == "undo" and body["own"] is None):  # nobody had reported
-        expected["own"] = result_of(gid, name)
+    unreported = is_reported and what == "undo" and "own_result" in body and body["own_result"] is None
+    if what and body["own"] and not unreported:
+        expected["own_result"] = result_of(gid, name)
     given = {field: body.get(field) for field in expected}
     if given != expected:
         raise AssertionError(f"{what or 'run'} of {name} of {gid} was given {given}, not {expected}")
@@ -208,7 +209,7 @@ def _branch(rng: Random, gid: str, leg: Leg, mode: Mode, earlier: list[Branch]) 
     step: dict[str, Any] = {"mode": mode.value, "after": [_name(other) for other in after]}
     sources = [_name(other) for other in after if mode is not Mode.TWO_PHASE and _gives(other) and rng.random() < 0.5]
     own = undo is not None and rng.random() < 0.5
-    takes = {f"from_{source}": source for source in sources} | ({"own": name} if own else {})
+    takes = {f"from_{source}": source for source in sources} | ({"own_result": name} if own else {})
     if takes:
         step["takes"] = takes
     step |= {field: given for field, given in (("confirm", confirm), ("undo", undo)) if given is not None}

