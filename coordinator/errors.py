@@ -263,7 +263,7 @@ class ClientError(CoordinatorError):
 
 
 class Unavailable(ClientError):
-    """No replica took the request. Nothing was begun."""
+    """No replica took the request. Nothing was begun, unless something in between repeats requests by itself."""
 
 
 class OutcomeUnknown(ClientError):

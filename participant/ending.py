@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["CANCEL_AGAIN_S", "ended"]
 
-CANCEL_AGAIN_S = 1.0
+CANCEL_AGAIN_S = 5.0  # so long may take whatever a task does when it has heard
 
 
 async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -126,7 +126,7 @@ class Client(Questions):
         `deadline_ms`: how long the coordinator collects votes; `timeout_s`: how long this call waits. Without a `gid`,
         a transaction without steps or `notify` that was aborted for a conflict is tried again, as a new one that is as
         old as the first.
-        Raises: OutcomeUnknown; Unavailable, if surely nothing was begun; RequestError, if it was refused.
+        Raises: OutcomeUnknown; Unavailable, if nothing was begun; RequestError, if it was refused.
         """
         forms = [branch.to_map() for branch in branches]
         is_once = gid is not None or named.get("notify") is not None  # each attempt would be told of
@@ -207,7 +207,7 @@ class Client(Questions):
         """Begin a workflow (`coordinator.client.workflow`), and wait until it is recorded. Some worker runs its code.
 
         The same again, with a `gid`, finds the one that was begun. Raises: OutcomeUnknown: it may be recorded later,
-        call again with the same; GidReused, Invalid; Unavailable, if surely nothing was begun.
+        call again with the same; GidReused, Invalid; Unavailable, if nothing was begun.
         """
         gid = gid or self.new_gid()
         name = workflow if isinstance(workflow, str) else workflow.name

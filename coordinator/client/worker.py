@@ -95,9 +95,9 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await ended((self._task,))
+            if not self._task.cancelled():
+                self._task.result()
 
     async def run(self) -> None:
         """Run what there is to run, until cancelled."""
@@ -116,21 +116,24 @@ class Worker:
     async def _serve(self, shard: Shard) -> None:
         """Ask one shard for work, and do it."""
         running: dict[str, asyncio.Task[None]] = {}
+        lost: list[asyncio.Task[None]] = []  # what others run now, as long as it goes on here
         try:
             while True:
                 running = {gid: task for gid, task in running.items() if not task.done()}
+                lost = [task for task in lost if not task.done()]
                 room = self._at_once_max - len(running)
                 answer = await self._claim(shard, running, room)
                 for gid in answer.lost:
                     if gid in running:
-                        running.pop(gid).cancel()
+                        lost.append(running.pop(gid))
+                        lost[-1].cancel()
                 for offer in answer.offers:
                     if offer.gid not in running:
                         running[offer.gid] = asyncio.get_running_loop().create_task(self._run(offer))
                 if room == 0 and running:
                     await asyncio.wait(running.values(), timeout=POLL_MS / 1_000, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await ended(running.values())
+            await ended((*running.values(), *lost))
             await self._let_go(shard)
 
     async def _claim(self, shard: Shard, running: Iterable[str], room: int) -> ClaimAnswer:

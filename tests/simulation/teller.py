@@ -324,7 +324,9 @@ class Teller:
                     await tx.call(bank, action, {"account": account, "amount": amount})
         except OutcomeUnknown:
             await self._wait(gid)
-        except (TransactionAborted, WorkFailed, Unavailable):
+        except (TransactionAborted, WorkFailed):
+            self._decisions.not_begun(gid, surely=True)
+        except Unavailable:
             self._decisions.not_begun(gid, surely=not self._doubles)
         else:
             self._heard(gid, Committed(gid))

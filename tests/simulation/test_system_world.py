@@ -35,6 +35,14 @@ def test_no_promise_is_broken(seed: int, hours: float) -> None:
     SystemWorld(seed).run(hours)
 
 
+def test_all_protocols_are_played_in_one_and_the_same_run() -> None:
+    """Otherwise the promises would be shown of each alone."""
+    world = SystemWorld(14)
+    world.run(0.05)
+    assert {"classic", "one-phase", "staged", "steps", "three-phase", "workflows"} <= set(world.tally.paths)
+    assert {"end in abort", "end in commit"} <= set(world.flows.counts)
+
+
 def test_the_same_seed_is_the_same_run_in_every_interpreter() -> None:
     root = Path(__file__).parents[2]
     script = "from tests.simulation.system_world import SystemWorld; print(SystemWorld(4).run(0.3))"

@@ -91,7 +91,13 @@ def tells_each_run_another_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def waits_for_a_worker_that_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has once begun to run a workflow is the only one that ever may."""
-    monkeypatch.setattr(Claims, "is_free", lambda self, gid, _: gid not in self._claims)
+    is_free = Claims.is_free
+
+    def waiting(self: Claims, gid: str, now: float) -> bool:
+        claim = self._claims.get(gid)
+        return is_free(self, gid, now) and (claim is None or claim.worker == "")
+
+    monkeypatch.setattr(Claims, "is_free", waiting)
 
 
 BREAKS: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = MappingProxyType(

@@ -96,18 +96,16 @@ class Run:
         try:
             return await _result_of(unit, call)
         except asyncio.CancelledError:
-            if self._end is not None:
-                while self.task.cancelling():
-                    self.task.uncancel()
-            elif self.task.cancelling():
+            if self.task.cancelling() and self._end is None:
                 raise
-            else:
-                raise Reject(f"action {call.name!r} failed: it raised CancelledError") from None
+            raise Reject(f"action {call.name!r} failed: it raised CancelledError") from None
         finally:
             self.unit = None
             timer.cancel()
             for watch in watching:
                 watch.cancel()
+            while self._end is not None and self.task.cancelling():
+                self.task.uncancel()
             self.check()  # however it has ended: there must be no vote
 
     async def _watch(self, unit: Unit, began: float) -> None:

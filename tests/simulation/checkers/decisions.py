@@ -150,7 +150,7 @@ class Decisions:
         """All are there from the beginning; those of a workflow come one by one, and some replica may be behind."""
         now = {branch.branch: branch.participant for branch in record.branches}
         path, begun = self._begun.setdefault(record.gid, (record.path, now))
-        count = len(now) if record.workflow is None else min(len(now), len(begun))
+        count = (max if record.workflow is None else min)(len(now), len(begun))
         if record.workflow is not None:
             pairs = zip(record.branches, record.workflow.asked, strict=True)
             self._refused.update((record.gid, branch.branch) for branch, asked in pairs if asked.refused is not None)

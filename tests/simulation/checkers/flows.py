@@ -58,7 +58,7 @@ class Flows:
     def hears(self, gid: str, name: str, told: Any, due: Any) -> None:
         """The code hears what a step has given, or REFUSED; `due`: what it gives, if it is done."""
         is_refused = told == REFUSED
-        if self._recorded.get((gid, name)) is not is_refused and self._decisions.of(gid) is None:
+        if self._recorded.get((gid, name)) is not is_refused:
             self._findings.report("what the code hears is recorded", f"{gid}: {name}: {told!r}")
         if (gid, name) in self._heard:
             self.counts["answers heard again"] += 1
@@ -89,7 +89,8 @@ class Flows:
             self._findings.report(
                 "code that does the same again does not diverge", f"{record.gid}: {workflow.diverged}"
             )
-        for branch, asked in zip(record.branches, workflow.asked, strict=False):
+        answers = zip(record.branches, workflow.asked, strict=False) if record.decision is None else ()
+        for branch, asked in answers:
             if asked.refused is not None or _is_done(branch):
                 self._recorded[record.gid, branch.branch] = asked.refused is not None
         if record.decision is not None and record.gid not in self._results:
@@ -107,10 +108,8 @@ class Flows:
 
     def _check_commit(self, record: TransactionRecord, result: Any) -> None:
         gid = record.gid
-        by_pivot = any(
-            branch.step is not None and branch.step.mode is Mode.PIVOT and not self._recorded.get((gid, branch.branch))
-            for branch in record.branches
-        )
+        steps = [branch.step for branch in record.branches if branch.step is not None]
+        by_pivot = any(step.mode is Mode.PIVOT and step.done for step in steps)
         returned = self._returned.get(gid)
         if (result is None and not by_pivot) or (result is not None and result != returned):
             what = f"{gid}: recorded is {result!r}, the code has returned {returned!r}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from coordinator.client import Aborted, Client, Tx, Worker, Workflow
 from coordinator.ledger.records import Phase, TransactionRecord
+from participant import ending
 from tests.support.cluster import WAIT_S, Cluster, cluster, recorded
 from tests.support.desk import Desk
 
@@ -44,6 +47,32 @@ async def test_a_worker_that_is_full_of_lost_work_goes_on() -> None:
             run = await client.start(Workflow("work", work), None, gid="short")
             assert isinstance(await client.cancel("long", reason="too long"), Aborted)
             assert await asyncio.wait_for(run.result(), WAIT_S) == "done"
+
+
+async def test_code_that_forgets_that_it_was_lost_ends_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen red (whoever runs it now, and this worker, both had it for ever)."""
+    monkeypatch.setattr(ending, "CANCEL_AGAIN_S", 0.01)
+    told = asyncio.Semaphore(0)
+
+    async def work(tx: Tx, _: Any) -> None:
+        await tx.step("desk", "book", undo="cancel")
+        for _again in range(2):
+            try:
+                told.release()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                continue
+        told.release()
+
+    async with cluster(serve=True) as made:
+        _desk_of(made)
+        async with Client([made.urls["n1"]], timeout_s=WAIT_S) as client:
+            async with Worker(client, [Workflow("work", work)]), asyncio.timeout(WAIT_S):
+                await client.start(Workflow("work", work), None, gid="long")
+                await told.acquire()
+                await client.cancel("long", reason="too long")
+                await told.acquire()
+            await asyncio.wait_for(told.acquire(), 1.0)
 
 
 async def test_code_that_fails_before_it_has_come_as_far_as_another_run_undoes_nothing() -> None:
