@@ -8,7 +8,8 @@ request. Its process may be killed at any point, as everything else may.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from random import Random
 from typing import Any
 from unittest import mock
@@ -182,16 +183,7 @@ class Teller:
         self._money.intended(gid, _changes(legs))
         self._decisions.intended(gid, self._loop.time(), Path.STEPS)
         self._steps.intended(gid, branches)
-        if self._rng.random() < 0.1:
-            await asyncio.gather(self._commit(gid, branches), self._resolve(gid))
-        elif await self._commit(gid, branches) is not None:
-            match self._rng.randrange(8):
-                case 0:
-                    await self._reuse(gid)
-                case 1 | 2:
-                    await self._onlooker.read(gid)
-                case 3:  # it has ended, and must not begin again
-                    await self._commit(gid, branches)
+        await self._with_more(gid, partial(self._commit, gid, branches))
 
     async def _flow(self) -> None:
         """A transfer whose steps come from code that some worker runs; an operator may want it aborted meanwhile."""
@@ -201,16 +193,20 @@ class Teller:
         self._money.intended(gid, _changes(legs))
         self._decisions.intended(gid, self._loop.time(), Path.STEPS)
         self._steps.expected(gid)
+        await self._with_more(gid, partial(self._follow, gid, plan))
+
+    async def _with_more(self, gid: str, ask: Callable[[], Coroutine[Any, Any, Ended | None]]) -> None:
+        """Ask for it; and meanwhile or afterwards, perhaps, for something else about it."""
         if self._rng.random() < 0.1:
-            await asyncio.gather(self._follow(gid, plan), self._resolve(gid))
-        elif await self._follow(gid, plan) is not None:
+            await asyncio.gather(ask(), self._resolve(gid))
+        elif await ask() is not None:
             match self._rng.randrange(8):
                 case 0:
                     await self._reuse(gid)
                 case 1 | 2:
                     await self._onlooker.read(gid)
                 case 3:  # it has ended, and must not begin again
-                    await self._follow(gid, plan)
+                    await ask()
 
     async def _follow(self, gid: str, plan: dict[str, Any]) -> Ended | None:
         """Begin a workflow, and wait until it knows how that ended, or gives up."""
