@@ -7,6 +7,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import nats
+import redis.asyncio
+
 from participant.messages.broker import Broker, Done, Published, Subscription
 from participant.messages.message import Message
 from participant.messages.nats import NatsStreams
@@ -40,6 +43,18 @@ class Line:
 
     def message(self, name: str, key: str = "", text: str = "null") -> Message:
         return Message(name, self.subject, key, text)
+
+    async def owed(self, group: str = "readers") -> int:
+        """How many messages were handed to the group's readers and not acknowledged."""
+        if self.kind == "redis":
+            async with redis.asyncio.from_url(self.url) as server:
+                return int((await server.xpending(f"{{messages:{self.subject}}}", group))["pending"])
+        client = await nats.connect(self.url)
+        try:
+            consumer = await client.jetstream().consumer_info(self.subject, f"{group}__{self.subject}")
+        finally:
+            await client.close()
+        return int(consumer.num_ack_pending or 0)
 
     def _nats(self) -> NatsStreams:
         return NatsStreams(self.url, stream=self.subject, subjects=[self.subject])

@@ -22,7 +22,7 @@ from participant.messages.message import Message
 from tests.support.brokers import Line
 from tests.support.shops import make_reader, make_shop
 
-__all__ = ["HASTE", "DyingSubscription", "die_as"]
+__all__ = ["HASTE", "die_as"]
 
 HASTE: tuple[tuple[ModuleType, str, float], ...] = (  # what the dead have left is taken up soon
     (relay, "LEASE_S", 0.3),
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class _Dying:
-    """Counts, and dies after so many; never after 0."""
+    """Counts, and dies after so many."""
 
     def __init__(self, inner: Any, after: int) -> None:
         self._inner = inner
@@ -62,19 +62,12 @@ class _DyingBroker(_Dying):
         return published
 
 
-class DyingSubscription(_Dying):
-    """`acknowledged`: the ids of what was, while it lived."""
-
+class _DyingSubscription(_Dying):
     _inner: Subscription
-
-    def __init__(self, inner: Subscription, after: int = 0) -> None:
-        super().__init__(inner, after)
-        self.acknowledged: set[str] = set()
 
     async def acknowledge(self, delivery: Delivery) -> None:
         self._count()
         await self._inner.acknowledge(delivery)
-        self.acknowledged.add(delivery.message.id)
 
 
 async def die_as(role: str, kind: str, place: str, line: Line, after: int) -> int:
@@ -90,7 +83,7 @@ async def _run(role: str, kind: str, place: str, line: Line, after: int) -> None
     if role == "relay":
         participant = make_shop(kind, place, _DyingBroker(line.broker(), after))
     else:
-        participant = make_reader(kind, place, DyingSubscription(line.subscription(), after))
+        participant = make_reader(kind, place, _DyingSubscription(line.subscription(), after))
     async with participant.serving():
         await asyncio.Event().wait()
 
