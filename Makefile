@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 UV := uv==0.13.9
 # Trust what the machine trusts, such as a company's own authority; without such a list, uv's own.
 export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),true,false)
+# What is compiled is kept, also where the machine says otherwise: thousands of processes import all of it.
+unexport PYTHONDONTWRITEBYTECODE
 SYNC := $(BIN)/uv sync --frozen --inexact --quiet --no-python-downloads
 PYTEST := $(BIN)/python -m pytest --no-header
 # Tests in several processes, of which none waits for the next test while another has more than one.
