@@ -39,13 +39,17 @@ COMMITTED = {"gid": "g", "outcome": "committed", "reason": None, "branch": None,
 DECIDING = {"gid": "g", "outcome": "deciding", "reason": None, "branch": None, "handle": "/v1/transactions/g"}
 
 
-def quick(*urls: str, timeout_s: float = 5.0, attempt_timeout_s: float = 1.0) -> Client:
+QUICK = Pauses(0.001, 0.01)
+ONCE = Pauses(60.0, 60.0)  # too long for a second attempt, so that none is cut short by the end of the time
+
+
+def quick(*urls: str, timeout_s: float = 5.0, attempt_timeout_s: float = 1.0, pauses: Pauses = QUICK) -> Client:
     """A client that loses no time between attempts, and draws the same chances each time."""
     return Client(
         urls,
         timeout_s=timeout_s,
         attempt_timeout_s=attempt_timeout_s,
-        pauses=Pauses(0.001, 0.01),
+        pauses=pauses,
         chance=Random(1),
     )
 
@@ -201,7 +205,7 @@ async def test_an_answer_of_another_shape_is_no_answer(server: Impostor) -> None
     """Goal: what a replica (or whatever stands at its address) says is believed only if it can be read; after a
     request that may have begun something, that is an unknown outcome. Red when such an answer is merely validated."""
     server.then_json({"gid": "g", "outcome": "perhaps"})
-    async with quick(server.url, timeout_s=0.1) as client:
+    async with quick(server.url, attempt_timeout_s=5.0, pauses=ONCE) as client:
         with pytest.raises(OutcomeUnknown):
             await client.commit(BRANCHES, gid="g")
         with pytest.raises(Unavailable, match="OutcomeView"):
@@ -240,7 +244,7 @@ async def test_a_leader_behind_a_path_is_asked_there_again(server: Impostor) -> 
 
 async def test_replicas_that_point_at_each_other_end_in_a_clear_error(server: Impostor) -> None:
     server.then_json({}, 307, Location=f"{server.url}/v1/transactions")
-    async with quick(server.url, timeout_s=0.5) as client:
+    async with quick(server.url, attempt_timeout_s=5.0, pauses=ONCE) as client:
         with pytest.raises(Unavailable, match="point at each other"):
             await client.commit(BRANCHES, gid="g")
 
