@@ -14,7 +14,8 @@ HOURS = 0.5
 
 
 def is_found(world: Callable[[int], World], *promises: str, first: int = 0) -> bool:
-    """Whether a violation of one of these promises is reported within so many seeds, from the `first` on.
+    """Whether a violation of one of these promises is reported within so many seeds, from the `first` on: one that is
+    known to show it, where those before would take long.
 
     The words matter: code that is broken on purpose may also just raise, which would prove nothing.
     """

@@ -174,4 +174,4 @@ def test_canary_a_reader_that_does_not_ask_who_was_told_is_found(monkeypatch: py
         return record
 
     monkeypatch.setattr(Transactions, "_undecided", undecided)
-    assert is_found(_World, "no read is older than an answer")
+    assert is_found(_World, "no read is older than an answer", first=12)

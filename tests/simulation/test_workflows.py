@@ -24,6 +24,7 @@ _PROMISES = {
     "each run has another time": ("code that does the same again does not diverge",),
     "a dead worker is waited for": ("every transaction final", "all clients answered"),
 }
+_FIRST = {"a worker begins behind the record": 3, "a dead worker is waited for": 2}
 
 
 @pytest.mark.parametrize(("seed", "hours"), runs_of("workflows"))
@@ -35,4 +36,4 @@ def test_code_that_is_run_anew_does_no_step_twice(seed: int, hours: float) -> No
 @pytest.mark.parametrize("name", _PROMISES)
 def test_canary_a_broken_rule_of_workflows_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     BREAKS[name](monkeypatch)
-    assert is_found(_World, *_PROMISES[name])
+    assert is_found(_World, *_PROMISES[name], first=_FIRST.get(name, 0))

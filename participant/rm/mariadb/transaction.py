@@ -10,7 +10,7 @@ from typing import Any
 from participant.errors import ActionError
 from participant.resource import OpenBranch
 from participant.rm.mariadb.connections import Connection, Result, Values
-from participant.rm.server.statements import not_for_an_action, without_literals, words_of
+from participant.rm.server.statements import Statement, not_for_an_action, remembered, without_literals, words_of
 
 __all__ = ["Savepoint", "Transaction", "check_statement"]
 
@@ -24,9 +24,11 @@ _LEAVING = re.compile(r"\b(get_lock|call)\b|:=", re.IGNORECASE)  # what may outl
 _INSTEAD = "raise Reject to undo, and use tx.savepoint() for a part"
 
 
-def check_statement(sql: str) -> bool:
-    """Whether a statement only reads. Raises ActionError for one that would end the transaction, or outlive it.
+@remembered
+def check_statement(sql: str) -> Statement:
+    """What an action is about to run; all but what surely reads is taken to write.
 
+    Raises ActionError for what would end the transaction, or outlive it.
     The driver lets the server take several statements in one text, so there must be one only, and none that hides in a
     comment that the server executes.
     """
@@ -39,7 +41,7 @@ def check_statement(sql: str) -> bool:
         raise ActionError("one statement at a time, and values as parameters: its SQL has a semicolon in it")
     if "/*" in bare:
         raise ActionError("its SQL has a comment that the server would execute")
-    return first in _READING
+    return Statement(first not in _READING, _LEAVING.search(sql) is not None)
 
 
 class Transaction:
@@ -100,14 +102,14 @@ class Transaction:
     async def _run(self, run: Callable[[str, Any], Awaitable[Result]], sql: str, values: Any) -> Result:
         if not self._is_usable:
             raise ActionError("its tx was used after the action had ended")
-        is_reading = check_statement(sql)
+        statement = check_statement(sql)
         try:
             result = await run(sql, values)
         except BaseException as error:
             self.failure = f"{type(error).__name__} in {words_of(sql).upper()}"
             raise
-        self.has_written = self.has_written or not is_reading
-        self._connection.is_soiled = self._connection.is_soiled or _LEAVING.search(sql) is not None
+        self.has_written = self.has_written or statement.writes
+        self._connection.is_soiled = self._connection.is_soiled or statement.lasts
         return result
 
 

@@ -12,7 +12,7 @@ import asyncpg
 from participant.errors import ActionError
 from participant.resource import OpenBranch
 from participant.rm.postgres.connections import Connection
-from participant.rm.server.statements import not_for_an_action, words_of
+from participant.rm.server.statements import Statement, not_for_an_action, remembered, words_of
 
 __all__ = ["Savepoint", "Transaction", "check_statement"]
 
@@ -25,8 +25,9 @@ _LEAVING = re.compile(r"set_config|advisory|\btemp|^\s*(?:call|do)\b", re.IGNORE
 _INSTEAD = "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL for a setting"
 
 
-def check_statement(sql: str) -> bool:
-    """Whether a statement is one that writes. Raises ActionError if it would end the transaction, or outlive it.
+@remembered
+def check_statement(sql: str) -> Statement:
+    """What an action is about to run. Raises ActionError if it would end the transaction, or outlive it.
 
     Each call sends one statement only (the extended protocol takes no more), so its first words tell. Others than those
     that are known to write may write as well, by a function.
@@ -40,7 +41,7 @@ def check_statement(sql: str) -> bool:
     is_ours = first == "set" and third in ("", "role", "session", "synchronous", "transaction")
     if first in _ENDING or (first, second) == ("start", "transaction") or is_lasting or is_ours:
         raise not_for_an_action(words, _INSTEAD)
-    return first in _WRITING
+    return Statement(first in _WRITING, _LEAVING.search(sql) is not None)
 
 
 class Transaction:
@@ -96,9 +97,9 @@ class Transaction:
 
     def connection_for(self, sql: str) -> Connection:
         """The driver's connection, to run this statement and nothing else. For adapters; raises ActionError."""
-        is_writing = check_statement(sql)
-        self.has_written = self.has_written or is_writing
-        self.is_soiled = self.is_soiled or _LEAVING.search(sql) is not None
+        statement = check_statement(sql)
+        self.has_written = self.has_written or statement.writes
+        self.is_soiled = self.is_soiled or statement.lasts
         if self._connection is None:
             raise ActionError("its tx was used after the action had ended")
         return self._connection

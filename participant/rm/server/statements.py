@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 from participant.errors import ActionError
 
-__all__ = ["not_for_an_action", "without_literals", "words_of"]
+__all__ = [
+    "REMEMBERED_CHARS_MAX",
+    "REMEMBERED_MAX",
+    "Statement",
+    "not_for_an_action",
+    "remembered",
+    "without_literals",
+    "words_of",
+]
+
+REMEMBERED_MAX = 256  # statements whose look is remembered; a service runs the same few again and again
+REMEMBERED_CHARS_MAX = 10_000  # in one of them
 
 _BLANK = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|#[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _WORDS = re.compile(r"[a-z]+(?:\s+[a-z]+){0,2}", re.IGNORECASE)
@@ -14,6 +28,24 @@ _LITERALS = re.compile(
     r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|--(?=\s|$)[^\n]*(?:\n|$)|\#[^\n]*(?:\n|$)|/\*(?![!M]).*?\*/""",
     re.DOTALL | re.VERBOSE,
 )
+
+
+class Statement(NamedTuple):
+    """What its text tells of a statement: whether it `writes`, and whether it may leave something in its session that
+    outlives the transaction."""
+
+    writes: bool
+    lasts: bool
+
+
+def remembered(look: Callable[[str], Statement]) -> Callable[[str], Statement]:
+    """`look`, which looks at each text once."""
+    kept = lru_cache(REMEMBERED_MAX)(look)
+
+    def looked(sql: str) -> Statement:
+        return kept(sql) if len(sql) <= REMEMBERED_CHARS_MAX else look(sql)
+
+    return looked
 
 
 def words_of(sql: str) -> str:
