@@ -28,10 +28,11 @@ _PROMISES = {
     "nothing is set aside": "a message is set aside after so many refusals",
     "what is to be delivered is dropped": "a dead letter is delivered or dropped as somebody has said",
 }
-_FIRST = {"a report counts before its action has run": 5}
+_FIRST = dict.fromkeys(_PROMISES, 1)  # of all seeds, 0 takes the longest to show the last report
+_FIRST["a report counts before its action has run"] = 5
 
 
 @pytest.mark.parametrize("name", _PROMISES)
 def test_canary_a_broken_word_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     _BREAKS[name](monkeypatch)
-    assert is_found(_World, _PROMISES[name], first=_FIRST.get(name, 1))
+    assert is_found(_World, _PROMISES[name], first=_FIRST[name])

@@ -109,7 +109,7 @@ class Transaction:
             self.failure = f"{type(error).__name__} in {words_of(sql).upper()}"
             raise
         self.has_written = self.has_written or statement.writes
-        self._connection.is_soiled = self._connection.is_soiled or statement.lasts
+        self._connection.is_soiled = self._connection.is_soiled or statement.soils
         return result
 
 

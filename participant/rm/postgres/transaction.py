@@ -27,7 +27,9 @@ _INSTEAD = "raise Reject to undo, use tx.savepoint() for a part, and SET LOCAL f
 
 @remembered
 def check_statement(sql: str) -> Statement:
-    """What an action is about to run. Raises ActionError if it would end the transaction, or outlive it.
+    """What an action is about to run; only what surely writes is taken to write.
+
+    Raises ActionError for what would end the transaction, or outlive it.
 
     Each call sends one statement only (the extended protocol takes no more), so its first words tell. Others than those
     that are known to write may write as well, by a function.
@@ -99,7 +101,7 @@ class Transaction:
         """The driver's connection, to run this statement and nothing else. For adapters; raises ActionError."""
         statement = check_statement(sql)
         self.has_written = self.has_written or statement.writes
-        self.is_soiled = self.is_soiled or statement.lasts
+        self.is_soiled = self.is_soiled or statement.soils
         if self._connection is None:
             raise ActionError("its tx was used after the action had ended")
         return self._connection

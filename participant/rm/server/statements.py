@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import NamedTuple
 
 from participant.errors import ActionError
@@ -31,17 +31,19 @@ _LITERALS = re.compile(
 
 
 class Statement(NamedTuple):
-    """What its text tells of a statement: whether it `writes`, and whether it may leave something in its session that
-    outlives the transaction."""
+    """What its text tells of a statement: whether it `writes`, where each database says what that is in doubt; and
+    whether it `soils` its session, in which it may leave what outlives the transaction."""
 
     writes: bool
-    lasts: bool
+    soils: bool
 
 
 def remembered(look: Callable[[str], Statement]) -> Callable[[str], Statement]:
-    """`look`, which looks at each text once."""
+    """`look`, which looks once at what is run again and again. What it refuses is refused each time."""
     kept = lru_cache(REMEMBERED_MAX)(look)
 
+    @wraps(look)
+    @wraps(look)
     def looked(sql: str) -> Statement:
         return kept(sql) if len(sql) <= REMEMBERED_CHARS_MAX else look(sql)
 

@@ -11,6 +11,7 @@ from participant.ids import BranchKey
 from participant.rm.mariadb import MariaDB
 from participant.rm.mariadb.names import Names
 from participant.rm.mariadb.transaction import check_statement
+from participant.rm.server.statements import Statement
 
 IDS = st.text("ABCabc019_.:-", min_size=1, max_size=64)
 
@@ -70,18 +71,20 @@ def test_nothing_hides_behind_a_statement(sql: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "is_reading"),
+    ("sql", "statement"),
     [
-        ("SELECT ';' FROM t WHERE x = \"a;b\" AND `y;z` = 'it''s; \\'ok\\''", True),
-        ("SELECT 1 -- ; COMMIT\n + 1;", True),
-        ("WITH a AS (SELECT 1) SELECT * FROM a", False),
-        ("(SELECT 1)", False),
-        ("UPDATE commits SET x = 1", False),
-        ("CALL work()", False),
+        ("SELECT ';' FROM t WHERE x = \"a;b\" AND `y;z` = 'it''s; \\'ok\\''", Statement(writes=False, soils=False)),
+        ("SELECT 1 -- ; COMMIT\n + 1;", Statement(writes=False, soils=False)),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", Statement(writes=True, soils=False)),
+        ("(SELECT 1)", Statement(writes=True, soils=False)),
+        ("UPDATE commits SET x = 1", Statement(writes=True, soils=False)),
+        ("SELECT GET_LOCK('x', 1)", Statement(writes=False, soils=True)),
+        ("SELECT @x := 1", Statement(writes=False, soils=True)),
+        ("CALL work()", Statement(writes=True, soils=True)),
     ],
 )
-def test_everything_else_is(sql: str, is_reading: bool) -> None:
-    assert check_statement(sql).writes is not is_reading
+def test_everything_else_is(sql: str, statement: Statement) -> None:
+    assert check_statement(sql) == statement
 
 
 @pytest.mark.parametrize(

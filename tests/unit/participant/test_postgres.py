@@ -12,6 +12,7 @@ from participant.ids import BranchKey
 from participant.rm.postgres import PostgreSQL
 from participant.rm.postgres.names import Names
 from participant.rm.postgres.transaction import check_statement
+from participant.rm.server.statements import Statement
 from participant.values import DIGEST_BYTES
 from participant.wire import BranchState
 
@@ -65,20 +66,23 @@ def test_what_ends_or_outlives_the_transaction_is_not_for_an_action(sql: str) ->
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("sql", "statement"),
     [
-        "SELECT 1",
-        "UPDATE commits SET x = 1",
-        "SET LOCAL statement_timeout = 5",
-        "set constraints all immediate",
-        "WITH a AS (SELECT 1) SELECT * FROM a",
-        "/* COMMIT */ SELECT 1",
-        "(SELECT 1)",
-        "",
+        ("SELECT 1", Statement(writes=False, soils=False)),
+        ("UPDATE commits SET x = 1", Statement(writes=True, soils=False)),
+        ("SET LOCAL statement_timeout = 5", Statement(writes=False, soils=False)),
+        ("set constraints all immediate", Statement(writes=False, soils=False)),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", Statement(writes=False, soils=False)),
+        ("/* COMMIT */ SELECT 1", Statement(writes=False, soils=False)),
+        ("(SELECT 1)", Statement(writes=False, soils=False)),
+        ("", Statement(writes=False, soils=False)),
+        ("SELECT set_config('x.y', '1', false)", Statement(writes=False, soils=True)),
+        ("select pg_advisory_lock(1)", Statement(writes=False, soils=True)),
+        ("CALL work()", Statement(writes=False, soils=True)),
     ],
 )
-def test_everything_else_is(sql: str) -> None:
-    check_statement(sql)
+def test_everything_else_is(sql: str, statement: Statement) -> None:
+    assert check_statement(sql) == statement
 
 
 def test_a_comment_in_a_comment_hides_nothing() -> None:
