@@ -11,15 +11,29 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from coordinator.demo.errors import DemoError
 
-__all__ = ["Process"]
+__all__ = ["Child", "Process"]
 
 LOG_TAIL_LINES = 5
 _CONFIG_PREFIX = "COMMITD_"
+
+
+class Child(Protocol):
+    """What must be known of a process that was started, as `asyncio.subprocess.Process` has it."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+
+    async def wait(self) -> int:
+        """Its status, when it has ended."""
 
 
 class Process:
@@ -30,7 +44,7 @@ class Process:
         self._arguments = tuple(arguments)
         self._log = log
         self._module = module
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._watching: asyncio.Task[None] | None = None
         self._may_end = False
         self._fault = ""
@@ -45,22 +59,26 @@ class Process:
     async def start(self) -> None:
         """Start it, the first time or again."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_CONFIG_PREFIX)}
-        with self._log.open("ab") as log:
-            self._child = await asyncio.create_subprocess_exec(
+        self._child = await self._begin(self._module, self._arguments, environment, self._log)
+        self._may_end = False
+        self._watching = asyncio.create_task(self._watch(self._child))
+
+    async def _begin(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
+        """As the leader of a process group of its own, which is killed when this process dies."""
+        with log.open("ab") as output:
+            return await asyncio.create_subprocess_exec(
                 *_dies_with_us(),
                 sys.executable,
                 "-P",  # also where a directory of our user's is called as one of our packages
                 "-m",
-                self._module,
-                *self._arguments,
+                module,
+                *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 env=environment,
                 start_new_session=True,
             )
-        self._may_end = False
-        self._watching = asyncio.create_task(self._watch(self._child))
 
     async def kill(self) -> None:
         """kill -9, and wait until it is gone."""
@@ -87,7 +105,7 @@ class Process:
         if self._child is not None and self._child.returncode is None:
             os.killpg(self._child.pid, number)
 
-    async def _watch(self, child: asyncio.subprocess.Process) -> None:
+    async def _watch(self, child: Child) -> None:
         status = await child.wait()
         if not self._may_end:
             self._fault = f"{self.name} ended by itself with status {status}"

@@ -15,9 +15,9 @@ import pytest
 from yarl import URL
 
 from coordinator.client import Aborted, Client, Committed
-from coordinator.demo.cluster import Cluster
 from coordinator.demo.process import Process
 from tests.integration.test_steps import DESK, NODES, Stage, _served
+from tests.support.forks import Forked, ForkedCluster
 
 SENDER = "orders"
 Start: TypeAlias = Callable[[str, str], Awaitable[Process]]
@@ -32,7 +32,7 @@ class Senders(Stage):
         port = str(URL(self.cluster.banks[SENDER]).port)
         directory = self.cluster.directory
         words = (port, str(directory / SENDER), ",".join(self.cluster.replicas.values()), gid, until)
-        process = Process(SENDER, words, directory / f"{SENDER}.log", module="tests.fixtures.sender")
+        process = Forked(SENDER, words, directory / f"{SENDER}.log", module="tests.fixtures.sender")
         await process.start()
         process._may_end = True
         self.cluster.processes[SENDER] = process
@@ -66,7 +66,7 @@ async def senders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 @asynccontextmanager
 async def _sending(directory: Path) -> AsyncIterator[Senders]:
-    cluster = Cluster(directory, NODES, [DESK, SENDER])
+    cluster = ForkedCluster(directory, NODES, [DESK, SENDER])
     for name in (DESK, SENDER):
         del cluster.processes[name]
     client = Client(list(cluster.replicas.values()), timeout_s=30.0, attempt_timeout_s=1.0)

@@ -20,10 +20,10 @@ import pytest
 from yarl import URL
 
 from coordinator.client import OWN, Aborted, Client, Committed, Ended
-from coordinator.demo.cluster import Cluster
 from coordinator.wire_base import DEADLINE_MAX_MS
 from participant import Participant, Reject
 from participant.rm.memory import Memory, Transaction
+from tests.support.forks import ForkedCluster
 
 NODES = ("n1", "n2", "n3")
 DESK = "desk"
@@ -63,7 +63,7 @@ class Desk:
 class Stage:
     """A cluster, and a desk."""
 
-    def __init__(self, cluster: Cluster, desk: Desk, client: Client) -> None:
+    def __init__(self, cluster: ForkedCluster, desk: Desk, client: Client) -> None:
         self.cluster = cluster
         self.desk = desk
         self.client = client
@@ -91,7 +91,7 @@ class Stage:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    cluster = Cluster(tmp_path, NODES, [DESK])
+    cluster = ForkedCluster(tmp_path, NODES, [DESK])
     del cluster.processes[DESK]
     client = Client(list(cluster.replicas.values()), timeout_s=30.0, attempt_timeout_s=1.0)
     async with _served(tmp_path, cluster) as desk, cluster, client:
@@ -99,7 +99,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def _served(directory: Path, cluster: Cluster) -> AsyncIterator[Desk]:
+async def _served(directory: Path, cluster: ForkedCluster) -> AsyncIterator[Desk]:
     desk = Desk(directory / DESK)
     port = URL(cluster.banks[DESK]).port or 0
     async with desk.participant.serving(port=port, replicas=list(cluster.replicas.values())):

@@ -16,7 +16,6 @@ import pytest
 from yarl import URL
 
 from coordinator.client import Branch, Client, CommitProtocol, Committed
-from coordinator.demo.cluster import Cluster
 from coordinator.errors import Contradiction, GidReused
 from coordinator.ledger.records import Decision, Phase
 from coordinator.ledger.records import Path as CommitPath
@@ -29,6 +28,7 @@ from participant.service import ParticipantService
 from participant.termination import Leaning
 from participant.three_phase_note import Note
 from participant.wire import BranchState
+from tests.support.forks import ForkedCluster
 
 NODES = ("n1", "n2", "n3")
 BANKS = ("bank-a", "bank-b", "bank-c")
@@ -74,7 +74,7 @@ class Doors(Memory):
 class Stage:
     """A cluster, and its participants."""
 
-    def __init__(self, cluster: Cluster, client: Client) -> None:
+    def __init__(self, cluster: ForkedCluster, client: Client) -> None:
         self.cluster = cluster
         self.client = client
         self.doors: dict[str, Doors] = {}
@@ -130,7 +130,7 @@ async def put(tx: Transaction, body: Any) -> None:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    cluster = Cluster(tmp_path, NODES, BANKS, proof_secret=SECRET)
+    cluster = ForkedCluster(tmp_path, NODES, BANKS, proof_secret=SECRET)
     async with AsyncExitStack() as stack:
         client = Client(list(cluster.replicas.values()), timeout_s=30.0, attempt_timeout_s=1.0)
         made = Stage(cluster, client)

@@ -23,13 +23,13 @@ from aiohttp import web
 
 from coordinator.client import Branch, Client, Run, verify
 from coordinator.client.workflow import worker_of
-from coordinator.demo.cluster import Cluster
 from coordinator.demo.ports import HOST
 from coordinator.errors import TransactionAborted
 from coordinator.http.app import serving
 from coordinator.webhooks import NoticeView
 from tests.house.tree import ROOT
 from tests.integration.test_steps import DESK, NODES, Stage, _served
+from tests.support.forks import ForkedCluster
 
 ALL = ["do flight", "do hotel", "do pay", "do mail"]
 OTHER = ["do flight", "do hostel", "do pay", "confirm hostel", "do mail"]
@@ -59,7 +59,7 @@ class Box:
 class Theatre(Stage):
     """A cluster, a desk, an application at `url`, and a worker at a time."""
 
-    def __init__(self, cluster: Cluster, desk: Any, client: Client, box: Box, url: str) -> None:
+    def __init__(self, cluster: ForkedCluster, desk: Any, client: Client, box: Box, url: str) -> None:
         super().__init__(cluster, desk, client)
         self.box = box
         self.url = url
@@ -110,7 +110,7 @@ def _kill(pids: list[int]) -> None:
 
 @pytest.fixture
 async def theatre(tmp_path: Path) -> AsyncIterator[Theatre]:
-    cluster = Cluster(tmp_path, NODES, [DESK])
+    cluster = ForkedCluster(tmp_path, NODES, [DESK])
     del cluster.processes[DESK]
     client = Client(list(cluster.replicas.values()), timeout_s=60.0, attempt_timeout_s=1.0)
     box = Box()

@@ -14,8 +14,8 @@ from pathlib import Path
 from yarl import URL
 
 from coordinator.client import Client, Committed, Ended, Worker
-from coordinator.demo.cluster import Cluster
 from participant import Participant
+from tests.support.forks import ForkedCluster
 from tests.takeovers.plays import OLD, PARTICIPANTS, PLAYS, trip
 from tests.takeovers.watched import Blow, Side, Steps, participant_of
 
@@ -56,7 +56,9 @@ class _End:
 class Stage:
     """A cluster, participants and a client. See `staged`."""
 
-    def __init__(self, cluster: Cluster, client: Client, steps: Steps, participants: Mapping[str, Participant]) -> None:
+    def __init__(
+        self, cluster: ForkedCluster, client: Client, steps: Steps, participants: Mapping[str, Participant]
+    ) -> None:
         self._cluster = cluster
         self._client = client
         self._steps = steps
@@ -124,7 +126,7 @@ class Stage:
 @asynccontextmanager
 async def staged(directory: Path) -> AsyncIterator[Stage]:
     """Three coordinators as processes; participants, on real journals and sockets, and a worker for workflows here."""
-    cluster = Cluster(directory, _NODES, PARTICIPANTS, proof_secret=_SECRET)
+    cluster = ForkedCluster(directory, _NODES, PARTICIPANTS, proof_secret=_SECRET)
     replicas = list(cluster.replicas.values())
     steps = Steps()
     async with AsyncExitStack() as stack:
