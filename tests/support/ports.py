@@ -2,7 +2,7 @@
 
 A port that was free a moment ago may be the local end of an outgoing connection by now: of another test, or of the node
 under test itself. On Linux all of 127.0.0.0/8 is this machine, and outgoing connections leave from 127.0.0.1; so each
-process of the tests listens on an address of its own.
+process of the tests listens on an address of its own, and gets no port twice.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ __all__ = ["free_addresses"]
 
 _PIDS_PER_NET = 250
 
+_given: set[str] = set()
+
 
 def free_addresses(count: int) -> list[str]:
-    """`count` addresses, all different, as host:port."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((_host(), 0))
-        return ["{}:{}".format(*each.getsockname()) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """`count` addresses, all different from each other and from those before, as host:port."""
+    new: list[str] = []
+    while len(new) < count:
+        with socket.socket() as taken:
+            taken.bind((_host(), 0))
+            address = "{}:{}".format(*taken.getsockname())
+        if address not in _given:
+            _given.add(address)
+            new.append(address)
+    return new
 
 
 def _host() -> str:
