@@ -232,6 +232,26 @@ async def test_the_row_of_a_branch_is_written_where_it_belongs(postgres_dsn: str
             assert (await manager.outcome(key)).state is BranchState.COMMITTED
 
 
+async def test_a_row_is_what_it_is_however_an_action_lets_texts_be_read(postgres_dsn: str) -> None:
+    """Seen red with a plain text: its backslash is eaten, and the vote fails."""
+
+    async def old_ways(tx: Transaction, body: Any) -> int:
+        await tx.execute("SET LOCAL standard_conforming_strings = off")
+        await tx.execute("SET LOCAL escape_string_warning = off")
+        await tx.execute("SET LOCAL bytea_output = escape")
+        await _add(tx, body)
+        return 7
+
+    call = Call.of("old ways", old_ways, {"key": "x", "amount": 1})
+    async with _open(postgres_dsn) as manager:
+        for _ in range(2):  # what was kept of the request, and of its result, is compared and given
+            answer = await manager.commit_one_phase(ONE, call)
+            assert (answer.state, answer.result) == (BranchState.COMMITTED, 7)
+        assert (await manager.prepare(TWO, call)).state is BranchState.PREPARED
+        assert (await manager.commit(TWO)).state is BranchState.COMMITTED
+    assert await _numbers(postgres_dsn) == {"x": 2}
+
+
 async def test_a_constraint_that_is_checked_at_the_end_votes_no(postgres_dsn: str) -> None:
     async def orphan(tx: Transaction, _: Any) -> None:
         await tx.execute("INSERT INTO children VALUES ('nobody')")

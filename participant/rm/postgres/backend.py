@@ -229,9 +229,10 @@ class PostgresBackend:
     async def finish(self, prepared: Branch, to: BranchState) -> bool:
         verb = "COMMIT" if to is BranchState.COMMITTED else "ROLLBACK"
         for _ in range(FINISH_ATTEMPTS):
-            async with Office(self._ending) as connection:
+            async with Office(self._ending, self._working) as connection:
                 try:
-                    await connection.execute(f"{verb} PREPARED '{self._names.of(prepared)}'")
+                    sql = f"{verb} PREPARED '{self._names.of(prepared)}'"
+                    await connection.execute(sql, timeout=ANSWER_TIMEOUT_S)
                     return True
                 except asyncpg.UndefinedObjectError:
                     return False

@@ -177,7 +177,7 @@ def _rows(branch: Branch) -> tuple[tuple[BranchKey, bytes], ...]:
 
 def _literal(data: bytes) -> str:
     """Bytes as SQL, whatever an action has set of how texts are read."""
-    return f"decode('{data.hex()}', 'hex')"
+    return f"E'\\\\x{data.hex()}'"
 
 
 def _check_tag(tag: str, statement: str) -> None:

@@ -74,6 +74,20 @@ class Pool(Generic[_C]):
             self._places.release()
             raise
 
+    async def acquire_idle(self) -> _C | None:
+        """One that nobody uses or waits for, to be given back by `release`; None if there is none."""
+        if self._places.locked() or not self._idle:
+            return None
+        await self._places.acquire()
+        try:
+            connection = await self._idle_one()
+        except BaseException:
+            self._places.release()
+            raise
+        if connection is None:
+            self._places.release()
+        return connection
+
     async def _wait(self, timeout_s: float) -> None:
         self._on_want()
         self._wanted += 1
