@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["Participant", "ParticipantError", "Reject", "ResourceLimits", "Serving"]
 
 
-def __getattr__(name: str) -> Any:
-    match name:
-        case "Participant" | "Serving":
-            return getattr(import_module("participant.kit"), name)
-        case "ParticipantError" | "Reject":
-            return getattr(import_module("participant.errors"), name)
-        case "ResourceLimits":
-            return getattr(import_module("participant.resource"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # which takes it for a promise that there is any name
+
+    def __getattr__(name: str) -> Any:
+        match name:
+            case "Participant" | "Serving":
+                return getattr(import_module("participant.kit"), name)
+            case "ParticipantError" | "Reject":
+                return getattr(import_module("participant.errors"), name)
+            case "ResourceLimits":
+                return getattr(import_module("participant.resource"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

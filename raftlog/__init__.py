@@ -49,16 +49,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    match name:
-        case "LogConfig" | "Security" | "Timing":
-            return getattr(import_module("raftlog.config"), name)
-        case "RealDisk":
-            return getattr(import_module("raftlog.disk"), name)
-        case "MemoryGroup" | "MemoryLog":
-            return getattr(import_module("raftlog.memory"), name)
-        case "RaftLog":
-            return getattr(import_module("raftlog.node"), name)
-    if name in __all__:
-        return getattr(import_module("raftlog.port"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # which takes it for a promise that there is any name
+
+    def __getattr__(name: str) -> Any:
+        match name:
+            case "LogConfig" | "Security" | "Timing":
+                return getattr(import_module("raftlog.config"), name)
+            case "RealDisk":
+                return getattr(import_module("raftlog.disk"), name)
+            case "MemoryGroup" | "MemoryLog":
+                return getattr(import_module("raftlog.memory"), name)
+            case "RaftLog":
+                return getattr(import_module("raftlog.node"), name)
+        if name in __all__:
+            return getattr(import_module("raftlog.port"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

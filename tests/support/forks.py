@@ -1,8 +1,8 @@
 """Processes of a cluster that are forked from one that has imported everything already.
 
 They are processes like others: with a pid, a group and files of their own, killed and paused by the system. Only the
-import is saved, which is nearly all that a start costs (half a second of CPU for each coordinator).
-Whoever tests the start itself takes `Cluster` as it is.
+import is saved, which is nearly all that a start costs (half a second of CPU for each coordinator); and their hashes of
+texts are the same. Whoever tests the start itself, or what might hang on the order of a set, takes `Cluster` as it is.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from coordinator.demo.cluster import Cluster
 from coordinator.demo.process import Child, Process
@@ -40,21 +42,16 @@ class Forked(Process):
     """`Process`, without the import."""
 
     async def _begin(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
-        ready, its_end = _forks().Pipe(duplex=False)
-        child = _forks().Process(target=_run, args=(module, tuple(arguments), dict(environment), log, its_end))
-        child.start()
-        its_end.close()
-        ready.recv()
-        ready.close()
-        return _Child(child)
+        return await asyncio.to_thread(_forked, module, tuple(arguments), dict(environment), log)
 
 
 class _Child:
     """As much of an `asyncio.subprocess.Process` as is wanted here."""
 
     def __init__(self, process: ForkServerProcess) -> None:
+        assert process.pid is not None
         self._process = process
-        self.pid: int = process.pid or 0
+        self.pid: int = process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -69,7 +66,8 @@ class _Child:
         finally:
             loop.remove_reader(self._process.sentinel)
         self._process.join()
-        return self._process.exitcode or 0
+        assert self._process.exitcode is not None
+        return self._process.exitcode
 
 
 @cache
@@ -80,14 +78,27 @@ def _forks() -> ForkServerContext:
     return context
 
 
+def _forked(*what: Any) -> _Child:
+    """Returns when it has its group, and can be killed by it."""
+    ready, its_end = _forks().Pipe(duplex=False)
+    process = _forks().Process(target=_run, args=(*what, its_end))
+    process.start()
+    its_end.close()
+    with ready:
+        ready.recv()
+    return _Child(process)
+
+
 def _run(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path, ready: Connection) -> None:
     """What the forked process does: what `python -m module arguments` does."""
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    server: Any = forkserver._forkserver
+    os.close(server._forkserver_alive_fd)  # ours would keep the server alive, and it us
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    ready.send(None)  # it has its group, and can be killed by it
+    ready.send(None)
     ready.close()
     os.environ.clear()
     os.environ.update(environment)

@@ -103,13 +103,13 @@ class Transaction:
         if not self._is_usable:
             raise ActionError("its tx was used after the action had ended")
         statement = check_statement(sql)
+        self._connection.is_soiled = self._connection.is_soiled or statement.soils
         try:
             result = await run(sql, values)
         except BaseException as error:
             self.failure = f"{type(error).__name__} in {words_of(sql).upper()}"
             raise
         self.has_written = self.has_written or statement.writes
-        self._connection.is_soiled = self._connection.is_soiled or statement.soils
         return result
 
 

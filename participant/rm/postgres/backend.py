@@ -4,7 +4,8 @@ Whoever writes a branch's row takes an advisory lock of the branch first, withou
 it: otherwise it would wait for a prepared row of the same key, which only the decision frees. A prepared transaction
 keeps that lock.
 
-Two pools: what ends branches never waits behind what waits for the rows that it would free.
+Two pools: what ends branches never waits behind what waits for the rows that it would free. It takes a connection of
+the others if one is idle.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from participant.rm.postgres.server import (
     make_table,
     synchronous_level,
 )
+from participant.rm.postgres.transaction import Transaction
 from participant.rm.postgres.unit import VOTE_WRITTEN, PostgresUnit, run_function
 from participant.rm.postgres.waits import Waits
 from participant.rm.server.backend import Blocked, Prepared, Unit, beside
@@ -275,7 +277,8 @@ class PostgresBackend:
         try:
             with unreachable("read"):
                 await session.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            result, tx = await run_function(session.connection, call)
+            tx = Transaction(session.connection)
+            result = await run_function(call, tx, session.connection)
             session.is_soiled = session.is_soiled or tx.is_soiled
             with unreachable("read"):
                 await session.connection.execute("ROLLBACK")

@@ -85,7 +85,7 @@ class unreachable(Reaching):  # noqa: N801 - it stands where a function of conte
 class Office:
     """`async with Office(pool) as connection`: for short questions and ends, without a transaction.
 
-    `other`: a pool of which an idle one is taken rather: that of who has just worked costs the server less.
+    `other`: a pool whose idle connection is preferred. A session that has just worked costs the server less.
     """
 
     __slots__ = ("_other", "_pool", "_session")
@@ -107,8 +107,8 @@ class Office:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, (*LOST, asyncio.CancelledError)):
-            self._session.abandon()
+        if isinstance(error, (asyncpg.PostgresError, *LOST, asyncio.CancelledError)):
+            self._session.abandon()  # also what is refused: an action may have changed who it is
         self._pool.release(self._session)
         if isinstance(error, (asyncpg.PostgresError, *LOST)):
             raise ResourceUnreachable(f"cannot ask the database: {str(error) or type(error).__name__}") from error

@@ -54,16 +54,18 @@ class PostgresUnit:
         self.pid = session.pid
 
     async def run(self, call: Call) -> Any:
+        connection = self._connected
+        tx = Transaction(connection, self._branch)
         try:
-            result, tx = await run_function(self._connected, call, self._branch)
+            return await run_function(call, tx, connection)
         except _STALE as error:
             raise Stale from error
         except asyncpg.LockNotAvailableError as error:
             raise Conflict(f"it did not get a lock: {error}") from error
-        self._has_written = self._has_written or tx.has_written
-        if self._session is not None and tx.is_soiled:
-            self._session.is_soiled = True
-        return result
+        finally:
+            self._has_written = self._has_written or tx.has_written
+            if self._session is not None and tx.is_soiled:
+                self._session.is_soiled = True
 
     async def vote(self, branch: Branch) -> Branch | None:
         with unreachable("vote in"):
@@ -153,14 +155,13 @@ class PostgresUnit:
             self._pool.release(session)
 
 
-async def run_function(connection: Connection, call: Call, branch: OpenBranch | None = None) -> tuple[Any, Transaction]:
-    """Run what a service was written with; its result, and what it has worked with.
+async def run_function(call: Call, tx: Transaction, connection: Connection) -> Any:
+    """Run what a service was written with, on `tx` of the connection.
 
     Raises ResourceUnreachable if the connection was lost in it.
     """
-    tx = Transaction(connection, branch)
     try:
-        return await call.function(tx, call.body), tx
+        return await call.function(tx, call.body)
     except Exception as error:
         if connection.is_closed():
             raise ResourceUnreachable(f"the connection to the database was lost: {error}") from error

@@ -75,7 +75,10 @@ class Pool(Generic[_C]):
             raise
 
     async def acquire_idle(self) -> _C | None:
-        """One that nobody uses or waits for, to be given back by `release`; None if there is none."""
+        """One that nobody uses or waits for, to be given back by `release`; None if there is none.
+
+        At once, where a driver hears by itself that its server has gone.
+        """
         if self._places.locked() or not self._idle:
             return None
         await self._places.acquire()

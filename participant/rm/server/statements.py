@@ -43,7 +43,6 @@ def remembered(look: Callable[[str], Statement]) -> Callable[[str], Statement]:
     kept = lru_cache(REMEMBERED_MAX)(look)
 
     @wraps(look)
-    @wraps(look)
     def looked(sql: str) -> Statement:
         return kept(sql) if len(sql) <= REMEMBERED_CHARS_MAX else look(sql)
 

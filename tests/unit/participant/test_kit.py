@@ -80,6 +80,12 @@ def test_the_wire_contract_loads_no_database_and_no_server() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
+def test_a_participant_loads_no_raft() -> None:
+    """It uses files and threads of the log's; red if `raftlog/__init__.py` imports the node."""
+    code = "import sys, participant.kit, participant.rm.sqlite; sys.exit('pysyncobj' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
 async def test_a_service_commits_a_branch_by_itself_once_and_not_after_it_was_prevented(shop: Participant) -> None:
     """The source of a message. Seen red with a commit that names no branch of its own."""
 
