@@ -59,23 +59,23 @@ class Process:
     async def start(self) -> None:
         """Start it, the first time or again."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_CONFIG_PREFIX)}
-        self._child = await self._begin(self._module, self._arguments, environment, self._log)
+        self._child = await self._begin(environment)
         self._may_end = False
         self._watching = asyncio.create_task(self._watch(self._child))
 
-    async def _begin(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
+    async def _begin(self, environment: Mapping[str, str]) -> Child:
         """As the leader of a process group of its own, which is killed when this process dies."""
-        with log.open("ab") as output:
+        with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *_dies_with_us(),
                 sys.executable,
                 "-P",  # also where a directory of our user's is called as one of our packages
                 "-m",
-                module,
-                *arguments,
+                self._module,
+                *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=log,
+                stderr=log,
                 env=environment,
                 start_new_session=True,
             )

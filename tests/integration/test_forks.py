@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.house.tree import ROOT
+from tests.integration.test_shards import is_alive
 
 GONE_WITHIN_S = 10.0
 
@@ -31,18 +32,9 @@ async def test_they_die_with_who_has_started_them(tmp_path: Path) -> None:
     )
     assert starter.stdout is not None
     pid = int(await starter.stdout.readline())
-    assert _is_alive(pid)
+    assert is_alive(pid)
     starter.kill()
     await starter.wait()
     async with asyncio.timeout(GONE_WITHIN_S):
-        while _is_alive(pid):  # noqa: ASYNC110 - it tells nobody
+        while is_alive(pid):  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
-
-
-def _is_alive(pid: int) -> bool:
-    """Somebody else may never take note of its end."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(") ")[2][0] != "Z"

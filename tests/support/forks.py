@@ -41,8 +41,8 @@ class ForkedCluster(Cluster):
 class Forked(Process):
     """`Process`, without the import."""
 
-    async def _begin(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
-        return await asyncio.to_thread(_forked, module, tuple(arguments), dict(environment), log)
+    async def _begin(self, environment: Mapping[str, str]) -> Child:
+        return await asyncio.to_thread(_forked, self._module, self._arguments, environment, self._log)
 
 
 class _Child:

@@ -118,13 +118,16 @@ class ServerManager:
         if run is None:
             run = Run(request, self._backend, self._limits, self._known.held_since)
             self._runs[request.key] = run
-            run.begin(self._serve(run)).add_done_callback(partial(self._ran, request.key))
+            run.task = self._loop.create_task(self._serve(run))
+            run.task.add_done_callback(partial(self._ran, request.key))
         elif not request.is_repeat_of(run.request):
             return refused(BranchConflict(f"another request for branch {request.key} is under way"))
         return run.join()
 
-    def _ran(self, key: BranchKey, _: asyncio.Task[Answer]) -> None:
+    def _ran(self, key: BranchKey, task: asyncio.Task[Answer]) -> None:
         del self._runs[key]
+        if not task.cancelled():
+            task.exception()  # whoever waits has it
 
     async def _serve(self, run: Run) -> Answer:
         request = run.request
@@ -173,7 +176,7 @@ class ServerManager:
     async def _vote_no(self, run: Run, branch: Branch, no: Reject) -> Answer | None:
         await self._known.drop(branch.key)
         if isinstance(no, Conflict):
-            if not run.is_awaited:
+            if not run.waiters:
                 return Answer(BranchState.UNKNOWN, no.reason, retry=True)
             self._measures.conflict()
         async with self._lanes.of(branch.key):

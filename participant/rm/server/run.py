@@ -11,7 +11,7 @@ A vote for nobody is none: when all who asked have gone, the end of a wait is no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -43,43 +43,23 @@ class Run:
         held_since: Callable[[BranchKey], float | None],
     ) -> None:
         self.request = request
-        self._answers: list[asyncio.Future[Answer]] = []
+        self.waiters = 0
         self.unit: Unit | None = None
         self._backend = backend
         self._limits = limits
         self._held_since = held_since
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
+        self._since = asyncio.get_running_loop().time()
         self._end: Exception | None = None
 
-    def begin(self, serving: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
-        """Let it be served, whoever of those who ask for it goes."""
-        self.task = self._loop.create_task(serving)
-        self.task.add_done_callback(self._tell)
-        return self.task
-
     def join(self) -> asyncio.Future[Answer]:
-        """Its answer, for one more who waits for it."""
-        answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._answers.append(answer)
+        """Its answer, for one more who waits for it; that this one goes away does not end it."""
+        answer = asyncio.shield(self.task)
+        self.waiters += 1
+        answer.add_done_callback(self._left)
         return answer
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody who asked for it is still there."""
-        return any(not answer.done() for answer in self._answers)
-
-    def _tell(self, task: asyncio.Task[Answer]) -> None:
-        error = None if task.cancelled() else task.exception()
-        for answer in self._answers:
-            if answer.done():
-                continue  # whoever asked has gone
-            if task.cancelled():
-                answer.cancel()
-            elif error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(task.result())
+    def _left(self, _: asyncio.Future[Answer]) -> None:
+        self.waiters -= 1
 
     def interrupt(self, end: Exception) -> None:
         """Let `end` be raised instead of a vote, unless the vote is under way already."""
@@ -91,7 +71,7 @@ class Run:
         """Cancel an action, see `act`, until it has heard: see `participant.ending`."""
         if self.unit is not None:
             self.task.cancel()
-            self._loop.call_later(CANCEL_AGAIN_S, self._stop)
+            asyncio.get_running_loop().call_later(CANCEL_AGAIN_S, self._stop)
 
     def check(self) -> None:
         """Raise what `interrupt` was given."""
@@ -101,14 +81,14 @@ class Run:
     def check_patience(self, why: str) -> None:
         """Raise Conflict if it is too late to run again."""
         self.check()
-        if self._loop.time() >= self._since + self._limits.lock_wait_s:
+        if asyncio.get_running_loop().time() >= self._since + self._limits.lock_wait_s:
             raise Conflict(why)
 
     async def act(self, unit: Unit, call: Call) -> Any:
         """Run an action; its result. Raises Reject, Stale, ResourceError and what `interrupt` was given."""
         self.check()
         self.unit = unit
-        loop = self._loop
+        loop = asyncio.get_running_loop()
         began = loop.time()
         first_look = min(began + self._limits.deadlock_wait_s, self._since + self._limits.lock_wait_s)
         watching: list[asyncio.Task[None]] = []
@@ -130,11 +110,12 @@ class Run:
 
     async def _watch(self, unit: Unit, began: float) -> None:
         """Look at an action that has not ended, until it has, and put an end to it when its time is over."""
+        loop = asyncio.get_running_loop()
         while True:
             blocked = None
             with suppress(ResourceError):  # not seen this time
                 blocked = await self._backend.blocked_by(unit)
-            now = self._loop.time()
+            now = loop.time()
             look_at = now + self._limits.deadlock_wait_s
             if blocked is not None:
                 until = self._until(blocked, began)

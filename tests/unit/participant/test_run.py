@@ -37,7 +37,7 @@ async def test_an_action_that_forgets_that_it_was_cancelled_is_cancelled_again(m
     run = Run(
         BranchRequest(Ask.PREPARE, BranchKey("g", "b"), call), cast("Backend", None), ResourceLimits(), lambda _: None
     )
-    run.begin(run.act(cast("Unit", Forgetful()), call))
+    run.task = asyncio.create_task(cast("Any", run.act(cast("Unit", Forgetful()), call)))
     await begun.wait()
     run.interrupt(Reject("aborted by its coordinator"))
     answer: asyncio.Future[Answer] = run.join()
