@@ -85,10 +85,10 @@ class _Connection(asyncio.Protocol):
     def send(self, message: Message) -> None:
         self._write(self.channel.encode(message))
 
-    def cut(self, why: str) -> None:
+    def cut(self, why: str, cause: str = "cut") -> None:
         """Give the connection up, at once and without waiting for what is still to be sent."""
         if self.transport is not None and not self.transport.is_closing():
-            self._owner.note_cut(self, why)
+            self._owner.note_cut(self, why, cause)
             self.transport.abort()
 
     def _write(self, data: bytes) -> None:
@@ -98,13 +98,13 @@ class _Connection(asyncio.Protocol):
         self._spoke_at = self._owner.loop.time()
         transport.write(data)
         if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
-            self.cut("the peer does not keep up")
+            self.cut("the peer does not keep up", "cut_slow")
 
     def _watch(self) -> None:
         """Every third of the silence allowed: cut a dead connection, keep a quiet one alive."""
         now, silence = self._owner.loop.time(), self._owner.silence_s
         if now - self._heard_at >= silence:
-            self.cut(f"nothing heard for {silence:g} s")
+            self.cut(f"nothing heard for {silence:g} s", "cut_silent")
             return
         if self.channel.open and now - self._spoke_at >= silence / 3:
             self.send(_PING)
@@ -112,7 +112,7 @@ class _Connection(asyncio.Protocol):
 
 
 class PeerTransport:
-    """All connections of one node. `counters` counts what was refused, by cause."""
+    """All connections of one node. `counters` counts what was refused or cut, by cause."""
 
     def __init__(self, config: LogConfig, listener: PeerListener, dice: random.Random) -> None:
         self._config = config
@@ -227,9 +227,9 @@ class PeerTransport:
         self._all.pop(connection, None)
         self._forget(connection)
 
-    def note_cut(self, connection: _Connection, why: str) -> None:
-        """Say and count why a connection was given up."""
-        self.counters["cut" if connection.channel.open else "refused"] += 1
+    def note_cut(self, connection: _Connection, why: str, cause: str) -> None:
+        """Say why a connection was given up, and count it; whoever has proven nothing has been refused."""
+        self.counters[cause if connection.channel.open else "refused"] += 1
         _log.warning("connection cut", node=self._config.name, peer=connection.channel.peer, why=why)
 
     def _forget(self, connection: _Connection) -> None:

@@ -123,10 +123,9 @@ async def test_a_follower_that_lags_by_more_than_a_connection_may_queue_is_not_c
     await cluster.stop(away)
     large = [b"%d " % number + bytes(100_000) for number in range(200)]
     await cluster.applied(*large)
-    cuts = cluster.logs[leader].status().counters.get("cut", 0)
     await cluster.start(away)
     assert await cluster.words(away) == large
-    assert cluster.logs[leader].status().counters.get("cut", 0) == cuts
+    assert "cut_slow" not in cluster.logs[leader].status().counters
     assert cluster.logs[away].status().counters.get("snapshots_installed", 0) == 0
 
 

@@ -277,6 +277,7 @@ async def test_a_silent_connection_is_cut(net: Net, proven: bool) -> None:
         assert await raw.was_cut()
         await lines.until(lambda: reasons(lines))
     assert reasons(lines) == ["nothing heard for 0.2 s"]
+    assert one.transport.counters["cut_silent" if proven else "refused"] == 1
 
 
 async def test_who_dribbles_without_proving_anything_is_cut_as_well(net: Net) -> None:
@@ -438,6 +439,7 @@ async def test_a_peer_that_does_not_read_is_cut(net: Net, monkeypatch: pytest.Mo
                 break
             await asyncio.sleep(0)
     assert reasons(lines) == ["the peer does not keep up"]
+    assert one.transport.counters["cut_slow"] == 1
     await one.until_connected()
     transport.abort()
 
