@@ -16,7 +16,7 @@ from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaE
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
 from participant.rm.mariadb import MariaDB, Transaction
-from participant.rm.mariadb.connections import Dsn, connect
+from participant.rm.mariadb.connections import Connection, Dsn, connect
 from participant.rm.mariadb.sweep import MariaSweep
 from participant.testing import servers
 from participant.wire import CONFLICT, BranchState
@@ -361,6 +361,31 @@ async def test_a_mislaid_branch_is_not_answered_as_one_that_never_was(
             await cursor.execute("ROLLBACK" if verb == "abort" else "COMMIT")  # as its start anew lets it be ended
         ended = BranchState.ABORTED if verb == "abort" else BranchState.COMMITTED
         assert (await getattr(manager, verb)(ONE)).state is ended
+
+
+async def test_who_forgets_waits_for_nobody_and_forgets_nothing_that_was_renewed(
+    mariadb: servers.MariaDB, mariadb_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red when a lock of another process counts as a failure, and when only the search asks for the age."""
+    async with _open(mariadb_dsn) as manager:
+        await manager.prepare(ONE, _adding("x"))
+        await manager.commit(ONE)
+        later_ms = manager._wall_ms() + 1
+        table = f"{mariadb_dsn.rpartition('/')[2]}.commitd_branch"
+        with closing(await asyncmy.connect(**Dsn(mariadb_dsn).parameters)) as other:
+            await other.query(f"BEGIN; SELECT 1 FROM {table} FOR UPDATE")
+            assert await manager._backend.forget(later_ms, 10) == 0
+        search = Connection.fetch
+
+        async def renewed_after(connection: Connection, sql: str, *values: Any) -> Any:
+            found = await search(connection, sql, *values)
+            await _run(mariadb, f"UPDATE {table} SET changed_at_ms = changed_at_ms + 60000")
+            return found
+
+        monkeypatch.setattr(Connection, "fetch", renewed_after)
+        await manager._backend.forget(later_ms, 10)
+        monkeypatch.undo()
+        assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.COMMITTED
 
 
 async def test_work_in_which_the_server_dies_is_not_voted_on() -> None:

@@ -226,6 +226,24 @@ async def test_a_late_commit_is_remembered_as_long_as_any(postgres_dsn: str) -> 
         assert (await second.prepare(ONE, _adding("x"))).state is BranchState.COMMITTED
 
 
+async def test_who_forgets_waits_for_nobody_who_is_at_it_too(postgres_dsn: str) -> None:
+    """Goal: processes that forget at once do not deadlock. Seen red, by the time limit, without SKIP LOCKED."""
+    async with _open(postgres_dsn) as manager:
+        for key in (ONE, TWO):
+            await manager.prepare(key, _adding("x"))
+            await manager.commit(key)
+        backend: Any = manager._backend
+        later_ms = manager._wall_ms() + 1
+        other = await asyncpg.connect(postgres_dsn)
+        await other.execute("BEGIN; DELETE FROM commitd_branch WHERE gid = 'gid-1'")
+        try:
+            async with asyncio.timeout(5):
+                assert await backend.forget(later_ms, 10) == 1
+        finally:
+            await other.close()
+        assert await backend.forget(later_ms, 10) == 1
+
+
 async def test_an_action_ends_at_its_limit_although_nobody_could_look_at_it(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

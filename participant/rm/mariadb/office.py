@@ -29,7 +29,7 @@ KILL_LOOKS_MAX = 400  # whether a session has ended, with a pause in between
 KILL_PAUSE_S = 0.005
 _KEYS_MAX = 500  # in one IN (…)
 
-_DUPLICATE, _LOCK_WAIT, _XAER_NOTA, _NO_SUCH_THREAD = 1062, 1205, 1397, 1094
+_DUPLICATE, _LOCK_WAIT, _DEADLOCK, _XAER_NOTA, _NO_SUCH_THREAD = 1062, 1205, 1213, 1397, 1094
 
 _LOAD = """
 SELECT branch, state, digest, reason, changed_at_ms, result FROM commitd_branch
@@ -45,6 +45,7 @@ _SETTLE = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s, '')"
 _SETTLE_READ_ONLY = (
     "UPDATE commitd_branch SET state = 'aborted', reason = %s WHERE gid = %s AND branch = %s AND state = 'read-only'"
 )
+_FORGET = "DELETE FROM commitd_branch WHERE (gid, branch) IN ({}) AND changed_at_ms < %s"  # it may have been renewed
 _UNCOMMITTED = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # for the next statement
 
 
@@ -167,11 +168,13 @@ class Office:
             )
             for begin in range(0, len(keys), _KEYS_MAX):
                 some = keys[begin : begin + _KEYS_MAX]
-                marks = ", ".join(["(%s, %s)"] * len(some))
-                await connection.execute(
-                    f"DELETE FROM commitd_branch WHERE (gid, branch) IN ({marks})",  # noqa: S608 - marks only
-                    [part for key in some for part in key],
-                )
+                sql = _FORGET.format(", ".join(["(%s, %s)"] * len(some)))
+                try:
+                    await connection.execute(sql, [*(part for key in some for part in key), before_ms])
+                except errors.MySQLError as error:
+                    if error_code(error) in (_LOCK_WAIT, _DEADLOCK):
+                        return begin  # another process is at them
+                    raise
         return len(keys)
 
     async def kill(self, thread_id: int) -> None:

@@ -71,7 +71,7 @@ _DOOM = "INSERT INTO {table} VALUES ($1, $2, 'aborted', $3, $4, $5, '') ON CONFL
 _TOUCH = "UPDATE {table} SET changed_at_ms = $3 WHERE gid = $1 AND branch = $2"
 _FORGET = """
 DELETE FROM {table} WHERE (gid, branch) IN (
-    SELECT gid, branch FROM {table} WHERE changed_at_ms < $1 ORDER BY changed_at_ms LIMIT $2)
+    SELECT gid, branch FROM {table} WHERE changed_at_ms < $1 ORDER BY changed_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 _BEGIN = "BEGIN ISOLATION LEVEL {isolation} READ WRITE"
 

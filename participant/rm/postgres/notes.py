@@ -29,7 +29,7 @@ RETURNING 1
 """
 _FORGET = """
 DELETE FROM {table} WHERE (gid, branch) IN (
-    SELECT gid, branch FROM {table} WHERE is_finished AND changed_at_ms < $1 LIMIT $2)
+    SELECT gid, branch FROM {table} WHERE is_finished AND changed_at_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 
 
