@@ -124,7 +124,7 @@ async def test_what_is_slow_is_asked_for_again_until_it_is_decided(made: Cluster
 async def test_time_without_a_decision_is_an_unknown_outcome_and_never_an_abort(made: Cluster) -> None:
     """Red when `Client.commit` lets Unavailable through after an ambiguous attempt."""
     made.clerks["bank-b"].hold(Verb.PREPARE)
-    async with quick(made.urls["n1"], timeout_s=0.2, attempt_timeout_s=0.05) as client:
+    async with quick(made.urls["n1"], timeout_s=1.0, attempt_timeout_s=0.2) as client:
         with pytest.raises(OutcomeUnknown) as unknown:
             await client.commit(BRANCHES, gid="g")
     assert (unknown.value.gid, unknown.value.handle) == ("g", "/v1/transactions/g")

@@ -192,10 +192,10 @@ async def test_one_dead_shard_does_not_stop_the_others(made: Sharded) -> None:
     ours, theirs = (next(iter(made.gids(shard))) for shard in (0, 1))
     for name in tuple(made.shards[1].replicas):
         await made.shards[1].crash(name)
-    async with quick(made.urls[0]["n1"], made.urls[1]["n1"], timeout_s=0.3) as client:
+    async with quick(made.urls[0]["n1"], made.urls[1]["n1"]) as client:
         assert await client.commit(BRANCHES, gid=ours) == Committed(ours)
         with pytest.raises((Unavailable, OutcomeUnknown)):
-            await client.commit(BRANCHES, gid=theirs)
+            await client.commit(BRANCHES, gid=theirs, timeout_s=0.3)
         assert len((await client.cluster_map()).shards) == 2
 
 
