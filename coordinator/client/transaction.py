@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self, TypeAlias, Unpack
 import msgpack
 from yarl import URL
 
-from coordinator.client.asking import Patience
+from coordinator.client.asking import ATTEMPT_MIN_S, Patience
 from coordinator.client.outcomes import Aborted, Branch, Ended, Named
 from coordinator.client.policy import pause_s
 from coordinator.client.session import Lost, NotReached, Response, Session
@@ -168,20 +168,22 @@ class InteractiveTransaction:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._call_timeout_s
         attempt = 0
+        why = ""
         while True:
             attempt += 1
-            left_s = max(0.001, ends_at - loop.time())
+            left_s = max(ATTEMPT_MIN_S, ends_at - loop.time())
             try:
                 response = await ask(left_s)
                 answer = understood(participant, what, response)
             except (Lost, NotReached) as error:
-                why = str(error)
+                if not why or loop.time() + ATTEMPT_MIN_S < ends_at:  # what our own limit ends tells less
+                    why = str(error)
             else:
                 if not answer.retry:
                     return _result(participant, what, response, answer)
                 why = answer.reason or "it asked to come again"
             pause = pause_s(self._patience.pauses, attempt, self._patience.chance.random())
-            if loop.time() + pause >= ends_at:
+            if loop.time() + pause + ATTEMPT_MIN_S > ends_at:
                 raise WorkFailed(participant, what, why, refused=False)
             await asyncio.sleep(pause)
 

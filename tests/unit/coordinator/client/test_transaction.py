@@ -20,7 +20,7 @@ from coordinator.errors import OutcomeUnknown, TransactionAborted, Unavailable, 
 from coordinator.wire import CommitProtocol
 from tests.support.impostor import Impostor, Script, impostor
 
-PATIENCE = Patience(1.0, 0.5, Pauses(0.001, 0.01), Random(1))
+PATIENCE = Patience(1.0, 1.0, Pauses(0.001, 0.01), Random(1))
 WORKING = {"state": "working", "result": {"balance": 90}}
 ENLIST = {"Commitd-Enlist": "bank-a;branch=bank-a"}
 
@@ -58,7 +58,7 @@ class Scene:
     def transaction(self, protocol: CommitProtocol | None = None) -> InteractiveTransaction:
         named: Named = {"key": "order-1"} if protocol is None else {"protocol": protocol}
         return InteractiveTransaction(
-            "g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=0.3, named=named
+            "g", self.desk, self.session, PATIENCE, deadline_ms=1_000, call_timeout_s=1.0, named=named
         )
 
     @property
@@ -356,6 +356,21 @@ async def test_an_endpoint_that_never_answers_well_is_given_up(scene: Scene) -> 
         async with scene.transaction() as tx:
             await tx.request("bank-a", "POST", "/debit")
     assert not failed.value.refused
+
+
+async def test_the_reason_is_what_was_answered_and_not_the_attempt_that_our_own_limit_ends(scene: Scene) -> None:
+    """Seen red with the last reason: "did not answer within 0.0 s" tells nobody of the defect."""
+
+    async def silent(_: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    scene.bank.then_json({"detail": "a defect"}, 500)
+    scene.bank.then(silent)
+    scene.bank.then_json({"state": "aborted"})
+    with pytest.raises(WorkFailed, match="bank-a answered 500: a defect"):
+        async with scene.transaction() as tx:
+            await tx.request("bank-a", "POST", "/debit")
 
 
 async def test_what_is_no_json_is_refused_before_it_counts(scene: Scene) -> None:
