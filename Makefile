@@ -169,8 +169,8 @@ failures: $(VENV)/.ready ## Play every failure, and write the page on them anew:
 	@drawn=$$(mktemp)
 	trap "rm $$drawn" EXIT
 	$(BIN)/commitd failures --seeds $(SEEDS) --markdown > $$drawn
-	sed -i '/^<!-- drawn -->$$/q' docs/internals/failures.md
-	cat $$drawn >> docs/internals/failures.md
+	sed -i '/^<!-- drawn -->$$/q' docs/concepts/failures.md
+	cat $$drawn >> docs/concepts/failures.md
 
 .PHONY: lock
 lock: $(VENV)/.ready ## Write uv.lock anew after a change of dependencies

@@ -3,7 +3,7 @@
 //     node participant.js --port 9006 --data seats.journal --seats 100 --replica http://127.0.0.1:8001
 //
 // Its one action is `book {row, seats}`: each row of a hall has as many seats as were given. The numbers in the comments
-// are those of "What a participant must keep" in docs/reference/participant.md. `commitd check-participant` tries
+// are those of "What a participant must keep" in docs/reference/participant-api.md. `commitd check-participant` tries
 // whether they hold.
 'use strict'
 

@@ -3,7 +3,7 @@
     python participant_stdlib.py --port 9005 --data shelf.db --stock mug=100 --replica http://127.0.0.1:8001
 
 Its one action is `reserve {item, pieces}`. The numbers in the comments are those of "What a participant must keep" in
-docs/reference/participant.md. `commitd check-participant` tries whether they hold.
+docs/reference/participant-api.md. `commitd check-participant` tries whether they hold.
 """
 
 from __future__ import annotations

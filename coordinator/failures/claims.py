@@ -68,7 +68,7 @@ _AT_ANY_MOMENT = frozenset(("split", "split-one-way", "pause"))
 _MAJORITY_LIVES = _EVERYWHERE - {"power-cut"}
 _REACHABLE = _MAJORITY_LIVES - {"some-hear", "cut-off"}
 
-_PROMISE = "[our promise](../concepts.md#what-is-promised)"
+_PROMISE = "[our promise](README.md#what-is-promised)"
 
 _OF_ATOMICITY = 3  # the first claims
 

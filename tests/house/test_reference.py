@@ -113,7 +113,7 @@ def test_every_path_of_a_participant_stands_in_the_reference() -> None:
     """Goal: so is the participant's."""
     memory = Memory(SimDisk())
     routes = Endpoints(ParticipantService("any", memory, {}), _Healthy(), memory, {}).routes
-    shown = {(row[0], row[1]) for row in _rows(_text("participant.md"), "method")}
+    shown = {(row[0], row[1]) for row in _rows(_text("participant-api.md"), "method")}
     assert shown == {(method, path) for path, methods in routes.items() for method in methods} | {("GET", STREAM_PATH)}
 
 

@@ -23,7 +23,7 @@ from participant.recovery import Recovery
 
 SEEDS = 3
 ALL_CELLS_TIMEOUT_S = 300
-PAGE = Path(__file__).parents[2] / "docs/internals/failures.md"
+PAGE = Path(__file__).parents[2] / "docs/concepts/failures.md"
 MARK = "<!-- drawn -->\n"
 
 
