@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from coordinator.cli import render
 from coordinator.cli.asking import JsonOption, is_url
 from coordinator.cli.exits import Exit
 from coordinator.cli.stopping import run_stoppable
+from participant.proof import SECRET_BYTES_MIN
 from participant.testing import PROMISES, Outcome, Target, Verdict, examine_all
 
 __all__ = ["check_participant"]
@@ -63,6 +65,10 @@ def check_participant(
         str | None,
         typer.Option(help="The command that runs the participant: it is started, killed, and started again."),
     ] = None,
+    proof_secret_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with its proof_secret, if it takes part in transactions in three phases."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try whether a participant, in whatever language, keeps the promises of the contract.
@@ -70,7 +76,7 @@ def check_participant(
     It is sent what a coordinator sends, again, too late, at the same time, and malformed; with --start it is killed in
     between. Exit status 1 if a promise is broken, or could not be judged.
     """
-    target = Target(_url(url), action, _value(body), _words(start))
+    target = Target(_url(url), action, _value(body), _words(start), _secret(proof_secret_file))
     shown = None if as_json else Console(soft_wrap=True, highlight=False, markup=False)
     name, verdicts = run_stoppable(_try_all(target, shown))
     ok = all(verdict.is_fine for verdict in verdicts)
@@ -154,3 +160,16 @@ def _words(start: str | None) -> tuple[str, ...]:
     if not words:
         raise typer.BadParameter("is empty", param_hint="--start")
     return words
+
+
+def _secret(file: Path | None) -> bytes | None:
+    """What is in the file, without the end of its line. Raises BadParameter."""
+    if file is None:
+        return None
+    try:
+        secret = file.read_bytes().strip()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot be read: {error.strerror}", param_hint="--proof-secret-file") from error
+    if len(secret) < SECRET_BYTES_MIN:
+        raise typer.BadParameter(f"must hold at least {SECRET_BYTES_MIN} bytes", param_hint="--proof-secret-file")
+    return secret

@@ -19,11 +19,13 @@ import pytest
 from participant.errors import CheckError, NobodyAnswers
 from participant.testing import PROMISES, Outcome, Promise, Target, Verdict, examine, examine_all
 from participant.testing.conformance import talk
+from tests.fixtures import broken_three_phases
 from tests.fixtures.broken import FAULTS
 from tests.support.databases import place_of
-from tests.support.foreign import ROOT, broken, node, numbers, sqlite_bank, stdlib
+from tests.support.foreign import PROOF_SECRET, ROOT, broken, broken_in_three_phases, node, numbers, sqlite_bank, stdlib
 
 CRASH = "crash"  # in the names of the promises for which the participant has to die
+THREE_PHASES = {promise for promise in PROMISES if promise.needs == "three_phase"}
 MANY = {promise for promise in PROMISES if promise.needs in ("arrays", "stream")}
 WORK = {promise for promise in PROMISES if "work" in str(promise).split() and "prepare" not in str(promise).split()}
 
@@ -59,6 +61,30 @@ BROKEN: dict[str, tuple[str, set[str]]] = {
     "takes-any-content-type": ("another content type is refused", set()),
     "takes-any-name": ("names beyond their limits are refused", set()),
     "has-no-name": ("it says what it can", set()),
+}
+CANVASS = "a canvass keeps out a vote that was not given"
+AGREED = "a precommit and a preabort are agreed to"
+LOWER_BALLOT = "a lower ballot than the promised one changes nothing"
+HIGHER_BALLOT = "in one ballot it leans one way and in a higher one it may turn"
+PROMISE_SURVIVES = "a promise survives a crash right after it"
+PROOF_SURVIVES = "a proof survives a crash right after it"
+BROKEN_IN_THREE_PHASES: dict[str, tuple[str, set[str]]] = {
+    "HearsWhatIsMeantForOthers": ("a question that is meant for another is refused", set()),
+    "LetsTheCanvassedVote": (CANVASS, set()),
+    "TakesAnyPeers": ("peers without the branch itself are refused", set()),
+    "BelievesAnyProof": ("nothing ends it without a proof that holds", set()),
+    "NeedsNoProof": ("nothing ends it without a proof that holds", set()),
+    "KeepsProofsToItself": ("a proof ends it and is handed on", {CANVASS, PROOF_SURVIVES}),
+    "KeepsNotesInMemory": (PROMISE_SURVIVES, {PROOF_SURVIVES}),
+    "leans_in_a_lower_ballot": (LOWER_BALLOT, {PROMISE_SURVIVES}),
+    "turns_in_one_ballot": (HIGHER_BALLOT, set()),
+    "never_turns": (HIGHER_BALLOT, set()),
+    "preaborts_for_the_coordinators": ("the coordinators ballot is for a commit only", set()),
+    "agrees_when_it_is_canvassed": (
+        "a yes says how it leans",
+        {AGREED, LOWER_BALLOT, HIGHER_BALLOT, PROMISE_SURVIVES},
+    ),
+    "refuses_to_abort": (AGREED, {HIGHER_BALLOT}),
 }
 YES_SURVIVES = "a yes survives a crash right after it"
 LOSES_VOTES = {
@@ -108,7 +134,7 @@ async def test_foreign_ones_keep_every_promise_that_they_make(
     verdicts = await verdicts_of(await make(tmp_path))
     assert all(verdict.is_fine for verdict in verdicts), story(verdicts)
     not_kept = {verdict.promise for verdict in verdicts if verdict.outcome is not Outcome.KEPT}
-    assert not_kept == MANY | WORK | {promise for promise in PROMISES if str(promise) == MSGPACK}
+    assert not_kept == MANY | WORK | THREE_PHASES | {promise for promise in PROMISES if str(promise) == MSGPACK}
     assert {verdict.outcome for verdict in verdicts if verdict.promise in not_kept} == {Outcome.NOT_APPLICABLE}
 
 
@@ -127,6 +153,33 @@ async def test_a_broken_one_is_found_by_the_promise_that_it_breaks(
     assert found[must].why
     assert found[must].exchanges
     assert found[must].exchanges[-1].curl().startswith("curl -s ")
+
+
+@pytest.mark.parametrize("fault", BROKEN_IN_THREE_PHASES)
+async def test_a_fault_in_three_phases_is_found_by_the_promise_that_it_breaks(fault: str, tmp_path: Path) -> None:
+    """Goal: the same for what only peers and proofs show."""
+    promises = sorted(THREE_PHASES, key=PROMISES.index)
+    async with (await broken_in_three_phases(tmp_path, fault)).open() as bench:
+        verdicts = [verdict async for verdict in examine_all(promises, bench)]
+    found = {str(verdict.promise): verdict for verdict in verdicts if not verdict.is_fine}
+    must, may = BROKEN_IN_THREE_PHASES[fault]
+    assert must in found
+    assert found.keys() <= {must} | may, story(verdicts)
+    assert found[must].outcome is Outcome.BROKEN
+
+
+async def test_three_phases_are_not_tried_without_the_secret(tmp_path: Path) -> None:
+    """Goal: whoever forgets it, or has another one, is told so, and no branch is left that nobody can end."""
+    promise = min(THREE_PHASES, key=PROMISES.index)
+    target = await numbers("memory", str(tmp_path))
+    for secret, outcome, why in (
+        (None, Outcome.NOT_TRIED, "needs --proof-secret-file"),
+        (b"not the one that it has", Outcome.UNCLEAR, "it has another secret"),
+    ):
+        async with replace(target, proof_secret=secret).open() as bench:
+            verdict = await examine(promise, bench)
+        assert (verdict.outcome, verdict.left) == (outcome, ())
+        assert verdict.why.startswith(why)
 
 
 async def test_votes_that_are_not_durable_are_found_by_a_kill(tmp_path: Path) -> None:
@@ -150,6 +203,7 @@ async def test_results_that_are_not_durable_are_found_by_a_kill(tmp_path: Path) 
 def test_every_fault_is_tried() -> None:
     """Goal: no fixture lies around that nothing finds."""
     assert FAULTS.keys() == BROKEN.keys() | {"keeps-votes-in-memory", "keeps-results-in-memory"}
+    assert broken_three_phases.FAULTS.keys() == BROKEN_IN_THREE_PHASES.keys()
 
 
 async def test_without_a_command_nothing_is_killed(tmp_path: Path) -> None:
@@ -159,7 +213,7 @@ async def test_without_a_command_nothing_is_killed(tmp_path: Path) -> None:
         verdicts = [verdict async for verdict in examine_all(PROMISES, bench)]
         assert (await bench.talk.get("/v1/in-doubt")).value == {"branches": []}
     not_tried = {str(verdict.promise) for verdict in verdicts if verdict.outcome is Outcome.NOT_TRIED}
-    assert not_tried == {str(promise) for promise in PROMISES if CRASH in str(promise)}
+    assert not_tried == {str(promise) for promise in PROMISES if CRASH in str(promise) and promise not in THREE_PHASES}
     assert all(verdict.is_fine for verdict in verdicts), story(verdicts)
 
 
@@ -243,7 +297,7 @@ async def test_the_command_prints_a_line_for_each_promise(tmp_path: Path) -> Non
     assert len(lines) == len(PROMISES) + 1
     assert f"kept            {KEPT_BY_ALL}" in lines
     assert lines[-1].startswith("shelf at http://")
-    assert lines[-1].endswith(f"{len(PROMISES) - 9} kept, 9 not applicable")
+    assert lines[-1].endswith(f"{len(PROMISES) - 21} kept, 21 not applicable")
 
 
 async def test_the_command_shows_what_broke_a_promise(tmp_path: Path) -> None:
@@ -277,7 +331,10 @@ async def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
 async def test_the_command_ends_by_its_reason(tmp_path: Path) -> None:
     """Goal: nobody there is status 3, a wrong command line 2, a body that is refused 1; each in a line or a usage."""
     target = replace(await stdlib(tmp_path), start=())
-    status, _, error = await said(await commitd(*asking(target)))
+    short, long = tmp_path / "short", tmp_path / "long"
+    short.write_text("too short\n")
+    long.write_text(f"{PROOF_SECRET}\n")
+    status, _, error = await said(await commitd(*asking(target), "--proof-secret-file", str(long)))
     assert status == 3
     assert error.startswith(f"commitd: nobody answers at {target.url}: ")
     assert error.count("\n") == 1
@@ -286,6 +343,8 @@ async def test_the_command_ends_by_its_reason(tmp_path: Path) -> None:
         ((*ask, '{"item"'), "is not JSON"),
         ((*ask, "{}", "--start", "'"), "cannot be parted into words"),
         ((*ask, "{}", "--start", " "), "is empty"),
+        ((*ask, "{}", "--proof-secret-file", str(short)), "must hold at least 16 bytes"),
+        ((*ask, "{}", "--proof-secret-file", str(tmp_path / "none")), "cannot be read: No such file"),
         (("shop:1", "--action", "a", "--body", "1"), "write it as http://host:port"),
         ((target.url, "--action", "reserve"), "Missing option"),
     ):

@@ -16,10 +16,11 @@ from participant.wire import BranchState, Operation, Verb
 from tests.support.ports import free_addresses
 from tests.support.subjects import SUBJECTS
 
-__all__ = ["STOCK", "broken", "node", "numbers", "sqlite_bank", "stdlib"]
+__all__ = ["PROOF_SECRET", "STOCK", "broken", "broken_in_three_phases", "node", "numbers", "sqlite_bank", "stdlib"]
 
 ROOT = Path(__file__).parents[2]
 STOCK = 10_000  # more than all promises together take
+PROOF_SECRET = "a secret that only tests have"
 
 
 async def sqlite_bank(directory: Path) -> Target:
@@ -31,18 +32,31 @@ async def sqlite_bank(directory: Path) -> Target:
         assert (await serving.service.perform(opened)).state is BranchState.COMMITTED
     host, port = _address()
     config = directory / "bank.toml"
-    config.write_text(f'name = "bank"\ndata = "bank.db"\nhost = "{host}"\nport = {port}\n', encoding="utf-8")
+    where = f'data = "bank.db"\nhost = "{host}"\nport = {port}\n'
+    config.write_text(f'name = "bank"\nproof_secret = "{PROOF_SECRET}"\n{where}', encoding="utf-8")
     command = (sys.executable, "-m", "coordinator", "participant", "--config", str(config))
-    return Target(f"http://{host}:{port}", "debit", {"account": "alice", "amount": 1}, command)
+    body = {"account": "alice", "amount": 1}
+    return Target(f"http://{host}:{port}", "debit", body, command, PROOF_SECRET.encode())
 
 
 async def numbers(kind: str, place: str) -> Target:
-    """A participant on one of `SUBJECTS`. It finds the tests' modules in the directory that it is started in."""
+    """A participant on one of `SUBJECTS`."""
+    return await _counting(kind, place, "numbers", kind)
+
+
+async def broken_in_three_phases(directory: Path, fault: str) -> Target:
+    """One on memory with a fault of `tests/fixtures/broken_three_phases.py`."""
+    return await _counting("memory", str(directory), "broken_three_phases", fault)
+
+
+async def _counting(kind: str, place: str, fixture: str, what: str) -> Target:
+    """It finds the tests' modules in the directory that it is started in."""
     async with SUBJECTS[kind](place).open() as bench:
         await bench.set("x", STOCK)
     host, port = _address()
-    command = ("env", "-C", str(ROOT), sys.executable, "-m", "tests.fixtures.numbers", kind, place, host, port)
-    return Target(f"http://{host}:{port}", "add", {"key": "x", "amount": -1}, command)
+    module = f"tests.fixtures.{fixture}"
+    command = ("env", "-C", str(ROOT), sys.executable, "-m", module, what, place, host, port, PROOF_SECRET)
+    return Target(f"http://{host}:{port}", "add", {"key": "x", "amount": -1}, command, PROOF_SECRET.encode())
 
 
 async def stdlib(directory: Path, *options: str) -> Target:

@@ -18,8 +18,9 @@ from participant.testing.conformance.many import MANY
 from participant.testing.conformance.races import RACES
 from participant.testing.conformance.requests import REQUESTS
 from participant.testing.conformance.talk import Exchange
+from participant.testing.conformance.three_phases import THREE_PHASES
 from participant.testing.conformance.votes import VOTES
 
 __all__ = ["PROMISES", "Bench", "Exchange", "Outcome", "Promise", "Target", "Verdict", "examine", "examine_all"]
 
-PROMISES: tuple[Promise, ...] = (*VOTES, *ENDS, *RACES, *REQUESTS, *MANY, *INTERACTIVE, *CRASHES)
+PROMISES: tuple[Promise, ...] = (*VOTES, *ENDS, *RACES, *REQUESTS, *MANY, *INTERACTIVE, *THREE_PHASES, *CRASHES)

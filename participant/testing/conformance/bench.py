@@ -16,9 +16,12 @@ from typing import Any
 
 from participant.errors import CheckError, NobodyAnswers
 from participant.ids import BranchKey, is_branch_id, is_gid
+from participant.proof import Proof, Seal, Source
+from participant.termination import Ending
 from participant.testing.conformance.process import Process
 from participant.testing.conformance.talk import Exchange, Talk
 from participant.wire import BranchState, Capabilities, Verb
+from participant.wire_three_phase import Terms
 
 __all__ = [
     "GID_PREFIX",
@@ -70,16 +73,20 @@ class Target:
 
     `start`: the command that runs it, without a shell. It is killed and started again on the same data, and must serve
     at `url`. Without it, nothing is tried for which the participant has to die.
+
+    `proof_secret`: with which it proves decisions, if it takes part in transactions in three phases.
     """
 
     url: str
     action: str
     body: Any
     start: tuple[str, ...] = ()
+    proof_secret: bytes | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Bench]:
-        """The participant, running, and seen to vote yes. Raises CheckError."""
+        """The participant, running, and seen to vote yes. Raises CheckError; ValueError for a secret that is too
+        short."""
         bench = Bench(self)
         try:
             await bench.open()
@@ -97,7 +104,9 @@ class Bench:
         self.body = target.body
         self.capabilities: Mapping[str, Any] = {}
         self._process = Process(target.start, self.serves) if target.start else None
+        self._seal = None if target.proof_secret is None else Seal(target.proof_secret)
         self._branches: list[BranchKey] = []
+        self._proofs: dict[BranchKey, Proof] = {}  # with which those in three phases are ended
         self._silences = 0
 
     @property
@@ -117,6 +126,26 @@ class Bench:
         return {"action": self.action, "body": _other(self.body)}
 
     @property
+    def name(self) -> str:
+        """What it calls itself, "" if that is no name."""
+        said = self.capabilities.get("name")
+        return said if isinstance(said, str) and is_branch_id(said) else ""
+
+    @property
+    def seal(self) -> Seal:
+        """What signs as its coordinators do. Raises NotTried without their secret, Unclear if it has another one."""
+        if self._seal is None:
+            raise NotTried("needs --proof-secret-file, the secret that it shares with its coordinators")
+        if self.capabilities.get("three_phase") != self._seal.key_id:
+            raise Unclear(f"it has another secret: its capabilities do not say {self._seal.key_id}")
+        return self._seal
+
+    def can(self, capability: str) -> bool:
+        """Whether it says so. Three phases are told by the id of a secret."""
+        said = self.capabilities.get(capability)
+        return said is True or (capability == "three_phase" and isinstance(said, str) and said != "")
+
+    @property
     def body_bytes_max(self) -> int:
         said = self.capabilities.get("body_bytes_max")
         return said if isinstance(said, int) and said > 0 else BODY_BYTES_DEFAULT
@@ -129,6 +158,10 @@ class Bench:
         """To be ended as well: a name that must be refused, should it be taken."""
         self._branches.append(key)
         return key
+
+    def end_by_proof(self, key: BranchKey) -> None:
+        """The branch is about to be asked in three phases; then nothing else ends it. Raises as `seal`."""
+        self._proofs[key] = self.seal.sign(key.gid, Ending.ABORT, Source.LOG)
 
     async def ask(self, key: BranchKey, verb: Verb, form: Any = None) -> Exchange:
         """One operation, asked as a coordinator would: again, as long as it may be that nothing has happened."""
@@ -151,7 +184,8 @@ class Bench:
         return await self.ask(key, Verb.COMMIT, self.call | {"one_phase": True})
 
     async def abort(self, key: BranchKey) -> Exchange:
-        return await self.ask(key, Verb.ABORT)
+        proof = self._proofs.get(key)
+        return await self.ask(key, Verb.ABORT, proof and {"three_phase": Terms(proof=proof).to_map()})
 
     async def prevent(self, key: BranchKey) -> Exchange:
         return await self.ask(key, Verb.PREVENT)

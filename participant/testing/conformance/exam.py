@@ -77,7 +77,7 @@ async def examine(promise: Promise, bench: Bench) -> Verdict:
         async with asyncio.timeout(PROMISE_TIMEOUT_S):
             await bench.refresh()
             bench.talk.exchanges.clear()
-            if promise.needs and bench.capabilities.get(promise.needs) is not True:
+            if promise.needs and not bench.can(promise.needs):
                 raise NotApplicable(f"its capabilities do not say {promise.needs}")
             await promise.check(bench)
     except Broken as broken:

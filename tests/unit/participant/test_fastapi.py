@@ -331,12 +331,12 @@ async def test_what_cannot_work_is_refused_when_it_is_written(scene: Scene) -> N
         scene.bank.endpoint("debit")(plain)
 
 
-def test_without_fastapi_it_is_said_what_to_install() -> None:
+def test_without_fastapi_it_is_said_what_to_install(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['fastapi'] = None; from participant import Participant\n"
         "from participant.errors import ConfigError; from participant.rm.memory import Memory\n"
-        "try: Participant('bank', Memory('nowhere')).endpoint()\n"
+        "try: Participant('bank', Memory(sys.argv[1])).endpoint()\n"
         "except ConfigError as error: sys.exit('pip install fastapi' not in str(error))\n"
         "sys.exit(2)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[3])
