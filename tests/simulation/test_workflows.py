@@ -22,9 +22,18 @@ _PROMISES = {
     "an answer before it is recorded": ("what the code hears is recorded",),
     "a worker begins behind the record": ("conservation", "all steps or none", "the same again does not diverge"),
     "each run has another time": ("code that does the same again does not diverge",),
+    "an answer is another step's": ("the code hears what its steps have given",),
+    "an answer is not given again": ("every run hears the same",),
+    "another result is told": ("a caller is told what the code has returned",),
+    "an unknown begin is taken for one": ("a workflow that was begun ends",),
     "a dead worker is waited for": ("every transaction final", "all clients answered"),
 }
-_FIRST = {"a worker begins behind the record": 3, "a dead worker is waited for": 2}
+_FIRST = {
+    "a worker begins behind the record": 3,
+    "an answer is not given again": 1,
+    "an unknown begin is taken for one": 5,
+    "a dead worker is waited for": 2,
+}
 
 
 @pytest.mark.parametrize(("seed", "hours"), runs_of("workflows"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 
 from coordinator.client.workflow import Tx
+from coordinator.driver import workflows as driver
 from coordinator.driver.claims import Claims
+from coordinator.errors import Undetermined
+from coordinator.http import views
 from coordinator.ledger import transitions, workflows
 from coordinator.ledger.commands import Extend
-from coordinator.ledger.records import Phase, TransactionRecord
+from coordinator.ledger.records import Path, Phase, TransactionRecord
 from coordinator.protocols import steps
 from coordinator.protocols import workflow as protocol
 from coordinator.protocols.modes import rules_of
@@ -89,6 +93,51 @@ def tells_each_run_another_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tx, "now", lambda _: datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC))
 
 
+def answers_with_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code hears of each step what the one before it has given."""
+
+    def beside(record: TransactionRecord, number: int) -> Any:
+        answer, before = protocol.answer_of(record, number), protocol.answer_of(record, number - 1)
+        return replace(answer, result=before.result) if number > 1 and before.result is not None else answer
+
+    monkeypatch.setattr(driver, "answer_of", beside)
+
+
+def gives_no_answer_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that is run anew hears that its steps are done, and not what they have given."""
+    begin = Tx.__init__
+
+    def brief(self: Tx, gid: str, begun_at_ms: int, recorded: int, ask: Any, *more: Any) -> None:
+        async def asked(number: int, step: Any) -> Any:
+            answer = await ask(number, step)
+            return answer.model_copy(update={"result": None}) if number <= recorded else answer
+
+        begin(self, gid, begun_at_ms, recorded, asked, *more)
+
+    monkeypatch.setattr(Tx, "__init__", brief)
+
+
+def tells_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for the result gets something else."""
+    view_of = views._workflow_view
+    monkeypatch.setattr(
+        views, "_workflow_view", lambda workflow: view_of(workflow).model_copy(update={"result": "another"})
+    )
+
+
+def takes_an_unknown_begin_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether it is in the log, and its caller is told that it is."""
+    start = driver.Workflows.start
+
+    async def trusting(self: driver.Workflows, request: Any) -> TransactionRecord:
+        try:
+            return await start(self, request)
+        except Undetermined:
+            return TransactionRecord(request.gid, b"", Path.STEPS, Phase.PREPARING, (), 1, begun_at_ms=0)
+
+    monkeypatch.setattr(driver.Workflows, "start", trusting)
+
+
 def waits_for_a_worker_that_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has once begun to run a workflow is the only one that ever may."""
     is_free = Claims.is_free
@@ -108,6 +157,10 @@ BREAKS: Mapping[str, Callable[[pytest.MonkeyPatch], None]] = MappingProxyType(
         "what is asked for nothing stays open": leaves_open_what_is_asked_for_nothing,
         "a worker begins behind the record": begins_behind_the_record,
         "each run has another time": tells_each_run_another_time,
+        "an answer is another step's": answers_with_the_step_before,
+        "an answer is not given again": gives_no_answer_again,
+        "another result is told": tells_another_result,
+        "an unknown begin is taken for one": takes_an_unknown_begin_for_one,
         "a dead worker is waited for": waits_for_a_worker_that_is_dead,
     }
 )
