@@ -7,7 +7,10 @@ then committed through the resource manager. The plain side runs the same two st
 the same driver, on the same server, over the same number of connections. Rows are not shared: what is measured is the
 way, not the waiting. The embedded SQLite has one connection; there it is how many are under way at once.
 
-Every round measures both sides in turn; a ratio is taken within a round, and the median over the rounds is told. CPU is
+*By hand* is what nobody can do without: the same two statements and a row that names the branch, prepared and committed
+in the server's own words, on a connection for each line. What a branch takes beyond that is ours.
+
+Every round measures all sides in turn; a ratio is taken within a round, and the median over the rounds is told. CPU is
 that of this process and of the server's together.
 """
 
@@ -41,6 +44,7 @@ ROWS = max(LINES)
 GOALS = {"PostgreSQL": (2.2, LINES), "MariaDB": (2.2, LINES), "SQLite": (1.5, LINES[-1:])}  # of the time, and for which
 
 _GIDS = itertools.count()
+_HAND = "CREATE TABLE by_hand (gid VARCHAR(64) PRIMARY KEY)"
 _CREATE = "CREATE TABLE numbers (name INTEGER PRIMARY KEY, value INTEGER NOT NULL)"
 _INSERT = "INSERT INTO numbers VALUES " + ", ".join(f"({row}, 0)" for row in range(ROWS))
 
@@ -50,10 +54,12 @@ Once: TypeAlias = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """One database: a branch and a plain transaction, for each line. `pids`: whose CPU counts."""
+    """One database: a branch and a plain transaction, for each line; and a branch by hand, where the database can
+    prepare. `pids`: whose CPU counts."""
 
     branch: Once
     plain: Sequence[Once]
+    by_hand: Sequence[Once]
     pids: Callable[[], Sequence[int]]
 
 
@@ -94,18 +100,27 @@ async def _postgres(directory: Path, lines: int) -> AsyncIterator[Sides]:
         await connection.execute("UPDATE numbers SET value = value + 1 WHERE name = $1", row)
         await connection.execute("COMMIT")
 
+    async def by_hand(connection: asyncpg.Connection, row: int) -> None:
+        gid = f"hand-{next(_GIDS)}"
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await connection.fetchval("SELECT value FROM numbers WHERE name = $1", row)
+        await connection.execute("UPDATE numbers SET value = value + 1 WHERE name = $1", row)
+        await connection.execute(f"INSERT INTO by_hand VALUES ('{gid}'); PREPARE TRANSACTION '{gid}'")
+        await connection.execute(f"COMMIT PREPARED '{gid}'")
+
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Postgres.running(directory))
         connections = [await asyncpg.connect(server.dsn) for _ in range(lines)]
         for connection in connections:
             stack.push_async_callback(connection.close)
-        await connections[0].execute(f"{_CREATE}; {_INSERT}")
+        await connections[0].execute(f"{_CREATE}; {_INSERT}; {_HAND}")
         manager = postgres.PostgreSQL(server.dsn, connections_max=lines)
         await manager.open()
         stack.push_async_callback(manager.close)
         yield Sides(
             _through(manager, bump),
             [partial(plain, connection) for connection in connections],
+            [partial(by_hand, connection) for connection in connections],
             lambda: _family(server.pid),
         )
 
@@ -127,6 +142,16 @@ async def _mariadb(directory: Path, lines: int) -> AsyncIterator[Sides]:
         await run(connection, "UPDATE numbers SET value = value + 1 WHERE name = %s", row)
         await run(connection, "COMMIT")
 
+    async def by_hand(connection: Any, row: int) -> None:
+        gid = f"hand-{next(_GIDS)}"
+        await run(connection, f"XA START '{gid}'")
+        await run(connection, "SELECT value FROM numbers WHERE name = %s", row)
+        await run(connection, "UPDATE numbers SET value = value + 1 WHERE name = %s", row)
+        await run(connection, "INSERT INTO by_hand VALUES (%s)", gid)
+        await run(connection, f"XA END '{gid}'")
+        await run(connection, f"XA PREPARE '{gid}'")
+        await run(connection, f"XA COMMIT '{gid}'")
+
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(MariaDB.running(directory))
         where = {"host": "127.0.0.1", "port": server.port, "user": "root", "password": "", "autocommit": True}
@@ -136,7 +161,7 @@ async def _mariadb(directory: Path, lines: int) -> AsyncIterator[Sides]:
         await run(connections[0], "CREATE DATABASE bench")
         for connection in connections:
             await run(connection, "USE bench")
-        for statement in (_CREATE, _INSERT):
+        for statement in (_CREATE, _INSERT, _HAND):
             await run(connections[0], statement)
         manager = mariadb.MariaDB(server.dsn_of("bench"), connections_max=lines)
         await manager.open()
@@ -144,6 +169,7 @@ async def _mariadb(directory: Path, lines: int) -> AsyncIterator[Sides]:
         yield Sides(
             _through(manager, bump),
             [partial(plain, connection) for connection in connections],
+            [partial(by_hand, connection) for connection in connections],
             lambda: _family(server.pid),
         )
 
@@ -173,7 +199,7 @@ async def _sqlite(directory: Path, lines: int) -> AsyncIterator[Sides]:
     manager = sqlite.SQLite(folder / "branches.db", schema=schema)
     await manager.open()
     try:
-        yield Sides(_through(manager, bump), [partial(plain, connection)] * lines, list)
+        yield Sides(_through(manager, bump), [partial(plain, connection)] * lines, (), list)
     finally:
         await manager.close()
         connection.close()
@@ -201,13 +227,13 @@ async def _speed(lines: Sequence[Once], pids: Callable[[], Sequence[int]], secon
     return Speed(done / (time.perf_counter() - begun), spent / done * 1e6)
 
 
-async def _case(kind: str, lines: int, directory: Path, rounds: int, seconds: float) -> list[tuple[Speed, Speed]]:
-    """Branches and plain transactions, round by round; the first round warms up and is not told."""
+async def _case(kind: str, lines: int, directory: Path, rounds: int, seconds: float) -> list[list[Speed]]:
+    """Branches, plain transactions and branches by hand, round by round; the first warms up and is not told."""
     async with KINDS[kind](directory, lines) as sides:
         measured = []
         for _ in range(rounds + 1):
-            branches = await _speed([sides.branch] * lines, sides.pids, seconds)
-            measured.append((branches, await _speed(sides.plain, sides.pids, seconds)))
+            each = ([sides.branch] * lines, sides.plain, sides.by_hand)
+            measured.append([await _speed(side, sides.pids, seconds) for side in each if side])
         return measured[1:]
 
 
@@ -221,23 +247,31 @@ def _measure(chosen: Options) -> None:
         for kind, lines in itertools.product(KINDS, LINES):
             progress(f"{kind}, {lines} at once")
             measured = asyncio.run(_case(kind, lines, directory, rounds, seconds))
-            times = median(plain.per_s / branch.per_s for branch, plain in measured)
-            cpu = median(branch.cpu_us / plain.cpu_us for branch, plain in measured)
-            branch_us, plain_us = (median(side.cpu_us for side in sides) for sides in zip(*measured, strict=True))
-            rates = [median(side.per_s for side in sides) for sides in zip(*measured, strict=True)]
+            times, by_hand = (_median(measured, lambda side, plain: plain.per_s / side.per_s, of) for of in (0, -1))
+            cpu = _median(measured, lambda side, plain: side.cpu_us / plain.cpu_us, 0)
+            branch_us, plain_us = (median(each[side].cpu_us for each in measured) for side in (0, 1))
+            rates = [median(each[side].per_s for each in measured) for side in (0, 1)]
+            has_hand = len(measured[0]) > 2
             rows.append(
                 [
                     *(f"{kind}, {lines}", *(f"{rate:,.0f}" for rate in rates), f"{times:.2f} ×"),
+                    f"{by_hand:.2f} ×" if has_hand else "",
                     *(f"{branch_us:,.0f} µs", f"{plain_us:,.0f} µs", f"{cpu:.2f} ×"),
                 ]
             )
             summary[f"{kind.lower()}_{lines}"] = round(times, 2)
-    report.table(
-        ["database, at once", "branches/s", "plain/s", "time", "CPU of a branch", "CPU of a plain one", "CPU"], rows
-    )
+            if has_hand:
+                summary[f"{kind.lower()}_{lines}_by_hand"] = round(by_hand, 2)
+    titles = ["database, at once", "branches/s", "plain/s", "time", "by hand"]
+    report.table([*titles, "CPU of a branch", "CPU of a plain one", "CPU"], rows)
     for kind in GOALS:
         report.text(_verdict(kind, summary))
     report.end(summary)
+
+
+def _median(measured: Sequence[Sequence[Speed]], ratio: Callable[[Speed, Speed], float], side: int) -> float:
+    """Of the ratios of one side to plain transactions, each taken within its round."""
+    return median(ratio(each[side], each[1]) for each in measured)
 
 
 def _verdict(kind: str, times: Mapping[str, float]) -> str:
