@@ -11,6 +11,7 @@ import pytest
 
 from raftlog.disk import File, RealDisk
 from raftlog.errors import DiskFailed
+from raftlog.node import RaftLog
 from raftlog.port import Applied, Refusal, Refused, Role, Unknown
 from tests.support.lines import captured_lines
 from tests.support.loopback import LoopbackCluster
@@ -84,6 +85,7 @@ class Node:
             else:
                 assert isinstance(outcome, Unknown) or outcome == Refused(Refusal.STOPPED)
                 break
+            await self.cluster.until(lambda: ended.done() or self._has_snapshot(log))
         if self.fail_at is None or self.disks[0].syncs <= self.fail_at:
             await self.cluster.stop()
             await ended
@@ -94,6 +96,11 @@ class Node:
         assert await log.barrier() == Refused(Refusal.STOPPED)
         assert log.leadership.role is Role.FOLLOWER
         return True
+
+    def _has_snapshot(self, log: RaftLog) -> bool:
+        """Whether none is due: each run takes as many, whoever is quicker."""
+        status = log.status()
+        return status.applied_index - status.snapshot_index < SNAPSHOT_EVERY
 
     async def starts_again(self) -> None:
         """On the same directory, with a disk that works."""
@@ -135,8 +142,7 @@ async def test_whichever_sync_fails_the_node_stops_and_nothing_acknowledged_is_l
         return failed
 
     failed = await asyncio.gather(*(run(node) for node in nodes[1:]))
-    assert sum(failed) > COMMANDS + 10
-    assert all(failed[:-5]), "the very last ones depend on when a snapshot is taken"
+    assert sum(failed) > COMMANDS + 10, "the very last ones may share a sync, and then there are fewer"
 
 
 async def test_a_leader_whose_disk_fails_is_replaced_and_nothing_acknowledged_is_lost(
