@@ -7,8 +7,9 @@ then committed through the resource manager. The plain side runs the same two st
 the same driver, on the same server, over the same number of connections. Rows are not shared: what is measured is the
 way, not the waiting. The embedded SQLite has one connection; there it is how many are under way at once.
 
-*By hand* is what nobody can do without: the same two statements and a row that names the branch, prepared and committed
-in the server's own words, on a connection for each line. What a branch takes beyond that is ours.
+*By hand* is what can hardly be done with less: the same two statements and a row that names the branch, prepared and
+committed in the server's own words, in as few round trips as ours, on a connection for each line. What a branch takes
+beyond that is ours.
 
 Every round measures all sides in turn; a ratio is taken within a round, and the median over the rounds is told. CPU is
 that of this process and of the server's together.
@@ -43,6 +44,8 @@ LINES = (1, 16, 64)
 ROWS = max(LINES)
 GOALS = {"PostgreSQL": (2.2, LINES), "MariaDB": (2.2, LINES), "SQLite": (1.5, LINES[-1:])}  # of the time, and for which
 
+SIDES = BRANCH, PLAIN, BY_HAND = "branch", "plain", "by hand"  # the last one where a database can prepare
+
 _GIDS = itertools.count()
 _HAND = "CREATE TABLE by_hand (gid VARCHAR(64) PRIMARY KEY)"
 _CREATE = "CREATE TABLE numbers (name INTEGER PRIMARY KEY, value INTEGER NOT NULL)"
@@ -54,12 +57,9 @@ Once: TypeAlias = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """One database: a branch and a plain transaction, for each line; and a branch by hand, where the database can
-    prepare. `pids`: whose CPU counts."""
+    """One database: what each line does, by the name of the side. `pids`: whose CPU counts."""
 
-    branch: Once
-    plain: Sequence[Once]
-    by_hand: Sequence[Once]
+    lines: Mapping[str, Sequence[Once]]
     pids: Callable[[], Sequence[int]]
 
 
@@ -118,9 +118,11 @@ async def _postgres(directory: Path, lines: int) -> AsyncIterator[Sides]:
         await manager.open()
         stack.push_async_callback(manager.close)
         yield Sides(
-            _through(manager, bump),
-            [partial(plain, connection) for connection in connections],
-            [partial(by_hand, connection) for connection in connections],
+            {
+                BRANCH: [_through(manager, bump)] * lines,
+                PLAIN: [partial(plain, connection) for connection in connections],
+                BY_HAND: [partial(by_hand, connection) for connection in connections],
+            },
             lambda: _family(server.pid),
         )
 
@@ -147,9 +149,7 @@ async def _mariadb(directory: Path, lines: int) -> AsyncIterator[Sides]:
         await run(connection, f"XA START '{gid}'")
         await run(connection, "SELECT value FROM numbers WHERE name = %s", row)
         await run(connection, "UPDATE numbers SET value = value + 1 WHERE name = %s", row)
-        await run(connection, "INSERT INTO by_hand VALUES (%s)", gid)
-        await run(connection, f"XA END '{gid}'")
-        await run(connection, f"XA PREPARE '{gid}'")
+        await run(connection, f"INSERT INTO by_hand VALUES ('{gid}'); XA END '{gid}'; XA PREPARE '{gid}'")
         await run(connection, f"XA COMMIT '{gid}'")
 
     async with AsyncExitStack() as stack:
@@ -167,9 +167,11 @@ async def _mariadb(directory: Path, lines: int) -> AsyncIterator[Sides]:
         await manager.open()
         stack.push_async_callback(manager.close)
         yield Sides(
-            _through(manager, bump),
-            [partial(plain, connection) for connection in connections],
-            [partial(by_hand, connection) for connection in connections],
+            {
+                BRANCH: [_through(manager, bump)] * lines,
+                PLAIN: [partial(plain, connection) for connection in connections],
+                BY_HAND: [partial(by_hand, connection) for connection in connections],
+            },
             lambda: _family(server.pid),
         )
 
@@ -199,7 +201,7 @@ async def _sqlite(directory: Path, lines: int) -> AsyncIterator[Sides]:
     manager = sqlite.SQLite(folder / "branches.db", schema=schema)
     await manager.open()
     try:
-        yield Sides(_through(manager, bump), [partial(plain, connection)] * lines, (), list)
+        yield Sides({BRANCH: [_through(manager, bump)] * lines, PLAIN: [partial(plain, connection)] * lines}, list)
     finally:
         await manager.close()
         connection.close()
@@ -227,13 +229,13 @@ async def _speed(lines: Sequence[Once], pids: Callable[[], Sequence[int]], secon
     return Speed(done / (time.perf_counter() - begun), spent / done * 1e6)
 
 
-async def _case(kind: str, lines: int, directory: Path, rounds: int, seconds: float) -> list[list[Speed]]:
-    """Branches, plain transactions and branches by hand, round by round; the first warms up and is not told."""
+async def _case(kind: str, lines: int, directory: Path, rounds: int, seconds: float) -> list[dict[str, Speed]]:
+    """Every side, round by round; the first round warms up and is not told."""
     async with KINDS[kind](directory, lines) as sides:
-        measured = []
-        for _ in range(rounds + 1):
-            each = ([sides.branch] * lines, sides.plain, sides.by_hand)
-            measured.append([await _speed(side, sides.pids, seconds) for side in each if side])
+        measured = [
+            {side: await _speed(each, sides.pids, seconds) for side, each in sides.lines.items()}
+            for _ in range(rounds + 1)
+        ]
         return measured[1:]
 
 
@@ -247,31 +249,36 @@ def _measure(chosen: Options) -> None:
         for kind, lines in itertools.product(KINDS, LINES):
             progress(f"{kind}, {lines} at once")
             measured = asyncio.run(_case(kind, lines, directory, rounds, seconds))
-            times, by_hand = (_median(measured, lambda side, plain: plain.per_s / side.per_s, of) for of in (0, -1))
-            cpu = _median(measured, lambda side, plain: side.cpu_us / plain.cpu_us, 0)
-            branch_us, plain_us = (median(each[side].cpu_us for each in measured) for side in (0, 1))
-            rates = [median(each[side].per_s for each in measured) for side in (0, 1)]
-            has_hand = len(measured[0]) > 2
             rows.append(
                 [
-                    *(f"{kind}, {lines}", *(f"{rate:,.0f}" for rate in rates), f"{times:.2f} ×"),
-                    f"{by_hand:.2f} ×" if has_hand else "",
-                    *(f"{branch_us:,.0f} µs", f"{plain_us:,.0f} µs", f"{cpu:.2f} ×"),
+                    f"{kind}, {lines}",
+                    *(_told(measured, side, lambda each, _: each.per_s, "{:,.0f}") for side in (BRANCH, PLAIN)),
+                    *(_told(measured, side, _times, "{:.2f} ×") for side in (BRANCH, BY_HAND)),
+                    *(_told(measured, side, lambda each, _: each.cpu_us, "{:,.0f} µs") for side in SIDES),
                 ]
             )
-            summary[f"{kind.lower()}_{lines}"] = round(times, 2)
-            if has_hand:
-                summary[f"{kind.lower()}_{lines}_by_hand"] = round(by_hand, 2)
-    titles = ["database, at once", "branches/s", "plain/s", "time", "by hand"]
-    report.table([*titles, "CPU of a branch", "CPU of a plain one", "CPU"], rows)
+            for side in measured[0].keys() - {PLAIN}:
+                name = f"{kind.lower()}_{lines}" + ("_by_hand" if side is BY_HAND else "")
+                summary[name] = round(_median(measured, side, _times), 2)
+    titles = ["database, at once", "branches/s", "plain/s", "time", "by hand", "CPU of a branch", "plain", "by hand"]
+    report.table(titles, rows)
     for kind in GOALS:
         report.text(_verdict(kind, summary))
     report.end(summary)
 
 
-def _median(measured: Sequence[Sequence[Speed]], ratio: Callable[[Speed, Speed], float], side: int) -> float:
-    """Of the ratios of one side to plain transactions, each taken within its round."""
-    return median(ratio(each[side], each[1]) for each in measured)
+def _times(side: Speed, plain: Speed) -> float:
+    """How many times the time of a plain transaction."""
+    return plain.per_s / side.per_s
+
+
+def _median(measured: Sequence[Mapping[str, Speed]], side: str, value: Callable[[Speed, Speed], float]) -> float:
+    """Over the rounds, each with the plain side of its own."""
+    return median(value(each[side], each[PLAIN]) for each in measured)
+
+
+def _told(measured: Sequence[Mapping[str, Speed]], side: str, value: Callable[[Speed, Speed], float], form: str) -> str:
+    return form.format(_median(measured, side, value)) if side in measured[0] else ""
 
 
 def _verdict(kind: str, times: Mapping[str, float]) -> str:

@@ -163,11 +163,11 @@ def _words(start: str | None) -> tuple[str, ...]:
 
 
 def _secret(file: Path | None) -> bytes | None:
-    """What is in the file, without the end of its line. Raises BadParameter."""
+    """What is in the file, without the end of its one line. Raises BadParameter."""
     if file is None:
         return None
     try:
-        secret = file.read_bytes().strip()
+        secret = file.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
     except OSError as error:
         raise typer.BadParameter(f"cannot be read: {error.strerror}", param_hint="--proof-secret-file") from error
     if len(secret) < SECRET_BYTES_MIN:

@@ -67,15 +67,22 @@ AGREED = "a precommit and a preabort are agreed to"
 LOWER_BALLOT = "a lower ballot than the promised one changes nothing"
 HIGHER_BALLOT = "in one ballot it leans one way and in a higher one it may turn"
 PROMISE_SURVIVES = "a promise survives a crash right after it"
+PEERS_SURVIVE = "its peers survive a crash right after it"
 PROOF_SURVIVES = "a proof survives a crash right after it"
 BROKEN_IN_THREE_PHASES: dict[str, tuple[str, set[str]]] = {
     "HearsWhatIsMeantForOthers": ("a question that is meant for another is refused", set()),
-    "LetsTheCanvassedVote": (CANVASS, set()),
+    "LooksAtTheNameTooLate": ("a question that is meant for another is refused", set()),
+    "AgreesWithoutAVote": ("a branch that has not voted agrees to nothing", set()),
+    "LetsTheCanvassedVote": (CANVASS, {"a branch that has not voted agrees to nothing"}),
     "TakesAnyPeers": ("peers without the branch itself are refused", set()),
     "BelievesAnyProof": ("nothing ends it without a proof that holds", set()),
+    "BelievesNoPeer": (PEERS_SURVIVE, set()),
+    "KeepsPeersInMemory": (PEERS_SURVIVE, set()),
+    "takes_the_branch_for_its_participant": ("nothing ends it without a proof that holds", set()),
+    "takes_any_ballot": ("a ballot that is far above the promised one is refused", set()),
     "NeedsNoProof": ("nothing ends it without a proof that holds", set()),
     "KeepsProofsToItself": ("a proof ends it and is handed on", {CANVASS, PROOF_SURVIVES}),
-    "KeepsNotesInMemory": (PROMISE_SURVIVES, {PROOF_SURVIVES}),
+    "KeepsNotesInMemory": (PROMISE_SURVIVES, {PEERS_SURVIVE, PROOF_SURVIVES}),
     "leans_in_a_lower_ballot": (LOWER_BALLOT, {PROMISE_SURVIVES}),
     "turns_in_one_ballot": (HIGHER_BALLOT, set()),
     "never_turns": (HIGHER_BALLOT, set()),
@@ -297,7 +304,7 @@ async def test_the_command_prints_a_line_for_each_promise(tmp_path: Path) -> Non
     assert len(lines) == len(PROMISES) + 1
     assert f"kept            {KEPT_BY_ALL}" in lines
     assert lines[-1].startswith("shelf at http://")
-    assert lines[-1].endswith(f"{len(PROMISES) - 21} kept, 21 not applicable")
+    assert lines[-1].endswith(f"{len(PROMISES) - 24} kept, 24 not applicable")
 
 
 async def test_the_command_shows_what_broke_a_promise(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,7 @@ def document() -> dict[str, Any]:
 
 
 SCHEMA = schemathesis.openapi.from_dict(document())
+BEGUN_MIN = 3  # of those for one endpoint, which are drawn the same each time
 FUZZED = settings(
     max_examples=50,
     deadline=None,
@@ -74,11 +76,12 @@ def test_no_request_makes_a_5xx_or_an_undocumented_answer(case: schemathesis.Cas
 
 def test_the_fuzzer_begins_transactions(background: Background) -> None:
     """Goal: it gets past validation; otherwise the test above would say little."""
+    answers = Counter[int]()
 
     @FUZZED
     @given(case=SCHEMA["/v1/transactions"]["POST"].as_strategy())
     def begin(case: schemathesis.Case) -> None:
-        case.call(base_url=background.cluster.urls["n1"], timeout=10.0)
+        answers[case.call(base_url=background.cluster.urls["n1"], timeout=10.0).status_code] += 1
 
     begin()
-    assert len(background.cluster.replicas["n1"].ledger) > 0
+    assert answers[200] + answers[202] >= BEGUN_MIN

@@ -227,21 +227,26 @@ async def test_a_late_commit_is_remembered_as_long_as_any(postgres_dsn: str) -> 
 
 
 async def test_who_forgets_waits_for_nobody_who_is_at_it_too(postgres_dsn: str) -> None:
-    """Goal: processes that forget at once do not deadlock. Seen red, by the time limit, without SKIP LOCKED."""
+    """Goal: processes that forget at once do not deadlock. Seen red, by the time limit, without SKIP LOCKED in either
+    statement."""
     async with _open(postgres_dsn) as manager:
+        backend: Any = manager._backend
         for key in (ONE, TWO):
             await manager.prepare(key, _adding("x"))
             await manager.commit(key)
-        backend: Any = manager._backend
+            await backend.swap_note(key, None, b"", changed_at_ms=manager._wall_ms(), is_finished=True)
         later_ms = manager._wall_ms() + 1
         other = await asyncpg.connect(postgres_dsn)
         await other.execute("BEGIN; DELETE FROM commitd_branch WHERE gid = 'gid-1'")
+        await other.execute("DELETE FROM commitd_note WHERE gid = 'gid-1'")
         try:
             async with asyncio.timeout(5):
                 assert await backend.forget(later_ms, 10) == 1
         finally:
             await other.close()
+        assert [await backend.note(key) for key in (ONE, TWO)] == [b"", None]
         assert await backend.forget(later_ms, 10) == 1
+        assert await backend.note(ONE) is None
 
 
 async def test_an_action_ends_at_its_limit_although_nobody_could_look_at_it(

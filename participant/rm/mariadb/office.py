@@ -160,7 +160,10 @@ class Office:
             )
 
     async def forget(self, before_ms: int, branches_max: int) -> int:
-        """By key: a search that deletes would stumble over the rows of prepared branches."""
+        """By key: a search that deletes would stumble over the rows of prepared branches. Some at a time: those of
+        which others keep one stay for the next time, and do not count.
+        """
+        forgotten = 0
         async with self.connection() as connection:
             keys = await connection.fetch(
                 "SELECT gid, branch FROM commitd_branch WHERE changed_at_ms < %s ORDER BY changed_at_ms LIMIT %s",
@@ -170,12 +173,12 @@ class Office:
                 some = keys[begin : begin + _KEYS_MAX]
                 sql = _FORGET.format(", ".join(["(%s, %s)"] * len(some)))
                 try:
-                    await connection.execute(sql, [*(part for key in some for part in key), before_ms])
+                    forgotten += await connection.execute(sql, [*(part for key in some for part in key), before_ms])
                 except errors.MySQLError as error:
-                    if error_code(error) in (_LOCK_WAIT, _DEADLOCK):
-                        return begin  # another process is at them
-                    raise
-        return len(keys)
+                    if error_code(error) not in (_LOCK_WAIT, _DEADLOCK):
+                        raise
+                    _LOG.info("mariadb.rows_kept", rows=len(some), why=str(error))
+        return forgotten
 
     async def kill(self, thread_id: int) -> None:
         """End a session, and wait until the server has undone what was open in it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from participant.ids import BranchKey, is_branch_id, is_gid
 from participant.proof import Proof, Seal, Source
 from participant.termination import Ending
 from participant.testing.conformance.process import Process
-from participant.testing.conformance.talk import Exchange, Talk
+from participant.testing.conformance.talk import JSON, Exchange, Talk
 from participant.wire import BranchState, Capabilities, Verb
 from participant.wire_three_phase import Terms
 
@@ -163,13 +163,20 @@ class Bench:
         """The branch is about to be asked in three phases; then nothing else ends it. Raises as `seal`."""
         self._proofs[key] = self.seal.sign(key.gid, Ending.ABORT, Source.LOG)
 
-    async def ask(self, key: BranchKey, verb: Verb, form: Any = None) -> Exchange:
+    async def ask(self, key: BranchKey, verb: Verb, form: Any = None, kind: str = JSON) -> Exchange:
         """One operation, asked as a coordinator would: again, as long as it may be that nothing has happened."""
+        return await self._again(lambda said: said.wants_retry, key, verb, form, kind)
+
+    async def ask_in_vain(self, key: BranchKey, verb: Verb, form: Any = None) -> Exchange:
+        """One that is to be ignored, and told so: that it wants a retry is the answer."""
+        return await self._again(lambda said: said.is_unserved, key, verb, form, JSON)
+
+    async def _again(self, is_open: Callable[[Exchange], bool], *operation: Any) -> Exchange:
         clock = asyncio.get_running_loop().time
         until = clock() + RETRY_FOR_S
         while True:
-            said = await self.talk.branch(key, verb, form)
-            if not said.wants_retry or clock() >= until:
+            said = await self.talk.branch(*operation)
+            if not is_open(said) or clock() >= until:
                 return said
             await asyncio.sleep(RETRY_EVERY_S)
 

@@ -75,7 +75,12 @@ class Exchange:
     def wants_retry(self) -> bool:
         """Whether a coordinator would send the same again: it is told to, or nobody knows whether it arrived."""
         answer = self.answer
-        return self.status == 503 or self.unreachable or (answer is not None and answer.retry)
+        return self.is_unserved or (answer is not None and answer.retry)
+
+    @property
+    def is_unserved(self) -> bool:
+        """Whether it could not be taken now, or nobody was reached."""
+        return self.status == 503 or self.unreachable
 
     @property
     def is_refusal(self) -> bool:
@@ -133,10 +138,14 @@ class Talk:
     async def post_data(self, path: str, data: bytes | None, content_type: str = JSON, accept: str = JSON) -> Exchange:
         return await self._send(Exchange("POST", self.url + path, data, content_type, accept))
 
-    async def branch(self, key: BranchKey, verb: Verb, form: Any = None) -> Exchange:
-        """One operation on a branch."""
+    async def branch(self, key: BranchKey, verb: Verb, form: Any = None, kind: str = JSON) -> Exchange:
+        """One operation on a branch. `kind`: the content type of the request and of its answer."""
         path = branch_path(key, verb)
-        return await (self.get(path) if verb is Verb.OUTCOME else self.post(path, form))
+        if verb is Verb.OUTCOME:
+            return await self.get(path)
+        if kind == JSON:
+            return await self.post(path, form)
+        return await self.post_data(path, msgpack.packb(form), kind, kind)
 
     def socket(self, path: str, protocol: str) -> Any:
         """A WebSocket, to be entered."""

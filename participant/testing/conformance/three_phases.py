@@ -1,7 +1,8 @@
 """Promises of a participant that takes part in three phases: its register, its proofs, and that it forgets neither.
 
-Tried as its peers and its coordinators ask. The list of peers names two more, whom nobody can reach; so the participant
-comes to no end by itself, however long that takes. It may take a ballot of its own meanwhile.
+Tried as its coordinators ask, in JSON, and its peers, in msgpack. The list of peers names two more, whom nobody can
+reach; so the participant comes to no end by itself, unless it asks coordinators. It may take a ballot of its own, if it
+has less patience than a try takes.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from dataclasses import replace
 
 from participant.ids import BranchKey
 from participant.proof import Proof, Source
-from participant.termination import COORDINATORS, Ballot, Ending, Leaning, Peer, Register
+from participant.termination import BALLOT_JUMP_MAX, COORDINATORS, Ballot, Ending, Leaning, Peer, Register
 from participant.testing.conformance.bench import Bench, expect, expect_state
 from participant.testing.conformance.exam import Promise
-from participant.testing.conformance.talk import Exchange
+from participant.testing.conformance.talk import JSON, MSGPACK, Exchange
 from participant.wire import BranchState, Verb
 from participant.wire_three_phase import Terms
 
@@ -21,6 +22,8 @@ __all__ = ["THREE_PHASES"]
 
 # Of the two peers, who have the places 2 and 3. A ballot that the participant takes itself is (…, 1).
 FIRST, LOWER, SECOND, THIRD = Ballot(100, 2), Ballot(99, 3), Ballot(200, 3), Ballot(300, 2)
+TOO_FAR = Ballot(THIRD.number + 2 * BALLOT_JUMP_MAX, 2)
+_PEERS = ("check-peer-2", "check-peer-3")  # their branches
 _NOBODY = "check-nobody"
 _UNREACHABLE = "http://127.0.0.1:1"
 
@@ -38,6 +41,18 @@ async def a_canvass_keeps_out_a_vote_that_was_not_given(bench: Bench) -> None:
     expect_state(said, "it had not voted", BranchState.ABORTED)
     _expect_proof(bench, said, key, Ending.ABORT)
     expect_state(await _prepare(bench, key), "it was canvassed first", BranchState.ABORTED)
+
+
+async def a_branch_that_has_not_voted_agrees_to_nothing(bench: Bench) -> None:
+    for verb in (Verb.PRECOMMIT, Verb.PREABORT):
+        key = bench.branch()
+        said = await _ask(bench, key, verb, FIRST)
+        terms = None if said.answer is None else said.answer.three_phase
+        is_bound = terms is not None and terms.register is not None
+        expect_state(said, "it has not voted", BranchState.UNKNOWN, BranchState.ABORTED)
+        expect(not is_bound, "no register: a branch without a yes has none", said)
+        said = await _ask(bench, key, Verb.CANVASS, SECOND)
+        expect_state(said, "it has not voted, and has agreed to nothing", BranchState.ABORTED)
 
 
 async def a_precommit_and_a_preabort_are_agreed_to(bench: Bench) -> None:
@@ -82,10 +97,22 @@ async def the_coordinators_ballot_is_for_a_commit_only(bench: Bench) -> None:
 
 
 async def a_question_that_is_meant_for_another_is_refused(bench: Bench) -> None:
-    key = await _prepared(bench)
+    key = bench.branch()
+    bench.end_by_proof(key)
     form = {"three_phase": Terms(ballot=THIRD, participant=_NOBODY).to_map()}
-    said = await bench.ask(key, Verb.CANVASS, form)
-    expect(said.is_refusal, f"400 to 499: it is no {_NOBODY}", said)
+    for _ in range(2):  # before the vote, and after it
+        said = await bench.ask(key, Verb.CANVASS, form, MSGPACK)
+        expect(said.is_refusal, f"400 to 499: it is no {_NOBODY}", said)
+        expect_state(await _prepare(bench, key), "what was refused is not done", BranchState.PREPARED)
+    said = await _ask(bench, key, Verb.PRECOMMIT, FIRST)
+    _expect_register(said, Leaning.PRECOMMITTED, FIRST, "what was refused has promised nothing")
+
+
+async def a_ballot_that_is_far_above_the_promised_one_is_refused(bench: Bench) -> None:
+    key = await _prepared(bench)
+    for verb in (Verb.CANVASS, Verb.PRECOMMIT):
+        said = await _ask(bench, key, verb, TOO_FAR)
+        expect(said.is_refusal, f"400 to 499: it is more than {BALLOT_JUMP_MAX:,} above what is promised", said)
     said = await _ask(bench, key, Verb.PRECOMMIT, FIRST)
     _expect_register(said, Leaning.PRECOMMITTED, FIRST, "what was refused has promised nothing")
 
@@ -110,8 +137,9 @@ async def nothing_ends_it_without_a_proof_that_holds(bench: Bench) -> None:
         ("it is signed for another term", Verb.COMMIT, replace(good, term=2)),
         ("it is a proof of another transaction", Verb.COMMIT, bench.seal.sign("another", Ending.COMMIT, Source.LOG)),
         ("no peer has this branch", Verb.COMMIT, bench.seal.sign_own(key.gid, Ending.COMMIT, "another", _NOBODY)),
+        ("its peer is another", Verb.COMMIT, bench.seal.sign_own(key.gid, Ending.COMMIT, _PEERS[0], bench.name)),
     ):
-        said = await bench.talk.branch(key, verb, {} if proof is None else _proven(proof))
+        said = await bench.ask_in_vain(key, verb, {} if proof is None else _proven(proof))
         is_ignored = said.answer is not None and said.answer.state is BranchState.PREPARED and said.answer.retry
         expect(is_ignored, f"prepared, with retry: {why}", said)
     expect_state(await bench.outcome(key), "nothing of that has ended it", BranchState.PREPARED)
@@ -141,6 +169,16 @@ async def a_promise_survives_a_crash_right_after_it(bench: Bench) -> None:
     _expect_register(said, Leaning.PRECOMMITTED, SECOND, "it had agreed before the crash", promised=SECOND)
 
 
+async def its_peers_survive_a_crash_right_after_it(bench: Bench) -> None:
+    """A proof of a peer's branch holds only for whoever knows its peers."""
+    for ending, verb, state in _ENDS:
+        key = await _prepared(bench)
+        await bench.restart()
+        proof = bench.seal.sign_own(key.gid, ending, _PEERS[0], _NOBODY)
+        said = await bench.ask(key, verb, _proven(proof), MSGPACK)
+        expect_state(said, "this branch of its peers has ended so", state)
+
+
 async def a_proof_survives_a_crash_right_after_it(bench: Bench) -> None:
     for ending, verb, state in _ENDS:
         key = await _prepared(bench)
@@ -159,7 +197,7 @@ _ENDS = (
 
 
 def _peers(bench: Bench, key: BranchKey) -> tuple[Peer, ...]:
-    others = (Peer(f"check-peer-{place}", _NOBODY, _UNREACHABLE) for place in (2, 3))
+    others = (Peer(branch, _NOBODY, _UNREACHABLE) for branch in _PEERS)
     return (Peer(key.branch, bench.name, bench.talk.url), *others)
 
 
@@ -176,9 +214,10 @@ async def _prepared(bench: Bench) -> BranchKey:
 
 
 async def _ask(bench: Bench, key: BranchKey, verb: Verb, ballot: Ballot) -> Exchange:
-    """One question of a peer, or of the coordinators."""
+    """One question of a peer; of the coordinators, if it is their ballot."""
     bench.end_by_proof(key)
-    return await bench.ask(key, verb, {"three_phase": Terms(ballot=ballot, participant=bench.name).to_map()})
+    form = {"three_phase": Terms(ballot=ballot, participant=bench.name).to_map()}
+    return await bench.ask(key, verb, form, JSON if ballot == COORDINATORS else MSGPACK)
 
 
 def _proven(proof: Proof) -> dict[str, object]:
@@ -216,15 +255,18 @@ THREE_PHASES = tuple(
     for check in (
         a_yes_says_how_it_leans,
         a_canvass_keeps_out_a_vote_that_was_not_given,
+        a_branch_that_has_not_voted_agrees_to_nothing,
         a_precommit_and_a_preabort_are_agreed_to,
         a_lower_ballot_than_the_promised_one_changes_nothing,
         in_one_ballot_it_leans_one_way_and_in_a_higher_one_it_may_turn,
         the_coordinators_ballot_is_for_a_commit_only,
         a_question_that_is_meant_for_another_is_refused,
+        a_ballot_that_is_far_above_the_promised_one_is_refused,
         peers_without_the_branch_itself_are_refused,
         nothing_ends_it_without_a_proof_that_holds,
         a_proof_ends_it_and_is_handed_on,
         a_promise_survives_a_crash_right_after_it,
+        its_peers_survive_a_crash_right_after_it,
         a_proof_survives_a_crash_right_after_it,
     )
 )
