@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -62,6 +63,10 @@ BROKEN: dict[str, tuple[str, set[str]]] = {
     "takes-any-name": ("names beyond their limits are refused", set()),
     "has-no-name": ("it says what it can", set()),
 }
+NAMES_OF_THREE_PHASES = {str(promise) for promise in THREE_PHASES}
+YES_LEANS = "a yes says how it leans"
+NO_VOTE = "a branch that has not voted agrees to nothing"
+HANDED_ON = "a proof ends it and is handed on"
 CANVASS = "a canvass keeps out a vote that was not given"
 AGREED = "a precommit and a preabort are agreed to"
 LOWER_BALLOT = "a lower ballot than the promised one changes nothing"
@@ -72,24 +77,27 @@ PROOF_SURVIVES = "a proof survives a crash right after it"
 BROKEN_IN_THREE_PHASES: dict[str, tuple[str, set[str]]] = {
     "HearsWhatIsMeantForOthers": ("a question that is meant for another is refused", set()),
     "LooksAtTheNameTooLate": ("a question that is meant for another is refused", set()),
-    "AgreesWithoutAVote": ("a branch that has not voted agrees to nothing", set()),
-    "LetsTheCanvassedVote": (CANVASS, {"a branch that has not voted agrees to nothing"}),
+    "AgreesWithoutAVote": (NO_VOTE, set()),
+    "AgreesInSecretBeforeItsVote": (NO_VOTE, set()),
+    "knows_no_msgpack": (YES_LEANS, NAMES_OF_THREE_PHASES),
+    "answers_in_json": (YES_LEANS, NAMES_OF_THREE_PHASES),
+    "LetsTheCanvassedVote": (CANVASS, set()),
     "TakesAnyPeers": ("peers without the branch itself are refused", set()),
     "BelievesAnyProof": ("nothing ends it without a proof that holds", set()),
-    "BelievesNoPeer": (PEERS_SURVIVE, set()),
+    "BelievesNoPeer": (HANDED_ON, {PEERS_SURVIVE}),
     "KeepsPeersInMemory": (PEERS_SURVIVE, set()),
     "takes_the_branch_for_its_participant": ("nothing ends it without a proof that holds", set()),
     "takes_any_ballot": ("a ballot that is far above the promised one is refused", set()),
     "NeedsNoProof": ("nothing ends it without a proof that holds", set()),
-    "KeepsProofsToItself": ("a proof ends it and is handed on", {CANVASS, PROOF_SURVIVES}),
+    "KeepsProofsToItself": (HANDED_ON, {CANVASS, PROOF_SURVIVES}),
     "KeepsNotesInMemory": (PROMISE_SURVIVES, {PEERS_SURVIVE, PROOF_SURVIVES}),
     "leans_in_a_lower_ballot": (LOWER_BALLOT, {PROMISE_SURVIVES}),
     "turns_in_one_ballot": (HIGHER_BALLOT, set()),
     "never_turns": (HIGHER_BALLOT, set()),
     "preaborts_for_the_coordinators": ("the coordinators ballot is for a commit only", set()),
     "agrees_when_it_is_canvassed": (
-        "a yes says how it leans",
-        {AGREED, LOWER_BALLOT, HIGHER_BALLOT, PROMISE_SURVIVES},
+        YES_LEANS,
+        {NO_VOTE, AGREED, LOWER_BALLOT, HIGHER_BALLOT, PROMISE_SURVIVES},
     ),
     "refuses_to_abort": (AGREED, {HIGHER_BALLOT}),
 }
@@ -287,7 +295,7 @@ async def commitd(*arguments: str) -> asyncio.subprocess.Process:
 
 
 def asking(target: Target) -> tuple[str, ...]:
-    start = ("--start", " ".join(target.start)) if target.start else ()
+    start = ("--start", shlex.join(target.start)) if target.start else ()
     return (target.url, "--action", target.action, "--body", json.dumps(target.body), *start)
 
 
@@ -305,6 +313,16 @@ async def test_the_command_prints_a_line_for_each_promise(tmp_path: Path) -> Non
     assert f"kept            {KEPT_BY_ALL}" in lines
     assert lines[-1].startswith("shelf at http://")
     assert lines[-1].endswith(f"{len(PROMISES) - 24} kept, 24 not applicable")
+
+
+async def test_the_command_tries_three_phases_with_the_secret_of_a_file(tmp_path: Path) -> None:
+    """Goal: all of it is tried; the end of the file's line is no part of the secret, and all else is."""
+    target = await numbers("memory", str(tmp_path))
+    file = tmp_path / "secret"
+    file.write_text(f"{PROOF_SECRET}\n")
+    status, out, error = await said(await commitd(*asking(target), "--proof-secret-file", str(file)))
+    assert (status, error) == (0, "")
+    assert out.splitlines()[-1].endswith(f": {len(PROMISES)} kept")
 
 
 async def test_the_command_shows_what_broke_a_promise(tmp_path: Path) -> None:

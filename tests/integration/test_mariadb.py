@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from participant.errors import ConfigError, Reject, ResourceUnreachable, SchemaError
 from participant.ids import BranchKey
 from participant.resource import Call, ResourceLimits
-from participant.rm.mariadb import MariaDB, Transaction
+from participant.rm.mariadb import MariaDB, Transaction, office
 from participant.rm.mariadb.connections import Connection, Dsn, connect
 from participant.rm.mariadb.sweep import MariaSweep
 from participant.testing import servers
@@ -366,15 +366,18 @@ async def test_a_mislaid_branch_is_not_answered_as_one_that_never_was(
 async def test_who_forgets_waits_for_nobody_and_forgets_nothing_that_was_renewed(
     mariadb: servers.MariaDB, mariadb_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen red when a lock of another process counts as a failure, and when only the search asks for the age."""
+    """Seen red when a lock of another process counts as a failure, or ends it, and when only the search asks for the
+    age."""
+    monkeypatch.setattr(office, "_KEYS_MAX", 1)
     async with _open(mariadb_dsn) as manager:
-        await manager.prepare(ONE, _adding("x"))
-        await manager.commit(ONE)
+        for key in (ONE, TWO):
+            await manager.prepare(key, _adding("x"))
+            await manager.commit(key)
         later_ms = manager._wall_ms() + 1
         table = f"{mariadb_dsn.rpartition('/')[2]}.commitd_branch"
         with closing(await asyncmy.connect(**Dsn(mariadb_dsn).parameters)) as other:
-            await other.query(f"BEGIN; SELECT 1 FROM {table} FOR UPDATE")
-            assert await manager._backend.forget(later_ms, 10) == 0
+            await other.query(f"BEGIN; SELECT 1 FROM {table} WHERE gid = '{ONE.gid}' FOR UPDATE")
+            assert await manager._backend.forget(later_ms, 10) == 1
         search = Connection.fetch
 
         async def renewed_after(connection: Connection, sql: str, *values: Any) -> Any:
@@ -383,7 +386,7 @@ async def test_who_forgets_waits_for_nobody_and_forgets_nothing_that_was_renewed
             return found
 
         monkeypatch.setattr(Connection, "fetch", renewed_after)
-        await manager._backend.forget(later_ms, 10)
+        assert await manager._backend.forget(later_ms, 10) == 0
         monkeypatch.undo()
         assert (await manager.prepare(ONE, _adding("x"))).state is BranchState.COMMITTED
 

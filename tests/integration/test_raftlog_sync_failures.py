@@ -19,6 +19,7 @@ from tests.support.loopback import LoopbackCluster
 COMMANDS = 24
 SNAPSHOT_EVERY = 8
 PATIENCE_S = 20.0
+LAST_SYNCS = 8  # runs differ in so many: what becomes durable together is synced once
 
 
 class FailingDisk(RealDisk):
@@ -142,7 +143,8 @@ async def test_whichever_sync_fails_the_node_stops_and_nothing_acknowledged_is_l
         return failed
 
     failed = await asyncio.gather(*(run(node) for node in nodes[1:]))
-    assert sum(failed) > COMMANDS + 10, "the very last ones may share a sync, and then there are fewer"
+    assert len(failed) > COMMANDS + 10
+    assert all(failed[:-LAST_SYNCS]), "a sync was never reached, and it is none of the last, which a run may share"
 
 
 async def test_a_leader_whose_disk_fails_is_replaced_and_nothing_acknowledged_is_lost(

@@ -20,7 +20,7 @@ __all__ = ["PROOF_SECRET", "STOCK", "broken", "broken_in_three_phases", "node", 
 
 ROOT = Path(__file__).parents[2]
 STOCK = 10_000  # more than all promises together take
-PROOF_SECRET = "a secret that only tests have"
+PROOF_SECRET = "a secret that only tests have "
 
 
 async def sqlite_bank(directory: Path) -> Target:

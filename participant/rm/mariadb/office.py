@@ -45,7 +45,10 @@ _SETTLE = "INSERT INTO commitd_branch VALUES (%s, %s, %s, %s, %s, %s, '')"
 _SETTLE_READ_ONLY = (
     "UPDATE commitd_branch SET state = 'aborted', reason = %s WHERE gid = %s AND branch = %s AND state = 'read-only'"
 )
-_FORGET = "DELETE FROM commitd_branch WHERE (gid, branch) IN ({}) AND changed_at_ms < %s"  # it may have been renewed
+# By its key, so that it meets no other row; and by its age again, for it may have been renewed.
+_FORGET = """
+DELETE old FROM commitd_branch AS old FORCE INDEX (PRIMARY) WHERE (gid, branch) IN ({}) AND changed_at_ms < %s
+"""
 _UNCOMMITTED = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # for the next statement
 
 
@@ -177,7 +180,7 @@ class Office:
                 except errors.MySQLError as error:
                     if error_code(error) not in (_LOCK_WAIT, _DEADLOCK):
                         raise
-                    _LOG.info("mariadb.rows_kept", rows=len(some), why=str(error))
+                    _LOG.info("mariadb.rows_left", rows=len(some), why=str(error))
         return forgotten
 
     async def kill(self, thread_id: int) -> None:

@@ -88,16 +88,19 @@ class Exchange:
         return self.status is not None and 400 <= self.status < 500
 
     def curl(self) -> str:
-        """The request as a line for a shell; a long body is cut, and the line says so."""
+        """The request as a line for a shell; it says so where a long body is cut, or msgpack is asked in JSON."""
         words = ["curl", "-s"]
         if self.method != "GET":
             words += ["-X", self.method]
         words.append(self.url)
-        if self.accept != JSON:
+        is_msgpack = self.content_type == MSGPACK
+        if self.accept != JSON and not is_msgpack:
             words += ["-H", f"Accept: {self.accept}"]
         if self.data is not None:
-            words += ["-H", f"Content-Type: {self.content_type}", "-d", _shown(_text(self.data, self.content_type))]
-        return " ".join(shlex.quote(word) for word in words)
+            kind = JSON if is_msgpack else self.content_type
+            words += ["-H", f"Content-Type: {kind}", "-d", _shown(_text(self.data, self.content_type))]
+        line = " ".join(shlex.quote(word) for word in words)
+        return f"{line}  # sent as msgpack" if is_msgpack else line
 
     def said(self) -> str:
         """The answer in one line."""
