@@ -153,14 +153,11 @@ async def nothing_ends_it_without_a_proof_that_holds(bench: Bench) -> None:
 
 async def a_proof_ends_it_and_is_handed_on(bench: Bench) -> None:
     for ending, verb, state in _ENDS:
-        for is_peers in (False, True):
+        for signed_by in (_majority, _peer):
             key = await _prepared(bench)
-            proof = bench.seal.sign(key.gid, ending, Source.QUORUM, *FIRST)
-            if is_peers:
-                proof = bench.seal.sign_own(key.gid, ending, _PEERS[0], _NOBODY)
+            form = _proven(signed_by(bench, key, ending))
             for _ in range(2):
-                said = await bench.ask(key, verb, _proven(proof), MSGPACK)
-                expect_state(said, "a peer proves that it has ended so" if is_peers else "the proof holds", state)
+                expect_state(await bench.ask(key, verb, form, MSGPACK), "the proof holds", state)
             said = await _ask(bench, key, Verb.CANVASS, SECOND)
             expect_state(said, "it has ended so", state)
             _expect_proof(bench, said, key, ending)
@@ -184,8 +181,7 @@ async def its_peers_survive_a_crash_right_after_it(bench: Bench) -> None:
     for ending, verb, state in _ENDS:
         key = await _prepared(bench)
         await bench.restart()
-        proof = bench.seal.sign_own(key.gid, ending, _PEERS[0], _NOBODY)
-        said = await bench.ask(key, verb, _proven(proof), MSGPACK)
+        said = await bench.ask(key, verb, _proven(_peer(bench, key, ending)), MSGPACK)
         expect_state(said, "this branch of its peers has ended so", state)
 
 
@@ -232,6 +228,16 @@ async def _ask(bench: Bench, key: BranchKey, verb: Verb, ballot: Ballot) -> Exch
     said = await bench.ask(key, verb, form, MSGPACK)
     expect(said.status != 200 or said.said_type == MSGPACK, "an answer in msgpack, which peers ask in", said)
     return said
+
+
+def _majority(bench: Bench, key: BranchKey, ending: Ending) -> Proof:
+    """The proof of a decision of the participants."""
+    return bench.seal.sign(key.gid, ending, Source.QUORUM, *FIRST)
+
+
+def _peer(bench: Bench, key: BranchKey, ending: Ending) -> Proof:
+    """The proof of a peer, of how its own branch has ended."""
+    return bench.seal.sign_own(key.gid, ending, _PEERS[0], _NOBODY)
 
 
 def _proven(proof: Proof) -> dict[str, object]:
